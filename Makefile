@@ -1,0 +1,55 @@
+# convbench: `make bench` and `make test` first set up everything they need, in $(VENV).
+
+VENV   ?= .venv
+PYTHON ?= python3
+JOBS   ?= 2
+ARGS   ?=
+
+python := $(VENV)/bin/python
+stamp  := $(VENV)/.convbench-is-installed
+pip    := $(python) -m pip install --disable-pip-version-check $(if $(CI),--quiet) -c constraints.txt
+# CUDA's Python packages only where nvidia-smi sees a GPU, as in scripts/install-torch.
+extras := $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU ' && echo dev,cuda || echo dev)
+
+.PHONY: help setup bench test lint wheel gpu clean
+.DELETE_ON_ERROR:
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' Makefile
+
+setup: $(stamp) ## make the environment; does nothing where it is up to date
+
+$(stamp): pyproject.toml constraints.txt scripts/install-torch
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("convbench needs Python 3.11 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(pip) setuptools wheel
+	scripts/install-torch $(python)
+	$(pip) --no-build-isolation --editable '.[$(extras)]'
+	@touch $@
+
+bench: setup ## the FLOPs and throughput table of DiC-XL at 512 pixels
+	$(VENV)/bin/convbench throughput --model dic_xl --res 512
+
+test: setup ## every test that needs no GPU, in two processes of one thread (JOBS=2); ARGS="-k dic -x" goes to pytest
+	OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
+
+lint: setup ## style, format, types
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+wheel: setup ## build the sdist and from it the wheel; run the program out of the wheel alone
+	rm -rf build dist
+	$(python) -m build --no-isolation $(if $(CI),>/dev/null)
+	$(pip) --quiet --no-index --no-deps --target build/wheel dist/*.whl
+	cd build/wheel && $(abspath $(python)) -m convbench flops --model dic_s --res 256 --format json | grep 5873889024
+	@ls -l dist
+
+gpu: ## the tests that need an NVIDIA GPU, with this machine's own python3; installs nothing
+	@$(PYTHON) -c 'import torch; assert torch.cuda.is_available()' || \
+	{ echo "make gpu needs an NVIDIA GPU and a python3 with a torch that sees it; another one: make gpu PYTHON=..."; exit 1; }
+	$(PYTHON) -m pytest -m gpu -W default $(ARGS)
+
+clean: ## remove the environment, builds and caches
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,102 @@
+"""What is known about every model: the .toml files of ``models/`` and ``papers.toml``, read once.
+
+Nothing here imports torch, so that ``--help``, ``models`` and ``report`` start at once.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+
+FOLDER = Path(__file__).parent
+LATENT_FACTOR = 8  # pixels of the decoded image to one latent pixel, in every model here
+
+
+@dataclass(frozen=True)
+class Family:
+    """One .toml: a published family of models."""
+
+    module: str  # the stem of the .py that computes it
+    facts: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.facts["family"])
+
+    @property
+    def published(self) -> list[dict[str, Any]]:
+        """Printed numbers, a dictionary for each row of a table of a paper."""
+        return list(self.facts.get("published", []))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model id: a row of the family's variant table."""
+
+    id: str
+    name: str
+    family: Family
+    options: Mapping[str, Any]  # the constructor's arguments
+    res_multiple: int
+    fixed_res: bool
+
+    def require_res(self, res: int) -> None:
+        """Raise UsageError unless the model can be built for images of ``res`` pixels."""
+        if res <= 0 or res % self.res_multiple:
+            below = max(self.res_multiple, res // self.res_multiple * self.res_multiple)
+            near = sorted({below, below + self.res_multiple})
+            raise UsageError(
+                f"--res {res} does not suit {self.id}: it must be a positive multiple of {self.res_multiple}, "
+                f"such as {' or '.join(map(str, near))}"
+            )
+
+    def constructor_arguments(self, res: int) -> dict[str, Any]:
+        """What the family's class is called with for images of ``res`` pixels."""
+        return {**self.options, **({"res": res} if self.fixed_res else {})}
+
+
+@cache
+def families() -> dict[str, Family]:
+    """Every family by the stem of its files."""
+    files = sorted((FOLDER / "models").glob("*.toml"))
+    return {file.stem: Family(file.stem, tomllib.loads(file.read_text("utf-8"))) for file in files}
+
+
+@cache
+def variants() -> dict[str, Variant]:
+    """Every model id, in the order of the families' tables."""
+    return {variant.id: variant for family in families().values() for variant in _rows(family)}
+
+
+def _rows(family: Family) -> Iterator[Variant]:
+    for id, row in family.facts["variants"].items():
+        options = dict(row)
+        yield Variant(
+            id=id,
+            name=options.pop("name"),
+            family=family,
+            res_multiple=options.pop("res_multiple", None) or family.facts["res_multiple"],
+            fixed_res=family.facts["fixed_res"],
+            options=options,
+        )
+
+
+def find(id: str) -> Variant:
+    """The variant of that id. Raises UsageError that offers the nearest ids."""
+    known = variants()
+    if id in known:
+        return known[id]
+    near = difflib.get_close_matches(id.lower().replace("-", "_").replace("/", "_"), known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`convbench models` lists all"
+    raise UsageError(f"unknown model '{id}': {hint}")
+
+
+@cache
+def papers() -> dict[str, dict[str, Any]]:
+    """The sources of printed numbers and the conditions they state, by the key used in the families' tables."""
+    return tomllib.loads((FOLDER / "papers.toml").read_text("utf-8"))

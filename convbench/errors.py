@@ -1,0 +1,29 @@
+"""Every error convbench raises on purpose. The command line prints the message in one line and exits with the code.
+
+    ConvbenchError
+    ├── UsageError          2  what was asked for cannot be; the message names what would be right
+    │   └── WeightsError    2  a checkpoint that does not fit, or cannot be read safely
+    └── NothingMeasured     3  no case of the run could be measured
+"""
+
+
+class ConvbenchError(Exception):
+    """Base of the errors that a user can mend."""
+
+    exit_code = 1
+
+
+class UsageError(ConvbenchError):
+    """What was asked for cannot be."""
+
+    exit_code = 2
+
+
+class WeightsError(UsageError):
+    """A checkpoint that does not fit the model, or cannot be read safely."""
+
+
+class NothingMeasured(ConvbenchError):
+    """No case of a run could be measured."""
+
+    exit_code = 3

@@ -1,0 +1,172 @@
+"""Layers that several families share. Attribute names are those of the official checkpoints.
+
+Shape letters: B batch, C channels, H W latent height and width, N tokens.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NORM_EPS = 1e-6
+FREQUENCIES = 128  # of the timestep code
+
+
+class LayerNorm2d(nn.Module):
+    """Layer norm over the channels of each pixel, without affine. BCHW -> BCHW."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), eps=NORM_EPS).permute(0, 3, 1, 2)
+
+
+class TimestepEmbedder(nn.Module):
+    """Sinusoidal code of the timestep, then a two-layer perceptron. B -> BC.
+
+    The code is cos(t f_i), then sin(t f_i), with f_i = exp(-ln(10000) i / 128), float32 in every precision:
+    timesteps up to 999 have no room in half precision.
+    """
+
+    frequencies: Tensor
+    # The released code computes the frequencies at each call, so a profiler counts that many products more.
+    extra_products = FREQUENCIES
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        # Whole multiples of 2^-37, the spacing of the smallest: exact as float32 and, unlike a float buffer,
+        # not rounded by .half() or .bfloat16().
+        self.register_buffer("frequencies", torch.empty(FREQUENCIES, dtype=torch.int64), persistent=False)
+        self.fill_tables()
+        self.mlp = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def fill_tables(self) -> None:
+        self.frequencies.copy_((timestep_frequencies().double() * 2**37).long())
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = t.float()[:, None] * (self.frequencies.double() / 2**37).float()
+        code = torch.cat([angles.cos(), angles.sin()], dim=1)
+        return self.mlp(code.to(self.mlp[0].weight.dtype))
+
+
+def timestep_frequencies() -> Tensor:
+    """exp(-ln(10000) i / 128) for i = 0 .. 127 in float32, bit for bit the same on every machine. -> (128,)
+
+    The last digit of a float32 exp depends on the processor and moves a model's output by 1e-5. So it is taken in
+    float64 and rounded; entries 13, 44 and 119 were not rounded to nearest where the reference outputs were made.
+    """
+    exponents = -math.log(10_000) * torch.arange(FREQUENCIES, dtype=torch.float32, device="cpu") / FREQUENCIES
+    table = exponents.double().exp().float()
+    up = torch.tensor([13, 44, 119], device="cpu")
+    table[up] = table[up].nextafter(torch.tensor(1.0, device="cpu"))
+    return table
+
+
+class LabelEmbedder(nn.Module):
+    """One learned row a class; the last row is the null class of guidance. B -> BC."""
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(num_classes + 1, width)
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.embedding_table(y)
+
+
+class Downsample(nn.Module):
+    """Halve height and width, double the channels. (B, C, H, W) -> (B, 2C, H/2, W/2)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(width, width // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class Upsample(nn.Module):
+    """Double height and width, halve the channels. (B, C, H, W) -> (B, C/2, 2H, 2W)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(width, 2 * width, 3, padding=1, bias=False), nn.PixelShuffle(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class PatchEmbed(nn.Module):
+    """Cut the latent into patches and project each to a token. (B, C, H, W) -> (B, N, width)."""
+
+    def __init__(self, patch: int, in_channels: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, width, patch, stride=patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class TokenHead(nn.Module):
+    """Norm, modulation and projection of each token to its pixels. (B, N, C), (B, C) -> (B, N, p*p*out)."""
+
+    def __init__(self, width: int, patch: int, out_channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, patch * patch * out_channels)
+        self.adaLN_modulation = modulation(width, chunks=2)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation(c)[:, None].chunk(2, dim=-1)
+        return self.linear(modulate(token_norm(x), shift, scale))
+
+
+def modulation(width: int, chunks: int) -> nn.Sequential:
+    """The adaptive part of a block: condition to ``chunks`` vectors of the block's width. BC -> B(chunks*C)."""
+    return nn.Sequential(nn.SiLU(), nn.Linear(width, chunks * width))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x (1 + scale) + shift, broadcast over space or tokens."""
+    return x * (1 + scale) + shift
+
+
+def token_norm(x: Tensor) -> Tensor:
+    """Layer norm over the channels of each token, without affine. BNC -> BNC."""
+    return F.layer_norm(x, (x.shape[-1],), eps=NORM_EPS)
+
+
+def pixels_from_tokens(tokens: Tensor, grid: int, patch: int) -> Tensor:
+    """Put the patches back: (B, grid*grid, patch*patch*C) -> (B, C, grid*patch, grid*patch)."""
+    b, _, width = tokens.shape
+    c = width // patch**2
+    pixels = torch.einsum("nhwpqc->nchpwq", tokens.reshape(b, grid, grid, patch, patch, c))
+    return pixels.reshape(b, c, grid * patch, grid * patch)
+
+
+def position_table(width: int, grid: int) -> Tensor:
+    """Fixed sine-cosine position table of a square token grid. -> (1, grid*grid, width), float32.
+
+    The first half of the channels codes the column, the second half the row; each half is sines, then
+    cosines, of the coordinate times 10000^(-i / (width/4)). Computed in float64 (Vaswani et al. 2017, in 2-D).
+    """
+    frequencies = 10_000 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies
+    line = torch.cat([angles.sin(), angles.cos()], dim=1)  # (grid, width/2)
+    column = line[None, :, :].expand(grid, grid, -1)
+    row = line[:, None, :].expand(grid, grid, -1)
+    return torch.cat([column, row], dim=2).reshape(1, grid * grid, width).float()
+
+
+def require_multiple(x: Tensor, multiple: int, name: str) -> None:
+    """Raise a ValueError if the latent height or width is not a multiple of ``multiple``."""
+    height, width = x.shape[-2:]
+    if height % multiple or width % multiple:
+        raise ValueError(f"{name} needs a latent height and width divisible by {multiple}, got {height}x{width}")
+
+
+def require_side(x: Tensor, side: int, name: str) -> None:
+    """Raise a ValueError if the latent is not the ``side`` x ``side`` that the position table was made for."""
+    height, width = x.shape[-2:]
+    if (height, width) != (side, side):
+        raise ValueError(
+            f"this {name} is built for {side}x{side} latents ({8 * side} px), got {height}x{width}: "
+            f"create it with res={8 * height}" + ("" if height == width else " (square latents only)")
+        )

@@ -1,0 +1,116 @@
+"""Reading checkpoints: official keys, strictly, and nothing in a file is ever executed."""
+
+import argparse
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .catalogue import Variant, variants
+from .errors import WeightsError
+
+# Keys under which training scripts save a state dict beside optimiser state and arguments; averaged weights first.
+WRAPPERS = ("ema", "ema_state_dict", "model", "state_dict", "model_state_dict", "net")
+
+
+def load_weights(model: nn.Module, path: str, variant: Variant) -> None:
+    """Load a .pt or .safetensors file into the model, in place. All keys and shapes must match.
+
+    Fixed tables (``pos_embed``) may be absent, as they are computed. Values are cast to the model's dtype.
+    Raises WeightsError with one line that names what differs and the variant that would fit.
+    """
+    state = read_state_dict(path)
+    own = model.state_dict()
+    missing = [key for key in own if key not in state and key != "pos_embed"]
+    unexpected = [key for key in state if key not in own]
+    misshaped = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if missing or unexpected or misshaped:
+        raise WeightsError(_difference(path, variant, own, state, missing, unexpected, misshaped))
+    model.load_state_dict(state, strict=False)  # strict but for the tables, as just checked
+
+
+def read_state_dict(path: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by official key: averaged weights where there are any, ``module.`` cut off."""
+    file = Path(path)
+    if not file.is_file():
+        raise WeightsError(f"no checkpoint at {path}")
+    content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+    state = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        found = ", ".join(map(str, list(content)[:5])) or "nothing"
+        raise WeightsError(f"{path} holds no tensors under its own keys or under {', '.join(WRAPPERS)} (found: {found})")
+    return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in tensors.items()}
+
+
+def _read_safetensors(file: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(file))
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{file} is not a readable safetensors file: {_first_line(error)}") from None
+
+
+def _read_pickle(file: Path) -> dict[str, Any]:
+    try:
+        # The training scripts of DiT and its descendants save their parsed arguments too: plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "WeightsUnpickler" in str(error):
+            raise WeightsError(
+                f"{file} holds more than plain tensors and was not opened, as reading it could run code in it: "
+                "save the state dict alone, or as .safetensors"
+            ) from None
+        raise WeightsError(f"{file} is not a readable PyTorch checkpoint: {_first_line(error)}") from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise WeightsError(f"{file} is not a readable PyTorch checkpoint: {_first_line(error)}") from None
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{file} holds a {type(content).__name__}, not a state dict")
+    return dict(content)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def _difference(
+    path: str,
+    variant: Variant,
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    missing: list[str],
+    unexpected: list[str],
+    misshaped: list[str],
+) -> str:
+    if misshaped == ["pos_embed"] and not missing and not unexpected:
+        sides = [round(table["pos_embed"].shape[1] ** 0.5) for table in (state, own)]
+        return f"{path} was made for another resolution: a {sides[0]}x{sides[0]} token grid, needs {sides[1]}x{sides[1]}"
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} missing (first: {missing[0]})")
+    if unexpected:
+        parts.append(f"{len(unexpected)} unexpected (first: {unexpected[0]})")
+    if misshaped:
+        key = misshaped[0]
+        parts.append(f"{len(misshaped)} mis-shaped (first: {key} {list(state[key].shape)}, needs {list(own[key].shape)})")
+    fits = [id for id, shapes in _shapes_by_variant().items() if shapes == _shapes(state)]
+    advice = f"it fits {' or '.join(fits)}" if fits else "no known variant fits it"
+    return f"{path} is not a checkpoint of {variant.id}: {'; '.join(parts)}; {advice}"
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    # The position table depends on the resolution, not on the variant.
+    return {key: tuple(value.shape) for key, value in state.items() if key != "pos_embed"}
+
+
+def _shapes_by_variant() -> dict[str, dict[str, tuple[int, ...]]]:
+    from .models import on_meta
+
+    return {id: _shapes(on_meta(variant, 256).state_dict()) for id, variant in variants().items()}

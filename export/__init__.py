@@ -1,0 +1,1 @@
+"""Deployable artefacts: ONNX, TensorRT, AOTInductor and OpenVINO, their verification, deployment folders."""
