@@ -13,6 +13,7 @@ Both are for one image and one forward pass. The rules are one table, ``RULES``,
 function to the kind it is counted under and its MACs.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 from .catalogue import LATENT_FACTOR, Variant, find
+from .errors import UsageError
 from .models import on_meta
 
 ELEMENTWISE = frozenset({"mul", "norm", "pool_mean", "einsum", "resize"})
@@ -162,7 +164,9 @@ def _einsum(args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> tuple
     terms = equation.replace(" ", "").split("->")[0].split(",")
     if "." in equation:
         return "einsum", 0  # as torchprofile does
-    sizes = {letter: size for term, x in zip(terms, tensors, strict=True) for letter, size in zip(term, x.shape, strict=True)}
+    sizes = {
+        letter: size for term, x in zip(terms, tensors, strict=True) for letter, size in zip(term, x.shape, strict=True)
+    }
     return ("einsum" if len(terms) == 1 else "matmul"), prod(sizes.values())
 
 
@@ -313,6 +317,20 @@ def meta_inputs(res: int, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
 def count_variant(variant: Variant, res: int, element_size: int = 4) -> Count:
     """Count a model of the zoo for images of ``res`` pixels."""
     return count(on_meta(variant, res), meta_inputs(res), element_size)
+
+
+def torchprofile_macs(variant: Variant, res: int) -> int:
+    """What torchprofile itself counts in our network. It opens DiG's recurrence, so there it finds more than ``macs``.
+
+    Raises UsageError where torchprofile is not installed.
+    """
+    try:
+        from torchprofile import profile_macs
+    except ImportError:
+        raise UsageError("--profiler torchprofile needs that package: pip install torchprofile==0.1.0") from None
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of every operator it counts as nothing, and jit of its own age
+        return int(profile_macs(on_meta(variant, res), meta_inputs(res)))
 
 
 def flops(model: str, res: int = 256) -> dict[str, Any]:

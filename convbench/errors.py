@@ -1,9 +1,9 @@
 """Every error convbench raises on purpose. The command line prints the message in one line and exits with the code.
 
-    ConvbenchError
-    ├── UsageError          2  what was asked for cannot be; the message names what would be right
-    │   └── WeightsError    2  a checkpoint that does not fit, or cannot be read safely
-    └── NothingMeasured     3  no case of the run could be measured
+ConvbenchError
+├── UsageError          2  what was asked for cannot be; the message names what would be right
+│   └── WeightsError    2  a checkpoint that does not fit, or cannot be read safely
+└── NothingMeasured     3  no case of the run could be measured
 """
 
 

@@ -43,7 +43,9 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
     tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         found = ", ".join(map(str, list(content)[:5])) or "nothing"
-        raise WeightsError(f"{path} holds no tensors under its own keys or under {', '.join(WRAPPERS)} (found: {found})")
+        raise WeightsError(
+            f"{path} holds no tensors under its own keys or under {', '.join(WRAPPERS)} (found: {found})"
+        )
     return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in tensors.items()}
 
 
@@ -91,7 +93,9 @@ def _difference(
 ) -> str:
     if misshaped == ["pos_embed"] and not missing and not unexpected:
         sides = [round(table["pos_embed"].shape[1] ** 0.5) for table in (state, own)]
-        return f"{path} was made for another resolution: a {sides[0]}x{sides[0]} token grid, needs {sides[1]}x{sides[1]}"
+        return (
+            f"{path} was made for another resolution: a {sides[0]}x{sides[0]} token grid, needs {sides[1]}x{sides[1]}"
+        )
     parts = []
     if missing:
         parts.append(f"{len(missing)} missing (first: {missing[0]})")
@@ -99,7 +103,9 @@ def _difference(
         parts.append(f"{len(unexpected)} unexpected (first: {unexpected[0]})")
     if misshaped:
         key = misshaped[0]
-        parts.append(f"{len(misshaped)} mis-shaped (first: {key} {list(state[key].shape)}, needs {list(own[key].shape)})")
+        parts.append(
+            f"{len(misshaped)} mis-shaped (first: {key} {list(state[key].shape)}, needs {list(own[key].shape)})"
+        )
     fits = [id for id, shapes in _shapes_by_variant().items() if shapes == _shapes(state)]
     advice = f"it fits {' or '.join(fits)}" if fits else "no known variant fits it"
     return f"{path} is not a checkpoint of {variant.id}: {'; '.join(parts)}; {advice}"

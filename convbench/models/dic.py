@@ -140,9 +140,7 @@ class DiC(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         require_multiple(x, 4, "DiC")
-        c1, c2, c3 = (
-            time(t) + label(y) for time, label in zip(self.t_embedder_ls, self.y_embedder_ls, strict=True)
-        )
+        c1, c2, c3 = (time(t) + label(y) for time, label in zip(self.t_embedder_ls, self.y_embedder_ls, strict=True))
         skips: list[Tensor] = []
 
         x = self.enc_blocks[0].encode(self.x_embedder(x), c1, skips)  # (B, C, H, W)

@@ -23,7 +23,8 @@ def fill(model: nn.Module, seed: int = 0) -> None:
 
 
 def _draw(name: str, shape: torch.Size, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + (seed << 32))
+    # The seed is where the checksum starts: a CPU generator reads the lower 32 bits of its own seed only.
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode(), seed))
     w = torch.empty(shape).normal_(generator=generator)
     if "embedding_table" in name:
         return w.mul_(0.02)

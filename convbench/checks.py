@@ -1,0 +1,72 @@
+"""What is checked of a timing once it is done. The checks of the output are in proof.py.
+
+Codes: CLK two clocks agree; LIN twice the steps take twice the time; FLOOR no faster than the measured rates of the
+machine allow; STDY no drift over the timed part; WIDE the interval is as narrow as asked; CONT nothing else used
+the processor.
+"""
+
+from collections.abc import Sequence
+from statistics import median
+
+from .clock import Block, Clock, Lane, Rules
+from .proof import Finding
+from .schema import Second
+
+CLOCKS_AGREE = 0.02
+LINEAR = {"cpu": 0.05, "cuda": 0.01}
+CORES_OF_OTHERS = 0.15
+FLOOR_SLACK = 0.98  # rates are measured too, and not without error
+
+
+def clocks(blocks: Sequence[Block]) -> Finding | None:
+    """CLK."""
+    if any(block.total_s <= 0 for block in blocks):
+        return Finding("CLK", "a block took no time at all")
+    total, wall = sum(block.total_s for block in blocks), sum(block.wall_s for block in blocks)
+    if abs(wall - total) <= CLOCKS_AGREE * total:
+        return None
+    return Finding("CLK", f"two clocks disagree: {total:.3f} s and {wall:.3f} s", invalid=False)
+
+
+def linearity(lane: Lane, clock: Clock, device: str, longest_s: Second = 5.0) -> Finding | None:
+    """LIN. Left out where a step is so slow that no constant part of it could matter."""
+    steps = lane.steps_per_block
+    if 9 * steps * median(lane.block_s) > longest_s:
+        return None
+    pairs = [(clock.block(lane.run, steps), clock.block(lane.run, 2 * steps)) for _ in range(3)]
+    once, twice = (median(each) for each in zip(*((a.total_s, b.total_s) for a, b in pairs), strict=True))
+    if abs(twice / once - 2) <= 2 * LINEAR[device]:
+        return None
+    return Finding("LIN", f"twice the steps took {twice / once:.2f} times the time", invalid=False)
+
+
+def floor(step_s: Second, least_s: Second) -> Finding | None:
+    """FLOOR."""
+    if step_s >= FLOOR_SLACK * least_s:
+        return None
+    return Finding("FLOOR", f"{step_s:.3g} s a step, but the measured rates allow no less than {least_s:.3g} s")
+
+
+def drift(samples: Sequence[Second], rules: Rules) -> Finding | None:
+    """STDY: the last third against the first."""
+    third = len(samples) // 3
+    change = median(samples[-third:]) / median(samples[:third]) - 1 if third >= 2 else 0.0
+    if abs(change) <= 2 * rules.half_width:
+        return None
+    return Finding("STDY", f"steps became {abs(change):.1%} {'slower' if change > 0 else 'faster'} meanwhile", False)
+
+
+def width(lane: Lane, rules: Rules) -> Finding | None:
+    """WIDE."""
+    half = lane.half_width()
+    if half <= rules.half_width:
+        return None
+    return Finding("WIDE", f"interval ±{half:.1%}, where ±{rules.half_width:.1%} is asked", invalid=False)
+
+
+def contention(load: dict[str, float]) -> Finding | None:
+    """CONT."""
+    others = load["cores_of_others"]
+    if others <= CORES_OF_OTHERS:
+        return None
+    return Finding("CONT", f"other processes used {others:.2f} cores", invalid=False)

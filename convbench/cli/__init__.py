@@ -1,0 +1,86 @@
+"""The command line. One module a command, loaded when it is called; this one is the table of contents."""
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import ConvbenchError
+
+COMMANDS = {  # name -> what it is for; the module of that name holds `command`
+    "models": "every known model: its size, its source, and whether it runs here",
+    "flops": "parameters, MACs, FLOPs and bytes, by several conventions",
+    "throughput": "the main job: the FLOPs and throughput table, for one model or a sweep",
+    "env": "this machine: devices, versions, measured peaks",
+}
+INTERRUPTED = 130
+
+
+class Contents(click.Group):
+    """Lists its commands without loading them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        loaded: click.Command = import_module(f".{name}", __name__).command
+        return loaded
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"unknown command '{args[0]}': there are {', '.join(COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=Contents,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="\b\nExamples:\n  convbench throughput --model dic_xl --res 512\n  convbench flops --model dic_xl,dit_xl_2 --res 256",
+)
+@click.version_option(__version__, prog_name="convbench")
+def contents() -> None:
+    """Count, measure and deploy convolutional diffusion backbones beside the transformers they replace.
+
+    Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 a failed check, 2 a usage error,
+    3 nothing could be measured, 4 measured but not valid, 130 interrupted.
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run a command line and exit with its code. Errors that a user can mend are one line each."""
+    sys.exit(_run(args))
+
+
+def _run(args: list[str] | None) -> int:
+    try:
+        code: Any = contents.main(args, prog_name="convbench", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2)
+    except ConvbenchError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"convbench: {' '.join(message.split())}", err=True)
+    return code

@@ -1,0 +1,47 @@
+"""``convbench models``: the catalogue."""
+
+import click
+
+from . import options
+
+KEYS = ("model", "name", "params", "macs", "source", "licence", "runs")
+
+
+@click.command(
+    "models",
+    short_help="list every known model",
+    epilog="\b\nExamples:\n  convbench models\n  convbench models --family dico --format json",
+)
+@click.option("--family", help="Only the models of this family.")
+@options.form()
+def command(family: str | None, form: str) -> None:
+    """List every known model: id, size at 256 pixels, official code and its licence, and whether it runs here.
+
+    The licences are those of the official code; none of it is part of convbench.
+    """
+    from .. import catalogue, counting
+    from ..errors import UsageError
+
+    known = catalogue.families()
+    if family is not None and family not in known:
+        raise UsageError(f"unknown family '{family}': there are {', '.join(known)}")
+    rows = []
+    for variant in catalogue.variants().values():
+        if family in (None, variant.family.module):
+            source = variant.family.facts["source"]
+            count = counting.count_variant(variant, 256)
+            rows.append(
+                {
+                    "model": variant.id,
+                    "name": variant.name,
+                    "family": variant.family.name,
+                    "source": source["repository"],
+                    "commit": source["commit"],
+                    "licence": source["licence"],
+                    "paper": variant.family.facts["arxiv"],
+                    "params": count.params,
+                    "macs": count.macs,
+                    "runs": "yes",
+                }
+            )
+    options.show(rows, KEYS, form)

@@ -1,0 +1,221 @@
+"""``convbench throughput``: the main job."""
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..schema import Case
+from . import INTERRUPTED, options
+
+KEYS = (
+    "model",
+    "res",
+    "batch",
+    "backend",
+    "precision",
+    "device",
+    "threads",
+    "repeat",
+    "params",
+    "macs",
+    "winograd_macs",
+    "images_per_s",
+    "interval",
+    "latency_s_p50",
+    "limit_fraction",
+    "status",
+    "verdict",
+)
+PLAN_KEYS = (
+    "model",
+    "res",
+    "batch",
+    "backend",
+    "precision",
+    "device",
+    "threads",
+    "repeat",
+    "needed_bytes",
+    "total_s",
+    "skipped",
+)
+NOTES = (
+    "MACs: of one image, what the papers print as FLOPs. of limit: share of the images/s that the rates measured",
+    "on this machine in the same minute would allow.",
+)
+
+
+@click.command(
+    "throughput",
+    short_help="the FLOPs and throughput table",
+    epilog="\b\nExamples:\n  convbench throughput --model dic_xl --res 512\n"
+    "  convbench throughput --model dico_s,dit_s_2 --batch 1,4 --backend eager,compile --out run.jsonl",
+)
+@options.model()
+@options.res("256")
+@click.option(
+    "--batch", type=options.CommaList(int), metavar="N[,N…]", help="Images a step [default: 1 on a CPU, 32 on a GPU]."
+)
+@options.backend()
+@options.precision()
+@options.device()
+@click.option("--threads", type=int, help="CPU threads [default: all physical cores].")
+@click.option("--weights", help="A checkpoint, .pt or .safetensors [default: random weights].")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Append results here; what it holds is not measured again.",
+)
+@click.option(
+    "--cap",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop timing a case after this many seconds, however wide its interval [default: 20 on a CPU, 30 on a GPU].",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=3600,
+    show_default=True,
+    help="End a case after this many seconds.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan, with the memory and time each case will need, and stop.")
+@options.form()
+def command(
+    model: list[str],
+    res: list[int],
+    batch: list[int] | None,
+    backend: list[str],
+    precision: list[str],
+    device: list[str] | None,
+    threads: int | None,
+    weights: str | None,
+    out: Path | None,
+    cap: float | None,
+    timeout: float,
+    dry_run: bool,
+    form: str,
+) -> int:
+    """Measure how many images/s a backbone computes, one forward pass an image, and set it beside its MACs.
+
+    Every axis takes a list, and the cases are their product. Each case runs in a process of its own and is proved
+    correct before it is timed; its number carries a verdict: VALID, SUSPECT or INVALID, with the reasons. A case
+    that is named twice is measured twice, in turns: an A/A comparison.
+    """
+    from .. import plan, runner
+    from ..store import read, require_writable
+
+    request = plan.Request(
+        model=model, res=res, batch=batch, backend=backend, precision=precision,
+        device=device or [runner.default_device()], threads=threads, weights=weights,
+    )  # fmt: skip
+    cases = runner.with_threads(plan.plan(request))
+    if out:
+        require_writable(out)
+    held = {row["case"] for row in read(out)} if out and out.exists() else set()
+    missing = [case for case in cases if case.id not in held]
+    planned = _plan(missing)
+    if dry_run:
+        options.show(planned, PLAN_KEYS, form, [_summary(planned, len(cases) - len(missing))])
+        return 0
+    click.echo(_summary(planned, len(cases) - len(missing)), err=True)
+
+    rows: list[dict[str, Any]] = []
+    interrupted = False
+    with _Progress(planned) as progress:
+        rules = {} if cap is None else {"cap_s": cap, "min_s": min(3.0, cap)}
+        try:
+            for row in runner.run(cases, out, progress.update, rules, timeout):
+                rows.append(row)
+                progress.finished(row)
+        except KeyboardInterrupt:
+            interrupted = True
+    options.show(rows, KEYS, form, [*NOTES, *_reasons(rows)])
+    return INTERRUPTED if interrupted else _exit_code(rows)
+
+
+def _plan(cases: list[Case]) -> list[dict[str, Any]]:
+    """What each case will need, or why it will be skipped."""
+    from ..estimate import estimate, quick_rates
+    from ..runner import unsupported
+
+    rows = []
+    for case in cases:
+        row = {"case": case.id, **asdict(case), "skipped": unsupported(case)}
+        rows.append(row if row["skipped"] else row | asdict(estimate(case, quick_rates(case.device))))
+    return rows
+
+
+def _summary(planned: list[dict[str, Any]], held: int) -> str:
+    measured = [row for row in planned if not row["skipped"]]
+    seconds = sum(row["total_s"] for row in measured)
+    parts = [f"{len(measured)} case{'s' if len(measured) != 1 else ''} to measure"]
+    parts += [f"{len(planned) - len(measured)} to skip"] if len(measured) < len(planned) else []
+    parts += [f"{held} already in the file"] if held else []
+    needed = max((row["needed_bytes"] for row in measured), default=0)
+    memory = f", {needed / 2**30:.1f} GiB" if needed else ""
+    return f"{', '.join(parts)}; about {f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'}{memory}."
+
+
+def _reasons(rows: list[dict[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        if row["reason"]:
+            yield f"{row['case']}: {row['verdict'] or row['status']}, {row['reason']}"
+
+
+def _exit_code(rows: list[dict[str, Any]]) -> int:
+    if any(row["verdict"] == "INVALID" for row in rows):
+        return 4
+    return 0 if any(row["status"] == "ok" for row in rows) else 3
+
+
+class _Progress:
+    """A bar with the time left on a terminal, a line a case elsewhere; both on stderr."""
+
+    def __init__(self, planned: list[dict[str, Any]]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.expected = {row["case"]: row.get("total_s") or 1.0 for row in planned}
+        self.spent = 0.0
+        self.started = time.monotonic()
+        self.count = 0
+        self.bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[left]}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+        self.task = self.bar.add_task("starting", total=max(1.0, sum(self.expected.values())), left="")
+
+    def __enter__(self) -> "_Progress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def update(self, case: Case, what: str, done: float) -> None:
+        """Called while a case runs. Time left: what the plan expects of the rest, scaled by how wrong it was so far."""
+        share = {"loading": 0.1, "reference": 0.2, "proving": 0.3}.get(what, 0.4 + 0.6 * done)
+        now = self.spent + share * self.expected.get(case.id, 1.0)
+        left = sum(self.expected.values()) - now
+        pace = (time.monotonic() - self.started) / now if now > 5 else 1.0
+        self.bar.update(
+            self.task, completed=now, description=f"{case.id}: {what}", left=f"{max(0.0, left * pace):.0f} s left"
+        )
+
+    def finished(self, row: dict[str, Any]) -> None:
+        """Called with each finished row, those of the file included."""
+        self.spent += self.expected.get(row["case"], 0.0)
+        self.count += 1
+        if not sys.stderr.isatty():
+            speed = "" if row["images_per_s"] is None else f"{row['images_per_s']:.4g} images/s "
+            click.echo(f"[{self.count}] {row['case']}: {speed}{row['verdict'] or row['status']}", err=True)

@@ -1,0 +1,102 @@
+"""What a number was measured with: versions, devices, and what else the machine was doing."""
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from . import __version__
+
+
+def describe() -> dict[str, Any]:
+    """Everything about this machine and its software that can change a number."""
+    return {
+        "convbench": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "cpu": _cpu_name(),
+        "cpu_features": torch.backends.cpu.get_cpu_capability(),
+        "cores": cores(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpus": [_gpu(index) for index in range(torch.cuda.device_count())],
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
+    }
+
+
+def cores() -> int:
+    """Physical cores this process may use: hyper-threads and cores outside a container's share do not count."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def free_bytes(device: str) -> int:
+    """Memory that could be taken now, on the device."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    free = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")  # a container's own limit, which the machine's figures do not show
+    try:
+        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass  # no such limit
+    return free
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _gpu(index: int) -> dict[str, Any]:
+    facts = torch.cuda.get_device_properties(index)
+    return {
+        "name": facts.name,
+        "capability": f"{facts.major}.{facts.minor}",
+        "memory_bytes": facts.total_memory,
+        "multiprocessors": facts.multi_processor_count,
+    }
+
+
+@dataclass(frozen=True)
+class Activity:
+    """Processor time so far: of the whole machine, of this process, and of the wall clock."""
+
+    machine_s: float
+    own_s: float
+    wall_s: float
+    stolen_s: float
+    involuntary_switches: int
+
+    @classmethod
+    def now(cls) -> "Activity":
+        times, own = psutil.cpu_times(), psutil.Process()
+        busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
+        spent = own.cpu_times()
+        return cls(
+            machine_s=busy,
+            own_s=spent.user + spent.system,
+            wall_s=time.monotonic(),
+            stolen_s=getattr(times, "steal", 0.0),
+            involuntary_switches=own.num_ctx_switches().involuntary,
+        )
+
+    def since(self, before: "Activity") -> dict[str, float]:
+        """How many cores others used meanwhile, how many the hypervisor took, and how often this process was put off."""
+        wall = max(1e-9, self.wall_s - before.wall_s)
+        own = self.own_s - before.own_s
+        return {
+            "cores_of_others": max(0.0, self.machine_s - before.machine_s - own) / wall,
+            "cores_of_this": own / wall,
+            "cores_stolen": (self.stolen_s - before.stolen_s) / wall,
+            "involuntary_switches": self.involuntary_switches - before.involuntary_switches,
+        }

@@ -1,0 +1,90 @@
+"""What each key is called in a table and how its value is printed. Imports no torch.
+
+Inside, everything is in base units; scaling happens here and nowhere else.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+NOTHING = "–"  # a number that is not known
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table."""
+
+    header: str
+    text: Callable[[Any], str] = str
+    left: bool = False  # words; numbers stand to the right
+    of: Callable[[dict[str, Any]], Any] | None = None  # derived from the row; None for the row's own key
+
+
+def scaled(unit: float, digits: int) -> Callable[[Any], str]:
+    """Divide by the unit and print with that many digits behind the point."""
+    return lambda value: f"{value / unit:.{digits}f}"
+
+
+def significant(value: float) -> str:
+    """Four significant digits, without an exponent."""
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+
+
+def milliseconds(value: float) -> str:
+    return significant(1e3 * value)
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def interval(row: dict[str, Any]) -> float | None:
+    """Half the width of the 95 % interval of ``images_per_s``, as a share of it."""
+    if row.get("images_per_s") is None:
+        return None
+    return float((row["images_per_s_high"] - row["images_per_s_low"]) / 2 / row["images_per_s"])
+
+
+COLUMNS: dict[str, Column] = {
+    "model": Column("model", left=True),
+    "name": Column("name", left=True),
+    "family": Column("family", left=True),
+    "source": Column("official code", left=True),
+    "licence": Column("its licence", left=True),
+    "runs": Column("runs here", left=True),
+    "skipped": Column("will be skipped", left=True),
+    "res": Column("px"),
+    "batch": Column("batch"),
+    "backend": Column("backend", left=True),
+    "precision": Column("precision", left=True),
+    "device": Column("device", left=True),
+    "threads": Column("threads"),
+    "weights": Column("weights", left=True),
+    "repeat": Column("repeat"),
+    "status": Column("status", left=True),
+    "verdict": Column("verdict", left=True),
+    "params": Column("params M", scaled(1e6, 1)),
+    "macs": Column("MACs G", scaled(1e9, 2)),
+    "flops": Column("FLOPs G", scaled(1e9, 2)),
+    "winograd_macs": Column("Winograd MACs G", scaled(1e9, 2)),
+    "winograd_macs_all": Column("all 3x3 Winograd G", scaled(1e9, 2)),
+    "macs_full": Column("full MACs G", scaled(1e9, 2)),
+    "macs_as_printed": Column("as printed G", scaled(1e9, 2)),
+    "macs_torchprofile": Column("torchprofile MACs G", scaled(1e9, 2)),
+    "weight_bytes": Column("weights MB", scaled(1e6, 0)),
+    "activation_bytes": Column("activations MB", scaled(1e6, 0)),
+    "arithmetic_intensity": Column("FLOP/B", scaled(1, 0)),
+    "kind": Column("kind", left=True),
+    "module": Column("module", left=True),
+    "share": Column("share", lambda value: f"{100 * value:.1f} %"),
+    "images_per_s": Column("images/s", significant),
+    "interval": Column("95 %", lambda value: f"±{100 * value:.1f} %", of=interval),
+    "latency_s_p50": Column("latency ms", milliseconds),
+    "peak_bytes": Column("peak GiB", scaled(2**30, 2)),
+    "mfu": Column("MFU", percent),
+    "limit_fraction": Column("of limit", percent),
+    "needed_bytes": Column("needs GiB", scaled(2**30, 2)),
+    "total_s": Column("about s", scaled(1, 0)),
+    "what": Column("what", left=True),
+    "value": Column("value", left=True),
+}

@@ -1,0 +1,95 @@
+"""Result files: one JSON line a finished case, appended whole, readable at any moment and after any kill."""
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import UsageError
+from .schema import Measurement
+
+if TYPE_CHECKING:
+    import pandas
+
+SCHEMA = 1
+
+
+def append(path: Path, measurement: dict[str, Any]) -> None:
+    """Add one line and wait until it is on the disk. A torn line of an earlier kill is cut off first.
+
+    The file is locked meanwhile, so several runs can share it.
+    """
+    line = json.dumps({"schema": SCHEMA, **measurement}, allow_nan=False).encode() + b"\n"
+    with path.open("ab+", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        whole = _end_of_last_line(file)
+        file.truncate(whole)
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(whole)  # nothing half-written
+            raise
+
+
+def _end_of_last_line(file: Any) -> int:
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return 0
+    file.seek(max(0, size - 2**20))
+    tail = file.read()
+    return int(size - len(tail) + tail.rfind(b"\n") + 1) if not tail.endswith(b"\n") else int(size)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Every whole line. Raises UsageError for a file that is not one of ours."""
+    return list(_rows(path))
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    for number, line in enumerate(lines[:-1], start=1):  # behind the last line break stands nothing, or a torn line
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise UsageError(f"{path} line {number} is not JSON: not a result file of convbench") from None
+        if not isinstance(row, dict) or "case" not in row or "schema" not in row:
+            raise UsageError(f"{path} line {number} is not a measurement: not a result file of convbench")
+        if row["schema"] > SCHEMA:
+            raise UsageError(f"{path} line {number} was written by a newer convbench (schema {row['schema']}): upgrade")
+        yield row
+
+
+def require_writable(path: Path) -> None:
+    """Raise UsageError unless lines can be added to the file, before anything expensive is done."""
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+    fresh = not path.exists()
+    try:
+        with path.open("ab"):
+            pass
+        if fresh:
+            path.unlink()
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    if path.exists():
+        read(path)
+
+
+def load(*paths: str | Path) -> "pandas.DataFrame":
+    """Result files as one table: a row a measurement, a column a key of ``convbench throughput --format json``.
+
+    Raises:
+        UsageError: a file that cannot be read or is not a result file.
+    """
+    import pandas
+
+    rows = [row for path in paths for row in read(Path(path))]
+    return pandas.DataFrame(rows, columns=["schema", *Measurement.keys()])

@@ -1,0 +1,98 @@
+"""Rows as a table on a terminal, Markdown, CSV or JSON. One list of rows, one list of columns, four formats."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from convbench.metrics import COLUMNS, NOTHING
+
+Row = dict[str, Any]
+
+
+def render(
+    rows: Sequence[Row], keys: Sequence[str], form: str, notes: Sequence[str] = (), width: int | None = None
+) -> str:
+    """Rows as text.
+
+    Args:
+        keys: the columns of a table; JSON and CSV hold every key.
+        form: "table" (a rich table), "plain" (the same without lines and colours), "markdown", "csv" or "json".
+        notes: lines under a table.
+        width: of the terminal, for "table" and "plain".
+    """
+    if form == "json":
+        return json.dumps(rows, indent=1)
+    if form == "csv":
+        return _csv(rows)
+    constant, varying = _split(rows, keys)
+    cells = [[_cell(row, key) for key in varying] for row in rows]
+    above = ", ".join(f"{COLUMNS[key].header} {_cell(rows[0], key)}" for key in constant)
+    if form == "markdown":
+        return "\n".join(filter(None, [above and f"{above}\n", _markdown(varying, cells), *(f"\n{n}" for n in notes)]))
+    return _terminal(varying, cells, above, notes, form == "table", width)
+
+
+def _split(rows: Sequence[Row], keys: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Conditions that all rows share stand above the table, once; columns nobody has a value for are left out."""
+    conditions = {"res", "batch", "backend", "precision", "device", "threads", "weights", "repeat"}
+    constant, varying = [], []
+    for key in keys:
+        values = {_cell(row, key) for row in rows}
+        if values == {NOTHING}:
+            continue
+        same = key in conditions and len(values) == 1
+        if not (same and key == "repeat"):
+            (constant if same else varying).append(key)
+    return constant, varying
+
+
+def _cell(row: Row, key: str) -> str:
+    column = COLUMNS[key]
+    value = column.of(row) if column.of else row.get(key)
+    return NOTHING if value is None else column.text(value)
+
+
+def _markdown(keys: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    head = [COLUMNS[key].header for key in keys]
+    rule = ["---" if COLUMNS[key].left else "---:" for key in keys]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *cells))
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    """Every key that holds a number or a text; lists and nested values stay in JSON."""
+    keys = [key for key in (rows[0] if rows else {}) if not any(isinstance(r.get(key), list | dict) for r in rows)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, keys, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
+def _terminal(
+    keys: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    above: str,
+    notes: Sequence[str],
+    lines: bool,
+    width: int | None,
+) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD if lines else None, pad_edge=False, padding=(0, 1), title_justify="left")
+    for key in keys:
+        words = COLUMNS[key].left
+        table.add_column(COLUMNS[key].header, justify="left" if words else "right", overflow="fold", no_wrap=not words)
+    for line in cells:
+        table.add_row(*line)
+    text = io.StringIO()
+    console = Console(file=text, width=width, force_terminal=lines, highlight=False, markup=False)
+    if above:
+        console.print(above, style="dim" if lines else None)
+    console.print(table)
+    for note in notes:
+        console.print(note, style="dim" if lines else None)
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip("\n").split("\n"))
