@@ -277,7 +277,8 @@ class _Recorder(TorchFunctionMode):
             # A module that a profiler cannot open counts itself; see gla.py.
             if hasattr(module, "count_macs"):
                 moved = self._bytes([a for a in args if isinstance(a, Tensor)])
-                for kind, macs in module.count_macs(*args).items() or [("", 0)]:
+                own: dict[str, int] = module.count_macs(*args)  # type: ignore[operator]
+                for kind, macs in own.items() or [("", 0)]:
                     self._add(kind, macs, moved)
                 self.opaque += 1
             if products := getattr(module, "extra_products", 0):
@@ -330,7 +331,10 @@ def torchprofile_macs(variant: Variant, res: int) -> int:
         raise UsageError("--profiler torchprofile needs that package: pip install torchprofile==0.1.0") from None
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of every operator it counts as nothing, and jit of its own age
-        return int(profile_macs(on_meta(variant, res), meta_inputs(res)))
+        # A trace needs storage; the values don't matter, and without drawing them DiC-H is there at once.
+        model = on_meta(variant, res).to_empty(device="cpu")
+        total: Any = profile_macs(model, tuple(torch.zeros_like(v, device="cpu") for v in meta_inputs(res)))
+    return int(total)
 
 
 def flops(model: str, res: int = 256) -> dict[str, Any]:

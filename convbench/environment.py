@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,8 @@ def free_bytes(device: str) -> int:
         return int(torch.cuda.mem_get_info()[0])
     free = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")  # a container's own limit, which the machine's figures do not show
-    try:
+    with suppress(OSError, ValueError):  # no such limit
         free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass  # no such limit
     return free
 
 
@@ -91,7 +90,7 @@ class Activity:
         )
 
     def since(self, before: "Activity") -> dict[str, float]:
-        """How many cores others used meanwhile, how many the hypervisor took, and how often this process was put off."""
+        """Cores that others used meanwhile, that the hypervisor took, and how often this process was put off."""
         wall = max(1e-9, self.wall_s - before.wall_s)
         own = self.own_s - before.own_s
         return {

@@ -1,5 +1,6 @@
 """Medians, percentiles and 95 % intervals of timings. Plain Python: samples are few and reports import this."""
 
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ def autocorrelation(samples: Sequence[float]) -> float:
         return 0.0
     mean = fmean(samples)
     spread = sum((s - mean) ** 2 for s in samples)
-    return sum((a - mean) * (b - mean) for a, b in zip(samples, samples[1:], strict=False)) / spread if spread else 0.0
+    return sum((a - mean) * (b - mean) for a, b in itertools.pairwise(samples)) / spread if spread else 0.0
 
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float]:

@@ -87,7 +87,7 @@ def _measure(
     model = create(first.model, first.weights, device, first.res)
     loaded = time.perf_counter() - started
     counted = count_variant(variant, first.res)
-    sets = [tuple(v.to(device) for v in inputs) for inputs in proof.input_sets(first)]
+    sets = [(x.to(device), t.to(device), y.to(device)) for x, t, y in proof.input_sets(first)]
 
     report("reference", 0)
     with precision.applied("fp32"), operators_seen() as served:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -47,7 +48,7 @@ def applied(precision: str) -> Iterator[dict[str, str]]:
 
 def read() -> dict[str, str]:
     """The switches as they are now. "none" means that nothing was asked for at that level: IEEE float32."""
-    backends = torch.backends
+    backends: Any = torch.backends  # torch's stubs lack the per-backend names
     return {
         "cudnn.allow_tf32": str(backends.cudnn.allow_tf32),
         "cuda.matmul.allow_tf32": str(backends.cuda.matmul.allow_tf32),

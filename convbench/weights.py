@@ -65,7 +65,7 @@ def _read_pickle(file: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "WeightsUnpickler" in str(error):
+        if "GLOBAL" in str(error) or "Unsupported global" in str(error):
             raise WeightsError(
                 f"{file} holds more than plain tensors and was not opened, as reading it could run code in it: "
                 "save the state dict alone, or as .safetensors"

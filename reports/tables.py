@@ -37,7 +37,8 @@ def render(
 def _split(rows: Sequence[Row], keys: Sequence[str]) -> tuple[list[str], list[str]]:
     """Conditions that all rows share stand above the table, once; columns nobody has a value for are left out."""
     conditions = {"res", "batch", "backend", "precision", "device", "threads", "weights", "repeat"}
-    constant, varying = [], []
+    constant: list[str] = []
+    varying: list[str] = []
     for key in keys:
         values = {_cell(row, key) for row in rows}
         if values == {NOTHING}:

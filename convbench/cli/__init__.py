@@ -46,7 +46,8 @@ class Contents(click.Group):
 @click.group(
     cls=Contents,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="\b\nExamples:\n  convbench throughput --model dic_xl --res 512\n  convbench flops --model dic_xl,dit_xl_2 --res 256",
+    epilog="\b\nExamples:\n  convbench throughput --model dic_xl --res 512\n"
+    "  convbench flops --model dic_xl,dit_xl_2 --res 256",
 )
 @click.version_option(__version__, prog_name="convbench")
 def contents() -> None:

@@ -43,7 +43,7 @@ def command(precision: list[str], form: str) -> None:
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value / 1e9:.1f} G"
+        return f"{value / 1e9:.1f} G" if value >= 1e9 else f"{value / 1e6:.2f} M"
     if isinstance(value, list):
         return "; ".join(str(item.get("name", item)) for item in value) or "none"
     return "none" if value is None else str(value)

@@ -15,7 +15,7 @@ FORMATS = ("table", "json", "csv", "markdown")
 Decorator = Callable[[Any], Any]
 
 
-class CommaList(click.ParamType):
+class CommaList(click.ParamType):  # type: ignore[type-arg] # generic in the newest click only
     """Values with commas between them, of one type. Completes the last one."""
 
     name = "list"
@@ -41,7 +41,7 @@ class CommaList(click.ParamType):
 
 
 def model(**overrides: Any) -> Decorator:
-    settings = {"required": True, "help": "Model ids, as `convbench models` lists them."} | overrides
+    settings: dict[str, Any] = {"required": True, "help": "Model ids, as `convbench models` lists them."} | overrides
     return click.option(
         "--model", type=CommaList(known=lambda: list(catalogue.variants())), metavar="ID[,ID…]", **settings
     )
@@ -82,7 +82,7 @@ def backend() -> Decorator:
 
 
 def device(**overrides: Any) -> Decorator:
-    settings = {"help": "cpu or cuda; cuda where there is a GPU unless given."} | overrides
+    settings: dict[str, Any] = {"help": "cpu or cuda; cuda where there is a GPU unless given."} | overrides
     return click.option("--device", type=CommaList(known=lambda: DEVICES), metavar="D[,D…]", **settings)
 
 

@@ -134,7 +134,8 @@ def command(
                 progress.finished(row)
         except KeyboardInterrupt:
             interrupted = True
-    options.show(rows, KEYS, form, [*NOTES, *_reasons(rows)])
+    notes = NOTES if any(row["status"] == "ok" for row in rows) else ()
+    options.show(rows, KEYS, form, [*notes, *_reasons(rows)])
     return INTERRUPTED if interrupted else _exit_code(rows)
 
 

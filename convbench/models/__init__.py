@@ -50,8 +50,8 @@ def create(model: str, weights: str | None = None, device: str = "cpu", res: int
         return network
     network.to_empty(device=device)  # no time spent on initial values that are overwritten at once
     for module in network.modules():
-        if hasattr(module, "fill_tables"):  # fixed values, computed and never learned
-            module.fill_tables()
+        if fill_tables := getattr(module, "fill_tables", None):  # fixed values, computed and never learned
+            fill_tables()
     if weights is None:
         fill(network, seed)
     else:

@@ -29,7 +29,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-5)
 
 
-class DiCBlock(nn.Module):
+class ModulatedConvs(nn.Module):
     """Two 3x3 convolutions, each behind a group norm; the second norm is modulated, its branch gated.
 
     (B, in_width, H, W), (B, width) -> (B, width, H, W)
@@ -55,30 +55,52 @@ class DiCBlock(nn.Module):
         return (self.skip(x) + gate * y) * self.residual_scale
 
 
-class Stage(nn.ModuleList):
-    """Blocks of one width and resolution. Encoders save sparse skips, decoders take them, the middle does neither."""
+class DiCBlock(nn.Module):
+    """The checkpoints keep the parts of a block under one name more."""
 
-    def __init__(self, width: int, depth: int, skip_width: int = 0) -> None:
-        takes = (skip_width if index % SKIP_STRIDE == 0 else 0 for index in range(depth))
-        super().__init__(nn.ModuleDict({"conv": DiCBlock(width + extra, width)}) for extra in takes)
+    def __init__(self, in_width: int, width: int) -> None:
+        super().__init__()
+        self.conv = ModulatedConvs(in_width, width)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return self.conv(x, c)
+
+
+class Stage(nn.ModuleList):
+    """``depth`` blocks of one width and resolution. BCHW, BC -> BCHW."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__(DiCBlock(width, width) for _ in range(depth))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         for block in self:
-            x = block["conv"](x, c)
+            x = block(x, c)
         return x
 
-    def encode(self, x: Tensor, c: Tensor, skips: list[Tensor]) -> Tensor:
+
+class Encoder(Stage):
+    """A stage that adds sparse skips to the list: every third block's output, counted from the last."""
+
+    def forward(self, x: Tensor, c: Tensor, skips: list[Tensor]) -> Tensor:  # type: ignore[override]
         for left, block in zip(reversed(range(len(self))), self, strict=True):
-            x = block["conv"](x, c)
-            if left % SKIP_STRIDE == 0:  # counted from the end of the stage
+            x = block(x, c)
+            if left % SKIP_STRIDE == 0:
                 skips.append(x)
         return x
 
-    def decode(self, x: Tensor, c: Tensor, skips: list[Tensor]) -> Tensor:
+
+class Decoder(nn.ModuleList):
+    """A stage whose first, fourth, ... block takes a skip off the list, the last one saved first."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        takes = (width if index % SKIP_STRIDE == 0 else 0 for index in range(depth))
+        super().__init__(DiCBlock(width + skip, width) for skip in takes)
+
+    def forward(self, x: Tensor, c: Tensor, skips: list[Tensor]) -> Tensor:
         for index, block in enumerate(self):
             if index % SKIP_STRIDE == 0:
                 x = torch.cat([x, skips.pop()], dim=1)
-            x = block["conv"](x, c)
+            x = block(x, c)
         return x
 
 
@@ -130,9 +152,9 @@ class DiC(nn.Module):
         self.x_embedder = Stem(in_channels, w1)
         self.t_embedder_ls = nn.ModuleList(TimestepEmbedder(w) for w in (w1, w2, w3))
         self.y_embedder_ls = nn.ModuleList(LabelEmbedder(num_classes, w) for w in (w1, w2, w3))
-        self.enc_blocks = nn.ModuleList([Stage(w1, d1), Stage(w2, d2)])
+        self.enc_blocks = nn.ModuleList([Encoder(w1, d1), Encoder(w2, d2)])
         self.lat_blocks = nn.ModuleList([Stage(w3, d3)])
-        self.dec_blocks = nn.ModuleList([Stage(w2, d4, skip_width=w2), Stage(w1, d5, skip_width=w1)])
+        self.dec_blocks = nn.ModuleList([Decoder(w2, d4), Decoder(w1, d5)])
         self.downs = nn.ModuleList([Downsample(w1), Downsample(w2)])
         self.ups = nn.ModuleList([Upsample(w3), Upsample(w2)])
         self.output = nn.Conv2d(w1, w1, 3, padding=1)
@@ -143,9 +165,9 @@ class DiC(nn.Module):
         c1, c2, c3 = (time(t) + label(y) for time, label in zip(self.t_embedder_ls, self.y_embedder_ls, strict=True))
         skips: list[Tensor] = []
 
-        x = self.enc_blocks[0].encode(self.x_embedder(x), c1, skips)  # (B, C, H, W)
-        x = self.enc_blocks[1].encode(self.downs[0](x), c2, skips)  # (B, 2C, H/2, W/2)
+        x = self.enc_blocks[0](self.x_embedder(x), c1, skips)  # (B, C, H, W)
+        x = self.enc_blocks[1](self.downs[0](x), c2, skips)  # (B, 2C, H/2, W/2)
         x = self.lat_blocks[0](self.downs[1](x), c3)  # (B, 4C, H/4, W/4)
-        x = self.dec_blocks[0].decode(self.ups[0](x), c2, skips)  # (B, 2C, H/2, W/2)
-        x = self.dec_blocks[1].decode(self.ups[1](x), c1, skips)  # (B, C, H, W)
+        x = self.dec_blocks[0](self.ups[0](x), c2, skips)  # (B, 2C, H/2, W/2)
+        x = self.dec_blocks[1](self.ups[1](x), c1, skips)  # (B, C, H, W)
         return self.final_layer(self.output(x), c1)
