@@ -1,12 +1,13 @@
 """What is checked of a timing once it is done. The checks of the output are in proof.py.
 
 Codes: CLK two clocks agree; LIN twice the steps take twice the time; FLOOR no faster than the measured rates of the
-machine allow; STDY no drift over the timed part; WIDE the interval is as narrow as asked; CONT nothing else used
-the processor.
+machine allow; MONO a larger batch takes no less time; ZERO what zeros would have given; STDY no drift over the timed
+part; WIDE the interval is as narrow as asked; CONT nothing else used the processor.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import median
+from typing import Any
 
 from .clock import Block, Clock, Lane, Rules
 from .proof import Finding
@@ -15,6 +16,7 @@ from .schema import Second
 CLOCKS_AGREE = 0.02
 LINEAR = {"cpu": 0.05, "cuda": 0.01}
 CORES_OF_OTHERS = 0.15
+MONOTONE = 0.02
 FLOOR_SLACK = 0.98  # rates are measured too, and not without error
 
 
@@ -38,6 +40,28 @@ def linearity(lane: Lane, clock: Clock, device: str, longest_s: Second = 5.0) ->
     if abs(twice / once - 2) <= 2 * LINEAR[device]:
         return None
     return Finding("LIN", f"twice the steps took {twice / once:.2f} times the time", invalid=False)
+
+
+def zeros_ratio(lane: Lane, zeros: Callable[[], object], clock: Clock, longest_s: Second = 5.0) -> float | None:
+    """ZERO: speed on zeros over speed on the case's inputs. A note, not a finding; None where a step is slow."""
+    steps = lane.steps_per_block
+    if 6 * steps * median(lane.block_s) > longest_s:
+        return None
+    pairs = [(clock.block(lane.run, steps), clock.block(zeros, steps)) for _ in range(3)]
+    return median(given.step_s / zero.step_s for given, zero in pairs)
+
+
+def monotony(rows: Iterable[dict[str, Any]], row: dict[str, Any]) -> Finding | None:
+    """MONO: a batch does not take less time than a smaller one of the same run."""
+    same = ("model", "res", "backend", "precision", "device", "threads", "weights")
+    for other in rows:
+        if other["status"] == "ok" and other["batch"] < row["batch"] and all(other[k] == row[k] for k in same):
+            seconds, less = (r["batch"] / r["images_per_s"] for r in (row, other))
+            if seconds < (1 - MONOTONE) * less:
+                return Finding(
+                    "MONO", f"faster in total than batch {other['batch']}: {seconds:.3g} s, {less:.3g} s", False
+                )
+    return None
 
 
 def floor(step_s: Second, least_s: Second) -> Finding | None:

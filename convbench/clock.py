@@ -140,19 +140,25 @@ class Lane:
 
 
 def time_lanes(
-    lanes: Sequence[Lane], clock: Clock, rules: Rules, report: Callable[[float], None] = lambda done: None
+    lanes: Sequence[Lane],
+    clock: Clock,
+    rules: Rules,
+    report: Callable[[float], None] = lambda done: None,
+    settled: Callable[[], bool] = lambda: True,
 ) -> None:
     """Time lanes in turns, a block each, in the order A B B A, until each is known well enough.
 
-    One lane is a plain measurement, two are a comparison. ``report`` is called after each turn with the share of
-    the cap that has gone.
+    One lane is a plain measurement, two are a comparison, which goes on until it is ``settled`` or the cap is
+    reached. ``report`` is called after each turn with the share of the cap that has gone.
     """
     for lane in lanes:
         with lane.around():
             _warm_up(lane, clock, rules)
     turn = 0
     with _no_garbage_collection():
-        while not all(lane.finished(rules) for lane in lanes):
+        while not all(lane.finished(rules) for lane in lanes) or not (
+            settled() or any(lane.timed_s >= rules.cap_s for lane in lanes)
+        ):
             for lane in lanes if turn % 2 == 0 else lanes[::-1]:
                 with lane.around():
                     lane.blocks.append(clock.block(lane.run, lane.steps_per_block))

@@ -1,4 +1,4 @@
-"""One process, one model, one or more cases to be timed in turns: make, prove, time, check again.
+"""One process, one or more cases to be timed in turns: make, prove, time, check again.
 
 Called by ``worker.py`` in a process of its own; tests call it directly.
 """
@@ -16,7 +16,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from . import backends, catalogue, checks, environment, memory, precision, proof
+from . import backends, catalogue, checks, compare, environment, memory, precision, proof
 from .calibration import Rates, calibrate, limit
 from .clock import RULES, Clock, CudaClock, Inputs, Lane, Rules, clock_of, rotating, time_lanes
 from .counting import Count, count_variant
@@ -33,6 +33,18 @@ LATENCY_STEPS = 100  # single steps waited for on a GPU, where blocks give no la
 
 
 @dataclass
+class Subject:
+    """A network with its inputs, and what fp32 eager makes of the first of them."""
+
+    model: nn.Module
+    counted: Count
+    sets: list[Inputs]
+    reference: Tensor
+    kernels: dict[str, str]
+    load_s: Second
+
+
+@dataclass
 class Opened:
     """A case whose step has been proved, ready to be timed."""
 
@@ -40,7 +52,8 @@ class Opened:
     result: Measurement
     backend: Backend
     step: Step
-    first_set: Inputs
+    sets: list[Inputs]
+    counted: Count
     proof: Proof
     lane: Lane
     rates: Rates
@@ -52,7 +65,7 @@ def measure(
     report: Report = lambda what, done: None,
     clock: Clock | None = None,
 ) -> list[Measurement]:
-    """Measure cases of one model, size, batch and device; several are timed in turns.
+    """Measure cases on one device; several are timed in turns and each is compared with the first.
 
     A case that cannot be measured comes back with the status and reason that say why; only errors that a user can
     mend before any work (ConvbenchError) are raised.
@@ -64,46 +77,34 @@ def measure(
         try:
             _measure(list(cases), results, rules, clock, report, stack)
         except (RuntimeError, MemoryError) as error:
-            status, reason = _failure(error)
             for result in results:
                 if not result.reason:
-                    result.status, result.reason = status, reason
+                    _fail(result, error)
     return results
 
 
 def _measure(
     cases: list[Case], results: list[Measurement], rules: Rules, clock: Clock, report: Report, stack: ExitStack
 ) -> None:
-    first, device = cases[0], cases[0].device
-    if first.threads:
-        torch.set_num_threads(first.threads)
+    device = cases[0].device
+    if cases[0].threads:
+        torch.set_num_threads(cases[0].threads)
     torch.set_flush_denormal(True)
     torch.backends.cudnn.benchmark = True  # tuned in the untimed part, once for each shape
     facts = environment.describe()
 
-    report("loading", 0)
-    started = time.perf_counter()
-    variant = catalogue.find(first.model)
-    model = create(first.model, first.weights, device, first.res)
-    loaded = time.perf_counter() - started
-    counted = count_variant(variant, first.res)
-    sets = [(x.to(device), t.to(device), y.to(device)) for x, t, y in proof.input_sets(first)]
-
-    report("reference", 0)
-    with precision.applied("fp32"), operators_seen() as served:
-        reference = model(*sets[0])
-
+    subjects: dict[tuple[str, int, int], Subject] = {}
     opened: list[Opened] = []
     for case, result in zip(cases, results, strict=True):
+        key = (case.model, case.res, case.batch)
+        if key not in subjects:
+            subjects[key] = _subject(case, report)
         report("proving", 0)
-        result.load_s, result.environment = loaded, facts
-        result.params, result.macs, result.macs_full = counted.params, counted.macs, counted.macs_full
-        result.winograd_macs, result.kernels = counted.winograd_macs, served
+        result.environment = facts
         try:
-            own = _in_precision(model, case, alone=len(cases) == 1)
-            ready = _open(case, result, own, sets, reference, clock, stack)
+            ready = _open(case, result, subjects[key], len(cases) == 1, clock, stack)
         except Exception as error:  # a backend may raise anything; the row says what, and the run goes on
-            result.status, result.reason = _failure(error)
+            _fail(result, error)
             continue
         if ready.proof.findings:
             result.status = "wrong"
@@ -113,30 +114,61 @@ def _measure(
     if not opened:
         return
 
+    delta = compare.DELTA[device]
+    lanes = [each.lane for each in opened]
+
+    def settled() -> bool:
+        a = lanes[0].block_s
+        return len(a) >= compare.LEAST_PAIRS and all(
+            compare.compare_blocks(a, b.block_s, delta).difference != "unclear" for b in lanes[1:]
+        )
+
     memory.reset_peak(device)
     before = environment.Activity.now()
-    time_lanes([each.lane for each in opened], clock, rules, lambda done: report("timing", done))
+    time_lanes(
+        lanes,
+        clock,
+        rules,
+        lambda done: report("timing", done),
+        settled if len(lanes) > 1 else lambda: True,
+    )
     load = environment.Activity.now().since(before)
     peak = memory.peak_bytes(device)
     for each in opened:
         report("checking", 1)
         each.result.load, each.result.peak_bytes = load, peak
-        _conclude(each, counted, rules, clock)
+        _conclude(each, rules, clock)
+        if each is not opened[0]:
+            found = compare.compare_blocks(lanes[0].block_s, each.lane.block_s, delta)
+            each.result.compared_with = opened[0].case.id
+            each.result.ratio, each.result.difference = found.ratio, found.difference
+            each.result.ratio_low, each.result.ratio_high = found.low, found.high
 
 
-def _open(
-    case: Case,
-    result: Measurement,
-    model: nn.Module,
-    sets: list[Inputs],
-    reference: Tensor,
-    clock: Clock,
-    stack: ExitStack,
-) -> Opened:
+def _subject(case: Case, report: Report) -> Subject:
+    report("loading", 0)
+    started = time.perf_counter()
+    model = create(case.model, case.weights, case.device, case.res)
+    loaded = time.perf_counter() - started
+    sets = [(x.to(case.device), t.to(case.device), y.to(case.device)) for x, t, y in proof.input_sets(case)]
+    report("reference", 0)
+    with precision.applied("fp32"), operators_seen() as served:
+        reference = model(*sets[0])
+    return Subject(model, count_variant(catalogue.find(case.model), case.res), sets, reference, served, loaded)
+
+
+def _open(case: Case, result: Measurement, subject: Subject, alone: bool, clock: Clock, stack: ExitStack) -> Opened:
     """Prepare the backend and prove its outputs."""
+    counted = subject.counted
+    result.load_s, result.kernels = subject.load_s, subject.kernels
+    result.params, result.macs, result.macs_full = counted.params, counted.macs, counted.macs_full
+    result.winograd_macs = counted.winograd_macs
     backend = backends.find(case.backend)
     kind = precision.dtype_of(case.precision)
-    sets = [(x.to(kind), t, y) for x, t, y in sets]
+    model = subject.model
+    if kind != torch.float32:
+        model = (model if alone else copy.deepcopy(model)).to(kind)
+    sets = [(x.to(kind), t, y) for x, t, y in subject.sets]
     with precision.applied(case.precision) as result.flags:
         rates = calibrate(case.device, case.precision)
         started = time.perf_counter()
@@ -144,21 +176,24 @@ def _open(
         output = step(*sets[0]).clone()
         clock.wait()
         result.prepare_s = time.perf_counter() - started
-        proved = proof.prove(step, sets, reference, case.precision, output)
+        proved = proof.prove(step, sets, subject.reference, case.precision, output)
     if math.isfinite(proved.error_vs_fp32):
         result.error_vs_fp32 = proved.error_vs_fp32
     lane = Lane(rotating(step, sets), functools.partial(precision.applied, case.precision))
-    return Opened(case, result, backend, step, sets[0], proved, lane, rates)
+    return Opened(case, result, backend, step, sets, counted, proved, lane, rates)
 
 
-def _conclude(each: Opened, counted: Count, rules: Rules, clock: Clock) -> None:
+def _conclude(each: Opened, rules: Rules, clock: Clock) -> None:
     """Check a timed case and write what its samples say into its measurement."""
-    case, result, lane = each.case, each.result, each.lane
+    case, result, lane, counted = each.case, each.result, each.lane, each.counted
     samples = lane.block_s
     step_s = median(samples)
     with precision.applied(case.precision):
-        changed = proof.unchanged(each.step, each.first_set, each.proof.outputs[0], case.precision)
+        changed = proof.unchanged(each.step, each.sets[0], each.proof.outputs[0], case.precision)
         linear = checks.linearity(lane, clock, case.device)
+        x, t, y = each.sets[0]
+        zeros = (torch.zeros_like(x), torch.zeros_like(t), torch.zeros_like(y))
+        result.zeros_ratio = checks.zeros_ratio(lane, lambda: each.step(*zeros), clock)
         latencies = _latencies(lane, clock)
         rates = each.rates.best(calibrate(case.device, case.precision))
     floor = limit(counted, case.batch, rates, len(counted.operations) if each.backend.eager else 0)
@@ -190,23 +225,20 @@ def _conclude(each: Opened, counted: Count, rules: Rules, clock: Clock) -> None:
     result.verdict, result.reason = proof.report([finding for finding in found if finding])
 
 
-def _in_precision(model: nn.Module, case: Case, alone: bool) -> nn.Module:
-    kind = precision.dtype_of(case.precision)
-    if kind == torch.float32:
-        return model
-    return (model if alone else copy.deepcopy(model)).to(kind)
-
-
 def _latencies(lane: Lane, clock: Clock) -> list[Second]:
     if isinstance(clock, CudaClock):
         return [clock.single(lane.run) for _ in range(LATENCY_STEPS)]
     return [single for block in lane.blocks for single in block.singles]
 
 
-def _failure(error: BaseException) -> tuple[str, str]:
-    """Status and reason of a case that raised."""
+def _fail(result: Measurement, error: BaseException) -> None:
+    """Status, verdict and reason of a case that raised."""
     text = (str(error).strip().splitlines() or [""])[0][:300]
     words = ("out of memory", "can't allocate memory", "not enough memory")
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in text for word in words):
-        return "out_of_memory", text or "out of memory"
-    return "failed", f"{type(error).__name__}: {text}"
+        result.status, result.reason = "out_of_memory", text or "out of memory"
+    elif type(error).__name__ == "RecompileError":
+        found = proof.Finding("COMP", f"the step was compiled again while it was timed: {text}")
+        result.status, (result.verdict, result.reason) = "wrong", proof.report([found])
+    else:
+        result.status, result.reason = "failed", f"{type(error).__name__}: {text}"

@@ -2,8 +2,9 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from . import backends, catalogue
 from .errors import UsageError
@@ -19,7 +20,7 @@ class Request:
 
     model: Sequence[str]
     res: Sequence[int] = (256,)
-    batch: Sequence[int] | None = None
+    batch: Sequence[int | Literal["max"]] | None = None  # "max": the largest that fits
     backend: Sequence[str] = ("eager",)
     precision: Sequence[str] = ("fp32",)
     device: Sequence[str] = ("cpu",)
@@ -27,17 +28,18 @@ class Request:
     weights: str | None = None
 
 
-def plan(request: Request) -> list[Case]:
-    """The cases of a request, smallest first axis last: all of one model stand together.
+def plan(request: Request, largest_batch: Callable[[Case], int] | None = None) -> list[Case]:
+    """The cases of a request; all of one model stand together.
 
-    A case that is named twice is measured twice, as repeats 1, 2 … Raises UsageError for what cannot be.
+    A case that is named twice is measured twice, as repeats 1, 2 …, next to each other. ``largest_batch`` says what
+    the batch "max" comes to for a case. Raises UsageError for what cannot be.
     """
     _check(request)
     cases = [
         Case(
             model=model,
             res=res,
-            batch=batch,
+            batch=0 if batch == "max" else batch,
             backend=backend,
             precision=precision,
             device=device,
@@ -48,6 +50,8 @@ def plan(request: Request) -> list[Case]:
         for batch in request.batch or [DEFAULT_BATCH[device]]
         for precision, backend in itertools.product(request.precision, request.backend)
     ]
+    if largest_batch:
+        cases = [replace(case, batch=case.batch or largest_batch(case)) for case in cases]
     seen: Counter[Case] = Counter()
     result = []
     for case in sorted(cases, key=cases.index):  # repeats stand next to each other: they are timed in turns
@@ -62,7 +66,7 @@ def _check(request: Request) -> None:
         for res in request.res:
             variant.require_res(res)
     for batch in request.batch or []:
-        if batch < 1:
+        if batch != "max" and batch < 1:
             raise UsageError(f"--batch {batch}: a batch holds at least 1 image")
     for backend in request.backend:
         backends.require(backend)
@@ -74,3 +78,31 @@ def _check(request: Request) -> None:
         raise UsageError(f"--weights is a checkpoint of one model, but --model names {len(set(request.model))}")
     if request.threads is not None and request.threads < 1:
         raise UsageError(f"--threads {request.threads}: at least 1 thread is needed")
+
+
+def bundles(cases: Sequence[Case], compare_with: str | None = None) -> list[tuple[Case, ...]]:
+    """Cases that are timed in turns: the repeats of one, and each with its counterpart.
+
+    Args:
+        compare_with: a backend or a model that takes the place of the case's own. Raises UsageError for neither.
+    """
+    groups = [tuple(group) for _, group in itertools.groupby(cases, key=lambda case: replace(case, repeat=1))]
+    if compare_with is None:
+        return groups
+    if compare_with in catalogue.variants():
+        axis = "model"
+        for case in cases:
+            catalogue.find(compare_with).require_res(case.res)
+    elif compare_with in backends.names() or ":" in compare_with:
+        axis = "backend"
+    else:
+        known = ", ".join(backends.names())
+        raise UsageError(
+            f"--compare-with {compare_with}: neither a model of `convbench models` nor a backend ({known})"
+        )
+    # A case that is its own counterpart becomes an A/A comparison.
+    counterparts = [replace(group[0], **{axis: compare_with}) for group in groups]  # type: ignore[arg-type]
+    return [
+        (*group, replace(other, repeat=len(group) + 1) if other == group[0] else other)
+        for group, other in zip(groups, counterparts, strict=True)
+    ]

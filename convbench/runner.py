@@ -1,6 +1,5 @@
 """Runs a plan: each case in a process of its own, each result handed over as soon as it is there."""
 
-import itertools
 import json
 import os
 import queue
@@ -8,19 +7,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import backends, precision
+from . import backends, checks, compare, precision
 from .environment import cores, free_bytes
 from .errors import UsageError
 from .estimate import estimate, quick_rates
-from .plan import Request, plan
-from .schema import Case, Measurement, Second
+from .plan import Request, bundles, plan
+from .schema import VERDICTS, Case, Measurement, Second
 from .store import append, read, require_writable
 
 Report = Callable[[Case, str, float], None]
@@ -28,23 +27,26 @@ Report = Callable[[Case, str, float], None]
 
 TIMEOUT_S = 3600.0
 GIB = 2**30
+SLOW_STEP_S = 1.0  # a case with slower steps is not timed twice for the A/A comparison
 
 
 def throughput(
     model: str | Sequence[str],
     res: int | Sequence[int] = 256,
-    batch: int | Sequence[int] | None = None,
+    batch: int | str | Sequence[int | str] | None = None,
     backend: str | Sequence[str] = "eager",
     precision: str | Sequence[str] = "fp32",
     device: str | Sequence[str] | None = None,
     threads: int | None = None,
     weights: str | None = None,
     out: str | Path | None = None,
+    compare_with: str | None = None,
 ) -> list[dict[str, Any]]:
     """Measure backbones, as ``convbench throughput`` does; every axis takes one value or several.
 
     Returns one dictionary a case, with the keys of ``convbench throughput --format json``. With ``out``, finished
-    cases are appended to that file, and those already in it are not measured again.
+    cases are appended to that file, and those already in it are not measured again. With ``compare_with``, a
+    backend or a model, each case is timed in turns with its counterpart.
 
     Raises:
         UsageError: something that cannot be, such as an unknown model.
@@ -63,7 +65,8 @@ def throughput(
         threads=threads,
         weights=weights,
     )
-    return list(run(with_threads(plan(request)), None if out is None else Path(out)))
+    cases = with_threads(plan(request, largest_batch))
+    return list(run(bundles(cases, compare_with), None if out is None else Path(out)))
 
 
 def default_device() -> str:
@@ -79,37 +82,109 @@ def with_threads(cases: list[Case]) -> list[Case]:
 
 
 def run(
-    cases: Sequence[Case],
+    bundles: Sequence[Sequence[Case]],
     out: Path | None = None,
     report: Report = lambda case, what, done: None,
     rules: dict[str, float] | None = None,
     timeout_s: Second = TIMEOUT_S,
+    budget_s: Second | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Measure the cases that ``out`` does not hold yet; yields the rows of all, in the order of the plan.
 
+    The first case that is measured is measured against itself too; what that A/A comparison could not exclude is
+    the ``smallest_difference`` of every row of the run.
+
     Args:
+        bundles: of ``plan.bundles``; the cases of a bundle are timed in turns.
         rules: overrides of ``clock.Rules``, such as {"cap_s": 5}.
-        timeout_s: a case that takes longer is ended and gets the status timeout.
+        timeout_s: a bundle that takes longer is ended and gets the status timeout.
+        budget_s: of the whole run. What steady cases leave over goes to those whose intervals are wide; cases that
+            it does not reach get the status skipped and are not stored, so that the next run measures them.
     """
-    done: dict[str, dict[str, Any]] = {}
+    held: dict[str, dict[str, Any]] = {}
     if out:
         require_writable(out)
-        done = {row["case"]: row for row in (read(out) if out.exists() else [])}
-    for _, repeats in itertools.groupby(cases, key=lambda case: replace(case, repeat=1)):
-        group = list(repeats)
-        missing = [case for case in group if case.id not in done]
-        measured = {m.case: asdict(m) for m in _measure(missing, report, rules or {}, timeout_s)} if missing else {}
-        for case in group:
-            if case.id in measured and out:
-                append(out, measured[case.id])
-            yield done.get(case.id) or measured[case.id]
+        held = {row["case"]: row for row in (read(out) if out.exists() else [])}
+    started, rows, tells = time.monotonic(), list(held.values()), None
+    todo = [bundle for bundle in bundles if any(case.id not in held for case in bundle)]
+    for bundle in bundles:
+        measured: dict[str, dict[str, Any]] = {}
+        if bundle in todo:
+            own = dict(rules or {})
+            if budget_s is not None:
+                left = budget_s - (time.monotonic() - started)
+                own["cap_s"] = left / len(todo) / len(bundle) / 2  # about half goes to loading and proving
+            todo.remove(bundle)
+            if own.get("cap_s", 1) <= 0:
+                yield from (asdict(_without(case, "skipped", "the budget was used up (--budget)")) for case in bundle)
+                continue
+            results = _measure(list(bundle), report, own, timeout_s, against_itself=tells is None)
+            tells = tells or _smallest_difference(results)
+            for result in results[: len(bundle)]:
+                row = asdict(result) | {"smallest_difference": tells}
+                if row["status"] == "ok" and (found := checks.monotony(rows, row)):
+                    row["verdict"] = max(row["verdict"], "SUSPECT", key=VERDICTS.index)
+                    row["reason"] = "; ".join(filter(None, [row["reason"], str(found)]))
+                measured[result.case] = row
+        for case in bundle:
+            if case.id in measured and case.id not in held:
+                rows.append(measured[case.id])
+                if out:
+                    append(out, measured[case.id])
+            yield held.get(case.id) or measured[case.id]
 
 
-def _measure(cases: list[Case], report: Report, rules: dict[str, float], timeout_s: Second) -> list[Measurement]:
-    reason = unsupported(cases[0])
+def _smallest_difference(results: list[Measurement]) -> float | None:
+    """What the run may claim at least, from a case that was timed twice, or from every other block of a slow one."""
+    first, device = results[0], results[0].device
+    again = [result for result in results[1:] if result.repeat > 1 and result.ratio]
+    if again and again[0].ratio_low and again[0].ratio_high:
+        return max(compare.DELTA[device], again[0].ratio_high - 1, 1 - again[0].ratio_low)
+    if len(first.block_s) < 6:
+        return None
+    even, odd = first.block_s[0::2], first.block_s[1::2]
+    pairs = min(len(even), len(odd))
+    return compare.smallest_difference(compare.compare_blocks(even[:pairs], odd[:pairs], 0.0), device)
+
+
+def _measure(
+    cases: list[Case], report: Report, rules: dict[str, float], timeout_s: Second, against_itself: bool
+) -> list[Measurement]:
+    reason = next(filter(None, map(unsupported, cases)), None)
     if reason:
-        return [_without(case, "skipped", reason) for case in cases]
+        return [
+            _without(case, "skipped", unsupported(case) or f"its counterpart cannot run: {reason}") for case in cases
+        ]
+    quick = estimate(cases[0], quick_rates(cases[0].device)).step_s < SLOW_STEP_S
+    if against_itself and quick and len(cases) == 1:
+        cases = [*cases, replace(cases[0], repeat=2)]
     return _in_process(cases, report, rules, timeout_s)
+
+
+def largest_batch(case: Case) -> int:
+    """The largest batch that the case's memory allows, by doubling and bisection.
+
+    On a GPU each trial runs one step; on a CPU, where the system kills what asks for too much, it goes by the
+    estimate.
+    """
+    if case.device == "cpu":
+        rates, free = quick_rates("cpu"), free_bytes("cpu")
+        return bisect(lambda batch: estimate(replace(case, batch=batch), rates).needed_bytes <= free)
+    found = {"batch": 0}
+    _listen_to({"search": asdict(case)}, found.update, TIMEOUT_S)
+    return max(1, found["batch"])
+
+
+def bisect(fits: Callable[[int], bool], most: int = 2**16) -> int:
+    """The largest number up to ``most`` that fits, at least 1, if all below one that fits fit too."""
+    good = 1
+    while good < most and fits(2 * good):
+        good *= 2
+    bad = 2 * good
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if middle <= most and fits(middle) else (good, middle)
+    return good
 
 
 def unsupported(case: Case) -> str | None:
@@ -134,9 +209,33 @@ def _without(case: Case, status: str, reason: str) -> Measurement:
 
 def _in_process(cases: list[Case], report: Report, rules: dict[str, float], timeout_s: Second) -> list[Measurement]:
     """Have a worker measure the cases; a worker that dies or hangs gives rows that say so."""
-    order = json.dumps({"cases": [asdict(case) for case in cases], "rules": rules})
+    results: list[Measurement] = []
+
+    def hear(message: dict[str, Any]) -> None:
+        if "measurement" in message:
+            results.append(Measurement(**message["measurement"]))
+        else:
+            report(cases[0], message["what"], message["done"])
+
+    try:
+        code, errors = _listen_to({"cases": [asdict(case) for case in cases], "rules": rules}, hear, timeout_s)
+    except TimeoutError:
+        return [_without(case, "timeout", f"not finished after {timeout_s:.0f} s (--timeout)") for case in cases]
+    known = {result.case for result in results}
+    return results + [_without(case, *_death(code, errors)) for case in cases if case.id not in known]
+
+
+def _listen_to(
+    order: dict[str, Any], hear: Callable[[dict[str, Any]], None], timeout_s: Second
+) -> tuple[int, list[str]]:
+    """Start a worker with an order and hand on what it says. Returns its exit code and the lines of its stderr.
+
+    Raises TimeoutError if it takes too long, UsageError if it says that the order cannot be carried out.
+    """
     home = str(Path(__file__).parent.parent)
     paths = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    lines: queue.Queue[str | None] = queue.Queue()
+    errors: list[str] = []
     with subprocess.Popen(
         [sys.executable, "-m", "convbench.worker"],
         stdin=subprocess.PIPE,
@@ -145,56 +244,37 @@ def _in_process(cases: list[Case], report: Report, rules: dict[str, float], time
         text=True,
         env={**os.environ, "PYTHONPATH": paths},
     ) as worker:
+        assert worker.stdin and worker.stdout and worker.stderr
+
+        def pump(stream: Iterable[str]) -> None:
+            for line in stream:
+                lines.put(line)
+            lines.put(None)
+
+        threads = [
+            threading.Thread(target=pump, args=[worker.stdout]),
+            threading.Thread(target=errors.extend, args=[worker.stderr]),
+        ]
+        for thread in threads:
+            thread.start()
         try:
-            results, errors = _listen(worker, order, cases, report, timeout_s)
-        except TimeoutError:
-            return [_without(case, "timeout", f"not finished after {timeout_s:.0f} s (--timeout)") for case in cases]
+            with suppress(BrokenPipeError):  # it died at once; what it said comes through stderr
+                worker.stdin.write(json.dumps(order) + "\n")
+                worker.stdin.flush()  # left open: the worker ends when it is closed
+            deadline = time.monotonic() + timeout_s
+            while (line := lines.get(timeout=max(0.0, deadline - time.monotonic()))) is not None:
+                message = json.loads(line)
+                if "error" in message:
+                    raise UsageError(message["error"])
+                hear(message)
+            worker.wait()
+        except queue.Empty:
+            raise TimeoutError from None
         finally:
             worker.kill()
-    missing = [case for case in cases if case.id not in {result.case for result in results}]
-    return results + [_without(case, *_death(worker.returncode, errors)) for case in missing]
-
-
-def _listen(
-    worker: "subprocess.Popen[str]", order: str, cases: list[Case], report: Report, timeout_s: Second
-) -> tuple[list[Measurement], list[str]]:
-    assert worker.stdin and worker.stdout and worker.stderr
-    lines: queue.Queue[str | None] = queue.Queue()
-    errors: list[str] = []
-
-    def pump() -> None:
-        for line in worker.stdout or ():
-            lines.put(line)
-        lines.put(None)
-
-    threads = [threading.Thread(target=pump), threading.Thread(target=lambda: errors.extend(worker.stderr or ()))]
-    for thread in threads:
-        thread.start()
-    with suppress(BrokenPipeError):  # it died at once; what it said comes through stderr
-        worker.stdin.write(order + "\n")
-        worker.stdin.flush()  # left open: the worker ends when it is closed
-    results = []
-    deadline = time.monotonic() + timeout_s
-    try:
-        while True:
-            line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
-            if line is None:
-                worker.wait()
-                break
-            message = json.loads(line)
-            if "error" in message:
-                raise UsageError(message["error"])
-            if "measurement" in message:
-                results.append(Measurement(**message["measurement"]))
-            else:
-                report(cases[0], message["what"], message["done"])
-    except queue.Empty:
-        raise TimeoutError from None
-    finally:
-        worker.kill()
-        for thread in threads:
-            thread.join()
-    return results, [line.rstrip() for line in errors if line.strip()]
+            for thread in threads:
+                thread.join()
+    return worker.returncode, [line.rstrip() for line in errors if line.strip()]
 
 
 def _death(code: int, errors: list[str]) -> tuple[str, str]:

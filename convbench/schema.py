@@ -92,6 +92,15 @@ class Measurement:
     limit_wall: str | None = None  # compute, memory or launch: the nearest wall
     error_vs_fp32: float | None = None  # relative L2 error of the output against fp32 eager with the same inputs
 
+    zeros_ratio: float | None = None  # speed on zeros over speed on the random inputs
+
+    compared_with: str | None = None  # the case it was timed in turns with
+    ratio: float | None = None  # images_per_s over that case's, from pairs of blocks
+    ratio_low: float | None = None  # 95 % interval
+    ratio_high: float | None = None
+    difference: str | None = None  # faster, slower, same or unclear
+    smallest_difference: float | None = None  # that this run may claim, as a share, from its A/A comparison
+
     kernels: dict[str, str] = field(default_factory=dict)  # what served attention and the like, where torch can tell
     flags: dict[str, str] = field(default_factory=dict)  # precision switches as read back around the case
     rates: dict[str, float] = field(default_factory=dict)  # measured in the same process: FLOP/s, bytes/s

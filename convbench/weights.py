@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,17 +63,19 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
 def _read_pickle(file: Path) -> dict[str, Any]:
     try:
         # The training scripts of DiT and its descendants save their parsed arguments too: plain data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle's protocol; what matters is raised
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "Unsupported global" in str(error):
+    except Exception as error:  # a broken file fails inside torch's reader in any way, IndexError included
+        if "GLOBAL" in str(error):
             raise WeightsError(
                 f"{file} holds more than plain tensors and was not opened, as reading it could run code in it: "
                 "save the state dict alone, or as .safetensors"
             ) from None
-        raise WeightsError(f"{file} is not a readable PyTorch checkpoint: {_first_line(error)}") from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{file} is not a readable PyTorch checkpoint: {_first_line(error)}") from None
+        # Torch's own words for an unreadable pickle are advice to load it unsafely.
+        broken = isinstance(error, pickle.UnpicklingError)
+        reason = "it is cut off, or torch.save did not write it" if broken else _first_line(error)
+        raise WeightsError(f"{file} is not a readable PyTorch checkpoint: {reason}") from None
     if not isinstance(content, Mapping):
         raise WeightsError(f"{file} holds a {type(content).__name__}, not a state dict")
     return dict(content)

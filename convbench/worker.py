@@ -25,16 +25,25 @@ def main() -> None:
     order = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
+    try:
+        if "search" in order:
+            from .search import search
+
+            search(Case(**order["search"]), lambda batch: _send(channel, batch=batch))
+        else:
+            _measure(order, channel)
+    except ConvbenchError as error:
+        _send(channel, error=str(error))
+
+
+def _measure(order: dict[str, Any], channel: TextIO) -> None:
     from .clock import RULES, Rules
     from .measure import measure
 
     cases = [Case(**case) for case in order["cases"]]
     rules = Rules(**{**asdict(RULES[cases[0].device]), **order["rules"]})
-    try:
-        for measurement in measure(cases, rules, lambda what, done: _send(channel, what=what, done=done)):
-            _send(channel, measurement=asdict(measurement))
-    except ConvbenchError as error:
-        _send(channel, error=str(error))
+    for measurement in measure(cases, rules, lambda what, done: _send(channel, what=what, done=done)):
+        _send(channel, measurement=asdict(measurement))
 
 
 def _send(channel: TextIO, **message: Any) -> None:

@@ -185,7 +185,7 @@ def decimals(printed: float) -> int:
     return len(str(printed).partition(".")[2])
 
 
-@pytest.mark.parametrize(("model", "res", "key", "printed"), PRINTED, ids=lambda value: str(value))
+@pytest.mark.parametrize(("model", "res", "key", "printed"), PRINTED, ids=str)
 def test_printed_numbers(model: str, res: int, key: str, printed: float) -> None:
     """Equal after rounding to the printed digits, but for the listed rows, and DiG's, which lie 0.3 % above ours."""
     found = count_of_row(model, res)
@@ -291,7 +291,9 @@ CASES = [
     Case("concatenation", lambda x, y: torch.cat([x, y], dim=1), [MAP, MAP], {}, 4 * 144),
     Case("views", lambda x: x.permute(0, 2, 3, 1)[:, 1:].mT.unflatten(1, (5, 1)), [MAP], {}, 0),
     Case("copy", lambda x: x.permute(0, 2, 3, 1).contiguous(), [MAP], {}, 288),
-    Case("bilinear", lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), [MAP], {"resize": 4 * 576}, 144 + 576),
+    Case(
+        "bilinear", lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), [MAP], {"resize": 4 * 576}, 144 + 576
+    ),
     Case("nearest", lambda x: F.interpolate(x, scale_factor=2), [MAP], {}, 144 + 576),
 ]
 

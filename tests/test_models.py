@@ -421,7 +421,10 @@ def test_the_position_table_codes_the_column_first() -> None:
     for row in range(5):
         for column in range(5):
             expected = [
-                wave(place * 10_000 ** (-i / 6)) for place in (column, row) for wave in (math.sin, math.cos) for i in range(6)
+                wave(place * 10_000 ** (-i / 6))
+                for place in (column, row)
+                for wave in (math.sin, math.cos)
+                for i in range(6)
             ]
             np.testing.assert_allclose(table[row, column], expected, rtol=0, atol=2**-24)
 
@@ -436,11 +439,11 @@ def test_the_norm_over_channels_is_that_of_each_pixel() -> None:
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_the_response_norm_and_its_range(kind: torch.dtype) -> None:
-    """ConvNeXt V2, eq. 1-3. A sum of squares of 100 over 64x64 pixels is beyond float16."""
+    """ConvNeXt V2, eq. 1-3. The norm of 400 over 64x64 pixels, times up to 5, is beyond float16."""
     norm = GlobalResponseNorm(6)
     norm.gamma.data, norm.beta.data = noise(7, 1, 6, 1, 1), noise(8, 1, 6, 1, 1)
     norm = norm.to(kind)
-    x = (100 * noise(9, 2, 6, 64, 64) * torch.arange(6)[:, None, None]).to(kind)
+    x = (400 * noise(9, 2, 6, 64, 64) * torch.arange(6)[:, None, None]).to(kind)
     wide = x.double()
     response = (wide**2).sum(dim=(2, 3), keepdim=True).sqrt()
     share = response / (response.mean(dim=1, keepdim=True) + 1e-6)
@@ -470,8 +473,10 @@ def test_the_kernel_of_fcdm_is_an_argument() -> None:
     """The ablations of its paper have 3x3 and 5x5: the map keeps its size, and only the depthwise weights change."""
     with torch.device("meta"):
         state = {k: FCDM(8, (1, 1, 1, 1, 1), kernel=k) for k in (3, 5, 7)}
-        sizes = {k: model(torch.empty(1, 4, 8, 8), torch.empty(1), torch.zeros(1, dtype=torch.long)).shape
-                 for k, model in state.items()}
+        sizes = {
+            k: model(torch.empty(1, 4, 8, 8), torch.empty(1), torch.zeros(1, dtype=torch.long)).shape
+            for k, model in state.items()
+        }
     assert set(sizes.values()) == {(1, 8, 8, 8)}
     assert state[5].latent[0].dwconv.weight.shape == (32, 1, 5, 5)
     count = {k: sum(p.numel() for p in model.parameters()) for k, model in state.items()}

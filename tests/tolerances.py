@@ -22,8 +22,8 @@ TOLERANCES = {
     "guidance": Tolerance(atol=4e-5, rms=6e-6),  # float32, a difference of two outputs times 1.5
     # Relative to the rms of the oracle; outputs of up to 1024 tokens, about four times as far as any was seen.
     "gla fp32": Tolerance(atol=8e-6, rms=6e-7),
-    "gla fp32, strong decay": Tolerance(atol=2.5e-5, rms=1.2e-6),  # exponents of up to 75 inside a chunk
-    "gla fp64": Tolerance(atol=1e-13, rms=1e-14),
+    "gla fp32, strong decay": Tolerance(atol=4e-5, rms=4e-6),  # exponents of up to 75 inside a chunk
+    "gla fp64": Tolerance(atol=1e-11, rms=1e-12),
     "gla bf16": Tolerance(atol=4e-2, rms=4e-3),  # one rounding of a result: 2^-9 of its size
 }
 
@@ -40,4 +40,6 @@ def assert_close(found: Tensor, expected: Tensor, row: str, scale: float = 1.0) 
 
 def assert_close_to_scale(found: Tensor, expected: Tensor, row: str) -> None:
     """The same, relative to the root mean square of what is expected."""
-    assert_close(found, expected, row, scale=torch.linalg.vector_norm(expected.double()).item() / expected.numel() ** 0.5)
+    assert_close(
+        found, expected, row, scale=torch.linalg.vector_norm(expected.double()).item() / expected.numel() ** 0.5
+    )

@@ -14,6 +14,7 @@ COMMANDS = {  # name -> what it is for; the module of that name holds `command`
     "models": "every known model: its size, its source, and whether it runs here",
     "flops": "parameters, MACs, FLOPs and bytes, by several conventions",
     "throughput": "the main job: the FLOPs and throughput table, for one model or a sweep",
+    "compare": "two stored runs, case by case; fails a CI job on a regression",
     "env": "this machine: devices, versions, measured peaks",
 }
 INTERRUPTED = 130

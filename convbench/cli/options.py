@@ -47,6 +47,34 @@ def model(**overrides: Any) -> Decorator:
     )
 
 
+class BatchList(CommaList):
+    """Whole numbers, or the word max."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[Any]:
+        parts = super().convert(value, param, ctx)
+        try:
+            return [part if part == "max" else int(part) for part in parts]
+        except ValueError:
+            self.fail(f"'{value}' is not a list of whole numbers, or max", param, ctx)
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """Seconds, or a number with s, m or h behind it."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip()
+        unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
+        try:
+            seconds = float(text[:-1]) * unit if unit else float(text)
+        except ValueError:
+            self.fail(f"'{value}' is not a time such as 90s, 30m or 2h", param, ctx)
+        if not 0 < seconds < float("inf"):
+            self.fail(f"'{value}' is not longer than nothing", param, ctx)
+        return seconds
+
+
 def res(default: str) -> Decorator:
     return click.option(
         "--res",

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..schema import Case
-from . import INTERRUPTED, options
+from . import INTERRUPTED, options, sweep
 
 KEYS = (
     "model",
@@ -28,6 +28,8 @@ KEYS = (
     "interval",
     "latency_s_p50",
     "limit_fraction",
+    "ratio",
+    "difference",
     "status",
     "verdict",
 )
@@ -59,87 +61,109 @@ NOTES = (
 @options.model()
 @options.res("256")
 @click.option(
-    "--batch", type=options.CommaList(int), metavar="N[,N…]", help="Images a step [default: 1 on a CPU, 32 on a GPU]."
+    "--batch",
+    type=options.BatchList(),
+    metavar="N[,N…]",
+    help="Images a step; max finds the largest that fits [default: 1 on a CPU, 32 on a GPU].",
 )
 @options.backend()
 @options.precision()
 @options.device()
 @click.option("--threads", type=int, help="CPU threads [default: all physical cores].")
 @click.option("--weights", help="A checkpoint, .pt or .safetensors [default: random weights].")
+@click.option("--compare-with", metavar="B|ID", help="A backend or a model, timed in turns with each case.")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Append results here; what it holds is not measured again.",
+    help="Append results here; what the file holds is not measured again. The sweep is written beside it.",
+)
+@click.option(
+    "--sweep",
+    type=click.Path(dir_okay=False, path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=sweep.read,
+    help="Take options from this TOML file; those given here go before.",
 )
 @click.option(
     "--cap",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Stop timing a case after this many seconds, however wide its interval [default: 20 on a CPU, 30 on a GPU].",
+    type=options.Duration(),
+    help="Stop timing a case after this long, however wide its interval [default: 20s on a CPU, 30s on a GPU].",
 )
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=3600,
-    show_default=True,
-    help="End a case after this many seconds.",
-)
+@click.option("--budget", type=options.Duration(), help="Of the whole run, such as 30m; wide intervals get most of it.")
+@click.option("--timeout", type=options.Duration(), default="1h", show_default=True, help="End a case after this long.")
+@click.option("--price", type=float, help="Of an hour of this machine; the plan then says what each case costs.")
 @click.option("--dry-run", is_flag=True, help="Print the plan, with the memory and time each case will need, and stop.")
 @options.form()
+@click.pass_context
 def command(
+    ctx: click.Context,
     model: list[str],
     res: list[int],
-    batch: list[int] | None,
+    batch: list[Any] | None,
     backend: list[str],
     precision: list[str],
     device: list[str] | None,
     threads: int | None,
     weights: str | None,
+    compare_with: str | None,
     out: Path | None,
     cap: float | None,
+    budget: float | None,
     timeout: float,
+    price: float | None,
     dry_run: bool,
     form: str,
 ) -> int:
     """Measure how many images/s a backbone computes, one forward pass an image, and set it beside its MACs.
 
     Every axis takes a list, and the cases are their product. Each case runs in a process of its own and is proved
-    correct before it is timed; its number carries a verdict: VALID, SUSPECT or INVALID, with the reasons. A case
+    correct before it is timed; its number carries a verdict, VALID, SUSPECT or INVALID, with the reasons. A case
     that is named twice is measured twice, in turns: an A/A comparison.
     """
     from .. import plan, runner
     from ..store import read, require_writable
 
     request = plan.Request(
-        model=model, res=res, batch=batch, backend=backend, precision=precision,
-        device=device or [runner.default_device()], threads=threads, weights=weights,
-    )  # fmt: skip
-    cases = runner.with_threads(plan.plan(request))
+        model=model,
+        res=res,
+        batch=batch,
+        backend=backend,
+        precision=precision,
+        device=device or [runner.default_device()],
+        threads=threads,
+        weights=weights,
+    )
     if out:
         require_writable(out)
+    cases = runner.with_threads(plan.plan(request, runner.largest_batch))
+    bundles = plan.bundles(cases, compare_with)
     held = {row["case"] for row in read(out)} if out and out.exists() else set()
-    missing = [case for case in cases if case.id not in held]
-    planned = _plan(missing)
+    planned = _plan([case for bundle in bundles for case in bundle if case.id not in held], price)
+    summary = _summary(planned, sum(map(len, bundles)) - len(planned), budget, price)
     if dry_run:
-        options.show(planned, PLAN_KEYS, form, [_summary(planned, len(cases) - len(missing))])
+        options.show(planned, PLAN_KEYS, form, [summary])
         return 0
-    click.echo(_summary(planned, len(cases) - len(missing)), err=True)
+    click.echo(summary, err=True)
+    if out:
+        sweep.write(out.with_suffix(".toml"), ctx, device=list(request.device))
 
     rows: list[dict[str, Any]] = []
     interrupted = False
     with _Progress(planned) as progress:
         rules = {} if cap is None else {"cap_s": cap, "min_s": min(3.0, cap)}
         try:
-            for row in runner.run(cases, out, progress.update, rules, timeout):
+            for row in runner.run(bundles, out, progress.update, rules, timeout, budget):
                 rows.append(row)
                 progress.finished(row)
         except KeyboardInterrupt:
             interrupted = True
     notes = NOTES if any(row["status"] == "ok" for row in rows) else ()
-    options.show(rows, KEYS, form, [*notes, *_reasons(rows)])
+    options.show(rows, KEYS, form, [*notes, *_tells(rows), *_reasons(rows)])
     return INTERRUPTED if interrupted else _exit_code(rows)
 
 
-def _plan(cases: list[Case]) -> list[dict[str, Any]]:
+def _plan(cases: list[Case], price: float | None) -> list[dict[str, Any]]:
     """What each case will need, or why it will be skipped."""
     from ..estimate import estimate, quick_rates
     from ..runner import unsupported
@@ -147,19 +171,36 @@ def _plan(cases: list[Case]) -> list[dict[str, Any]]:
     rows = []
     for case in cases:
         row = {"case": case.id, **asdict(case), "skipped": unsupported(case)}
-        rows.append(row if row["skipped"] else row | asdict(estimate(case, quick_rates(case.device))))
+        if not row["skipped"]:
+            row |= asdict(estimate(case, quick_rates(case.device)))
+            row["cost"] = None if price is None else price * row["total_s"] / 3600
+        rows.append(row)
     return rows
 
 
-def _summary(planned: list[dict[str, Any]], held: int) -> str:
+def _summary(planned: list[dict[str, Any]], held: int, budget: float | None, price: float | None) -> str:
     measured = [row for row in planned if not row["skipped"]]
-    seconds = sum(row["total_s"] for row in measured)
+    seconds = min(sum(row["total_s"] for row in measured), budget or float("inf"))
     parts = [f"{len(measured)} case{'s' if len(measured) != 1 else ''} to measure"]
     parts += [f"{len(planned) - len(measured)} to skip"] if len(measured) < len(planned) else []
     parts += [f"{held} already in the file"] if held else []
-    needed = max((row["needed_bytes"] for row in measured), default=0)
-    memory = f", {needed / 2**30:.1f} GiB" if needed else ""
-    return f"{', '.join(parts)}; about {f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'}{memory}."
+    needs = [f"about {f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'}"] if measured else []
+    needs += [f"{max(row['needed_bytes'] for row in measured) / 2**30:.1f} GiB"] if measured else []
+    needs += [f"at a cost of {price * seconds / 3600:.2f}"] if measured and price is not None else []
+    return "; ".join(filter(None, [", ".join(parts), ", ".join(needs)])) + "."
+
+
+def _tells(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """What comparisons came to, and the smallest difference that this run may claim."""
+    for row in rows:
+        if row["ratio"] is not None:
+            yield (
+                f"{row['case']} is {row['ratio']:.3f} [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}] times as fast "
+                f"as {row['compared_with']}: {row['difference']}"
+            )
+    least = [row["smallest_difference"] for row in rows if row["smallest_difference"]]
+    if least and len(rows) > 1:
+        yield f"Differences under {max(least):.1%} are not told apart here (A/A comparison of this run)."
 
 
 def _reasons(rows: list[dict[str, Any]]) -> Iterator[str]:

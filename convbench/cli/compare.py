@@ -1,0 +1,91 @@
+"""``convbench compare``: two stored runs."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import options
+
+KEYS = ("case", "a", "b", "ratio", "ratio_low", "ratio_high", "difference")
+SAME_CONDITIONS = ("cpu", "cores", "gpus", "torch", "cuda", "cudnn", "convbench")
+
+
+class Share(click.ParamType):  # type: ignore[type-arg] # generic in the newest click only
+    """A share such as 3% or 0.03."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip()
+        try:
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            self.fail(f"'{value}' is not a share such as 3%", param, ctx)
+        if not 0 <= share < 1:
+            self.fail(f"'{value}' is not between 0% and 100%", param, ctx)
+        return share
+
+
+@click.command(
+    "compare",
+    short_help="two stored runs, case by case",
+    epilog="\b\nExamples:\n  convbench compare before.jsonl after.jsonl\n"
+    "  convbench compare before.jsonl after.jsonl --fail-above 3% --format markdown",
+)
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--fail-above", type=Share(), metavar="SHARE", help="Exit 1 if a case became slower by more than this.")
+@options.form()
+def command(a: Path, b: Path, fail_above: float | None, form: str) -> int:
+    """Compare run B with run A: the ratio of images/s for each case that both hold, with its 95 % interval.
+
+    Faster and slower are said only where the whole interval lies beyond the smallest difference that both runs can
+    tell. With --fail-above, a case fails if its whole interval lies below 1 minus that share.
+    """
+    from ..compare import compare_rows
+    from ..errors import NothingMeasured
+    from ..store import read
+
+    before, after = runs = [{row["case"]: row for row in read(path)} for path in (a, b)]
+    matched = [case for case in runs[0] if case in runs[1]]
+    usable = [case for case in matched if all(run[case]["status"] == "ok" for run in runs)]
+    rows: list[dict[str, Any]] = []
+    for case in usable:
+        first, second = (run[case] for run in runs)
+        found = compare_rows(first, second)
+        rows.append(
+            {
+                "case": case,
+                "a": first["images_per_s"],
+                "b": second["images_per_s"],
+                "ratio": found.ratio,
+                "ratio_low": found.low,
+                "ratio_high": found.high,
+                "difference": found.difference,
+            }
+        )
+    notes = [f"only in {a}: {case}" for case in before if case not in after]
+    notes += [f"only in {b}: {case}" for case in after if case not in before]
+    notes += [f"not measured in both: {case}" for case in matched if case not in usable]
+    notes += _changed(runs, usable)
+    slower = [row for row in rows if fail_above is not None and row["ratio_high"] < 1 - fail_above]
+    notes += [f"slower by more than {fail_above:.1%}: {row['case']}" for row in slower]
+    if form in ("json", "csv"):
+        for note in notes:
+            click.echo(note, err=True)
+    options.show(rows, KEYS, form, notes)
+    if not rows:
+        raise NothingMeasured(f"{a} and {b} have no measured case in common")
+    return 1 if slower else 0
+
+
+def _changed(runs: list[dict[str, dict[str, Any]]], cases: list[str]) -> list[str]:
+    """In what the environments of the two runs differ: a ratio across machines says little of a change."""
+    differences = {
+        f"environments differ in {key}: {values[0]} and {values[1]}"
+        for case in cases
+        for key in SAME_CONDITIONS
+        if (values := [run[case]["environment"].get(key) for run in runs])[0] != values[1]
+    }
+    return sorted(differences)
