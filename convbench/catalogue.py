@@ -1,4 +1,4 @@
-"""What is known about every model: the .toml files of ``models/`` and ``papers.toml``, read once.
+"""What is known about models, papers and devices: the .toml files of this folder and of ``models/``, read once.
 
 Nothing here imports torch, so that ``--help``, ``models`` and ``report`` start at once.
 """
@@ -100,3 +100,25 @@ def find(id: str) -> Variant:
 def papers() -> dict[str, dict[str, Any]]:
     """The sources of printed numbers and the conditions they state, by the key used in the families' tables."""
     return tomllib.loads((FOLDER / "papers.toml").read_text("utf-8"))
+
+
+@cache
+def other_systems() -> dict[str, Any]:
+    """Systems of the papers' tables that are no variants here: ``counted`` MACs by id, ``published`` lines, ``sizes``."""
+    return tomllib.loads((FOLDER / "published.toml").read_text("utf-8"))
+
+
+@cache
+def devices() -> dict[str, dict[str, Any]]:
+    """Data-sheet peaks by device, for where nothing could be measured."""
+    return tomllib.loads((FOLDER / "devices.toml").read_text("utf-8"))
+
+
+def printed_lines() -> list[dict[str, Any]]:
+    """Every line of every paper's tables; ``model`` is None for a line that has only its ``label``."""
+    own = [{"label": variants()[row["model"]].name, **row} if row["model"] in variants() else row for row in _own_rows()]
+    return own + [{"model": None, **row} for row in other_systems()["published"]]
+
+
+def _own_rows() -> list[dict[str, Any]]:
+    return [row for family in families().values() for row in family.published]
