@@ -44,6 +44,8 @@ class Variant:
     options: Mapping[str, Any]  # the constructor's arguments
     res_multiple: int
     fixed_res: bool
+    params: int  # at 256 pixels; held equal to the counter's by a test, so that lists need not count
+    macs: int
 
     def require_res(self, res: int) -> None:
         """Raise UsageError unless the model can be built for images of ``res`` pixels."""
@@ -82,6 +84,8 @@ def _rows(family: Family) -> Iterator[Variant]:
             family=family,
             res_multiple=options.pop("res_multiple", None) or family.facts["res_multiple"],
             fixed_res=family.facts["fixed_res"],
+            params=options.pop("params"),
+            macs=options.pop("macs"),
             options=options,
         )
 
@@ -104,7 +108,7 @@ def papers() -> dict[str, dict[str, Any]]:
 
 @cache
 def other_systems() -> dict[str, Any]:
-    """Systems of the papers' tables that are no variants here: ``counted`` MACs by id, ``published`` lines, ``sizes``."""
+    """Systems of the papers' tables that are no variants: ``counted`` MACs by id, ``published`` lines, ``sizes``."""
     return tomllib.loads((FOLDER / "published.toml").read_text("utf-8"))
 
 
@@ -116,9 +120,8 @@ def devices() -> dict[str, dict[str, Any]]:
 
 def printed_lines() -> list[dict[str, Any]]:
     """Every line of every paper's tables; ``model`` is None for a line that has only its ``label``."""
-    own = [{"label": variants()[row["model"]].name, **row} if row["model"] in variants() else row for row in _own_rows()]
-    return own + [{"model": None, **row} for row in other_systems()["published"]]
-
-
-def _own_rows() -> list[dict[str, Any]]:
-    return [row for family in families().values() for row in family.published]
+    names = {id: variant.name for id, variant in variants().items()}
+    own = [row for family in families().values() for row in family.published]
+    return [
+        {"model": None, "label": names.get(row.get("model", "")), **row} for row in own + other_systems()["published"]
+    ]

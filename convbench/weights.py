@@ -31,7 +31,10 @@ def load_weights(model: nn.Module, path: str, variant: Variant) -> None:
     misshaped = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing or unexpected or misshaped:
         raise WeightsError(_difference(path, variant, own, state, missing, unexpected, misshaped))
-    model.load_state_dict(state, strict=False)  # strict but for the tables, as just checked
+    try:
+        model.load_state_dict(state, strict=False)  # strict but for the tables, as just checked
+    except RuntimeError as error:  # sparse, complex or without storage
+        raise WeightsError(f"{path} holds tensors that are no plain weights: {_first_line(error)}") from None
 
 
 def read_state_dict(path: str) -> dict[str, Tensor]:
@@ -40,14 +43,21 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
     if not file.is_file():
         raise WeightsError(f"no checkpoint at {path}")
     content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
-    state = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    state = next((content[key] for key in WRAPPERS if content.get(key) and isinstance(content[key], Mapping)), content)
     tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         found = ", ".join(map(str, list(content)[:5])) or "nothing"
         raise WeightsError(
             f"{path} holds no tensors under its own keys or under {', '.join(WRAPPERS)} (found: {found})"
         )
-    return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in tensors.items()}
+    return {_without_prefixes(key): value for key, value in tensors.items()}
+
+
+def _without_prefixes(key: str) -> str:
+    """The key without what DistributedDataParallel and torch.compile put before it, in either order."""
+    while key.startswith(("module.", "_orig_mod.")):
+        key = key.split(".", 1)[1]
+    return key
 
 
 def _read_safetensors(file: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from convbench.metrics import COLUMNS, NOTHING
+from convbench.metrics import COLUMNS, NOTHING, Column
 
 Row = dict[str, Any]
 
@@ -83,17 +83,42 @@ def _terminal(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD if lines else None, pad_edge=False, padding=(0, 1), title_justify="left")
-    for key in keys:
-        words = COLUMNS[key].left
-        table.add_column(COLUMNS[key].header, justify="left" if words else "right", overflow="fold", no_wrap=not words)
-    for line in cells:
-        table.add_row(*line)
     text = io.StringIO()
     console = Console(file=text, width=width, force_terminal=lines, highlight=False, markup=False)
+    widths = [_least_width(COLUMNS[key], [row[i] for row in cells]) for i, key in enumerate(keys)]
+    kept = _fitting(keys, widths, console.width)
+    if len(kept) < len(keys):
+        notes = [*notes, f"A wider terminal shows {len(keys) - len(kept)} more columns, --format json all keys."]
+    # Two spaces between columns: with lines, one of them is the divider.
+    gap = (0, 1, 0, 0) if lines else (0, 2, 0, 0)
+    table = Table(box=box.SIMPLE_HEAD if lines else None, show_edge=False, pad_edge=False, padding=gap)
+    for i in kept:
+        column = COLUMNS[keys[i]]
+        table.add_column(
+            column.header, justify="left" if column.left else "right", min_width=widths[i], overflow="fold"
+        )
+    for row in cells:
+        table.add_row(*(row[i] for i in kept))
     if above:
         console.print(above, style="dim" if lines else None)
     console.print(table)
     for note in notes:
         console.print(note, style="dim" if lines else None)
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip("\n").split("\n"))
+
+
+def _least_width(column: Column, cells: Sequence[str]) -> int:
+    """A number is never broken, words are: the longest cell, or the longest word of the header or a long text."""
+    words = [word for text in (column.header, *(cells if column.left else ())) for word in text.split()]
+    return max(map(len, words if column.left else [*words, *cells]), default=1)
+
+
+def _fitting(keys: Sequence[str], widths: Sequence[int], width: int) -> list[int]:
+    """Which columns fit, the spare ones left out first."""
+    kept = list(range(len(keys)))
+    while sum(widths[i] for i in kept) + 2 * (len(kept) - 1) > width:
+        last = max(kept, key=lambda i: (COLUMNS[keys[i]].spare, i))
+        if not COLUMNS[keys[last]].spare:
+            break
+        kept.remove(last)
+    return kept

@@ -33,6 +33,12 @@ def counted(id: str, res: int) -> Count:
     return count_variant(find(id), res)
 
 
+@pytest.mark.parametrize("id", ALL)
+def test_sizes_listed_without_counting_are_those_counted(id: str) -> None:
+    """The variant tables hold them, so that `convbench models` answers at once."""
+    assert (find(id).params, find(id).macs) == (counted(id, 256).params, counted(id, 256).macs)
+
+
 # ---- the reference counts, to the unit ----
 
 

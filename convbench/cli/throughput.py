@@ -47,7 +47,7 @@ PLAN_KEYS = (
     "skipped",
 )
 NOTES = (
-    "MACs: of one image, what the papers print as FLOPs. of limit: share of the images/s that the rates measured",
+    "MACs: of one image, what the papers print as FLOPs. of limit: share of the images/s that the rates measured "
     "on this machine in the same minute would allow.",
 )
 
