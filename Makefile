@@ -11,7 +11,7 @@ pip    := $(python) -m pip install --disable-pip-version-check $(if $(CI),--quie
 # CUDA's Python packages only where nvidia-smi sees a GPU, as in scripts/install-torch.
 extras := $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU ' && echo dev,cuda || echo dev)
 
-.PHONY: help setup bench test lint wheel gpu clean
+.PHONY: help setup bench test lint wheel docs gpu clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -44,6 +44,10 @@ wheel: setup ## build the sdist and from it the wheel; run the program out of th
 	$(pip) --quiet --no-index --no-deps --target build/wheel dist/*.whl
 	cd build/wheel && $(abspath $(python)) -m convbench flops --model dic_s --res 256 --format json | grep 5873889024
 	@ls -l dist
+
+docs: setup ## write the table of docs/audit.md anew, below its introduction
+	{ sed '/^<!-- Below/q' docs/audit.md; echo; $(VENV)/bin/convbench audit --format markdown; } >docs/audit.new
+	mv docs/audit.new docs/audit.md
 
 gpu: ## the tests that need an NVIDIA GPU, with this machine's own python3; installs nothing
 	@$(PYTHON) -c 'import torch; assert torch.cuda.is_available()' || \

@@ -22,6 +22,10 @@ from .schema import Second, Step
 Inputs = tuple[Tensor, Tensor, Tensor]
 
 
+class StoppedClock(RuntimeError):
+    """A block took no time at all."""
+
+
 @dataclass(frozen=True)
 class Rules:
     """When to start counting and when to stop."""
@@ -161,7 +165,7 @@ def time_lanes(
         ):
             for lane in lanes if turn % 2 == 0 else lanes[::-1]:
                 with lane.around():
-                    lane.blocks.append(clock.block(lane.run, lane.steps_per_block))
+                    lane.blocks.append(_block(lane, clock, lane.steps_per_block))
             turn += 1
             report(min(1.0, min(lane.timed_s for lane in lanes) / rules.cap_s))
 
@@ -175,9 +179,16 @@ def rotating(step: Step, sets: Sequence[Inputs]) -> Callable[[], object]:
 def _warm_up(lane: Lane, clock: Clock, rules: Rules) -> None:
     spent, last = 0.0, 0.0
     while spent < rules.warmup_s:
-        last = clock.block(lane.run, 1).total_s
+        last = _block(lane, clock, 1).total_s
         spent += last
-    lane.steps_per_block = max(1, math.ceil(rules.block_s / max(last, 1e-9)))
+    lane.steps_per_block = max(1, math.ceil(rules.block_s / last))
+
+
+def _block(lane: Lane, clock: Clock, steps: int) -> Block:
+    block = clock.block(lane.run, steps)
+    if block.total_s <= 0:  # no rule of when to stop would ever be met
+        raise StoppedClock("a block took no time at all")
+    return block
 
 
 @contextmanager

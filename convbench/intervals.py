@@ -3,9 +3,8 @@
 import itertools
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, fmean, median
-
-Z = NormalDist().inv_cdf(0.975)
+from functools import cache
+from statistics import fmean, median
 
 
 def percentile(samples: Sequence[float], share: float, at_least: int = 1) -> float | None:
@@ -33,10 +32,20 @@ def median_interval(samples: Sequence[float]) -> tuple[float, float]:
     n = len(samples)
     r = autocorrelation(samples)
     effective = n * (1 - r) / (1 + r) if r > 0.2 else n
-    rank = math.floor((n - Z * n / math.sqrt(effective)) / 2) if effective > 0 else 0
+    worth = max(1, math.floor(effective))
+    rank = n * _outside(worth) // worth
     ordered = sorted(samples)
-    rank = max(0, rank)
     return ordered[rank], ordered[n - 1 - rank]
+
+
+@cache
+def _outside(n: int) -> int:
+    """How many of n independent samples may stand outside on each side: 2 P(Binomial(n, 1/2) <= that) is at most 5 %."""
+    outside, tail = 0, 1 + n
+    while 40 * tail <= 2**n:
+        outside += 1
+        tail += math.comb(n, outside + 1)
+    return outside
 
 
 def ratio_interval(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float]:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from . import backends, catalogue, checks, compare, environment, memory, precision, proof
 from .calibration import Rates, calibrate, limit
-from .clock import RULES, Clock, CudaClock, Inputs, Lane, Rules, clock_of, rotating, time_lanes
+from .clock import RULES, Clock, CudaClock, Inputs, Lane, Rules, StoppedClock, clock_of, rotating, time_lanes
 from .counting import Count, count_variant
+from .errors import ConvbenchError
 from .intervals import median_interval, percentile
 from .models import create
 from .proof import Proof
@@ -76,9 +77,11 @@ def measure(
     with ExitStack() as stack, torch.inference_mode():
         try:
             _measure(list(cases), results, rules, clock, report, stack)
-        except (RuntimeError, MemoryError) as error:
+        except ConvbenchError:
+            raise
+        except Exception as error:  # a backend may raise anything while it is timed, too
             for result in results:
-                if not result.reason:
+                if result.status == "failed" and not result.reason:
                     _fail(result, error)
     return results
 
@@ -237,6 +240,8 @@ def _fail(result: Measurement, error: BaseException) -> None:
     words = ("out of memory", "can't allocate memory", "not enough memory")
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in text for word in words):
         result.status, result.reason = "out_of_memory", text or "out of memory"
+    elif isinstance(error, StoppedClock):
+        result.status, (result.verdict, result.reason) = "wrong", proof.report([proof.Finding("CLK", text)])
     elif type(error).__name__ == "RecompileError":
         found = proof.Finding("COMP", f"the step was compiled again while it was timed: {text}")
         result.status, (result.verdict, result.reason) = "wrong", proof.report([found])

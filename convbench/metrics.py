@@ -46,6 +46,11 @@ def interval(row: dict[str, Any]) -> float | None:
     return float((row["images_per_s_high"] - row["images_per_s_low"]) / 2 / row["images_per_s"])
 
 
+def ratio_interval(row: dict[str, Any]) -> str | None:
+    """The 95 % interval of ``ratio``."""
+    return None if row.get("ratio_low") is None else f"{significant(row['ratio_low'])}-{significant(row['ratio_high'])}"
+
+
 COLUMNS: dict[str, Column] = {
     "model": Column("model", left=True),
     "name": Column("name", left=True, spare=3),
@@ -102,6 +107,20 @@ COLUMNS: dict[str, Column] = {
     "share_fp32": Column("FP32", percent),
     "share_tf32": Column("TF32", percent),
     "finding": Column("finding", left=True),
+    "card": Column("card", left=True),
+    "gpu": Column("GPU", left=True),
+    "t_shape": Column("t", left=True, spare=2),
+    "sync_end": Column("waits", left=True, spare=1),
+    "completeness": Column("known"),
+    "ranked": Column("ranked", left=True, of=lambda row: "no" if row["unranked"] else "may be"),
+    "knob": Column("knob", left=True),
+    "from": Column("paper's way", left=True),
+    "to": Column("our way", left=True),
+    "images_per_s_before": Column("before", significant, spare=2),
+    "conv_tf32": Column("conv TF32", left=True),
+    "matmul_tf32": Column("matmul TF32", left=True),
+    "ratio_interval": Column("95 %", of=ratio_interval),
+    "printed_ratio": Column("printed", scaled(1, 2), spare=1),
     "what": Column("what", left=True),
     "value": Column("value", left=True),
 }

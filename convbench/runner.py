@@ -1,23 +1,26 @@
 """Runs a plan: each case in a process of its own, each result handed over as soon as it is there."""
 
 import json
+import math
 import os
 import queue
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from . import backends, checks, compare, precision
-from .environment import cores, free_bytes
+from .environment import cores, describe, free_bytes
 from .errors import UsageError
 from .estimate import estimate, quick_rates
+from .intervals import median_interval
 from .plan import Request, bundles, plan
 from .schema import VERDICTS, Case, Measurement, Second
 from .store import append, read, require_writable
@@ -25,7 +28,6 @@ from .store import append, read, require_writable
 Report = Callable[[Case, str, float], None]
 """Called with the case that runs, what is being done and the share of its timing that is done."""
 
-TIMEOUT_S = 3600.0
 GIB = 2**30
 SLOW_STEP_S = 1.0  # a case with slower steps is not timed twice for the A/A comparison
 
@@ -81,57 +83,79 @@ def with_threads(cases: list[Case]) -> list[Case]:
     return [replace(case, threads=cores()) if case.device == "cpu" and not case.threads else case for case in cases]
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How a run goes about its cases."""
+
+    rules: Mapping[str, float] = field(default_factory=dict)  # overrides of clock.Rules, such as {"cap_s": 5}
+    timeout_s: Second = 3600.0  # a bundle that takes longer is ended and gets the status timeout
+    budget_s: Second | None = None  # of the whole run
+    processes: int = 1  # fresh ones for each case
+
+
 def run(
     bundles: Sequence[Sequence[Case]],
     out: Path | None = None,
     report: Report = lambda case, what, done: None,
-    rules: dict[str, float] | None = None,
-    timeout_s: Second = TIMEOUT_S,
-    budget_s: Second | None = None,
+    settings: Settings | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Measure the cases that ``out`` does not hold yet; yields the rows of all, in the order of the plan.
 
     The first case that is measured is measured against itself too; what that A/A comparison could not exclude is
-    the ``smallest_difference`` of every row of the run.
+    the ``smallest_difference`` of every row of the run. With a budget, what steady cases leave over goes to those
+    whose intervals are wide; cases that it does not reach are skipped and not stored, so the next run measures them.
 
     Args:
         bundles: of ``plan.bundles``; the cases of a bundle are timed in turns.
-        rules: overrides of ``clock.Rules``, such as {"cap_s": 5}.
-        timeout_s: a bundle that takes longer is ended and gets the status timeout.
-        budget_s: of the whole run. What steady cases leave over goes to those whose intervals are wide; cases that
-            it does not reach get the status skipped and are not stored, so that the next run measures them.
     """
-    held: dict[str, dict[str, Any]] = {}
-    if out:
-        require_writable(out)
-        held = {row["case"]: row for row in (read(out) if out.exists() else [])}
-    started, rows, tells = time.monotonic(), list(held.values()), None
+    settings = settings or Settings()
+    held = held_rows(out)
     todo = [bundle for bundle in bundles if any(case.id not in held for case in bundle)]
+    rows, tells, ends = list(held.values()), None, time.monotonic() + (settings.budget_s or math.inf)
     for bundle in bundles:
-        measured: dict[str, dict[str, Any]] = {}
-        if bundle in todo:
-            own = dict(rules or {})
-            if budget_s is not None:
-                left = budget_s - (time.monotonic() - started)
-                own["cap_s"] = left / len(todo) / len(bundle) / 2  # about half goes to loading and proving
-            todo.remove(bundle)
-            if own.get("cap_s", 1) <= 0:
-                yield from (asdict(_without(case, "skipped", "the budget was used up (--budget)")) for case in bundle)
-                continue
-            results = _measure(list(bundle), report, own, timeout_s, against_itself=tells is None)
-            tells = tells or _smallest_difference(results)
-            for result in results[: len(bundle)]:
-                row = asdict(result) | {"smallest_difference": tells}
-                if row["status"] == "ok" and (found := checks.monotony(rows, row)):
-                    row["verdict"] = max(row["verdict"], "SUSPECT", key=VERDICTS.index)
-                    row["reason"] = "; ".join(filter(None, [row["reason"], str(found)]))
-                measured[result.case] = row
-        for case in bundle:
-            if case.id in measured and case.id not in held:
-                rows.append(measured[case.id])
-                if out:
-                    append(out, measured[case.id])
-            yield held.get(case.id) or measured[case.id]
+        if bundle not in todo:
+            yield from (held[case.id] for case in bundle)
+            continue
+        rules = dict(settings.rules)
+        if settings.budget_s is not None:  # about half of it goes to loading and proving
+            rules["cap_s"] = (ends - time.monotonic()) / len(todo) / len(bundle) / settings.processes / 2
+        todo.remove(bundle)
+        if rules.get("cap_s", 1) <= 0:
+            yield from (asdict(_without(case, "skipped", "the budget was used up (--budget)")) for case in bundle)
+            continue
+        results = _measure(list(bundle), report, rules, settings, against_itself=tells is None)
+        tells = tells or _smallest_difference(results)
+        for result in results[: len(bundle)]:
+            row = held.get(result.case) or _concluded(result, rows, tells)
+            if out and result.case not in held:
+                append(out, row)
+            rows.append(row)
+            yield row
+
+
+def held_rows(out: Path | None) -> dict[str, dict[str, Any]]:
+    """The rows of a result file by case, once it is known that lines of this machine can be added to it.
+
+    Raises UsageError for a file that cannot be written, is none of ours, or was measured under other conditions.
+    """
+    if out is None:
+        return {}
+    require_writable(out)
+    rows = {row["case"]: row for row in (read(out) if out.exists() else [])}
+    here = describe()
+    for row in rows.values():
+        if row["environment"] and (changes := compare.changed_conditions(row["environment"], here)):
+            raise UsageError(f"{out} was measured under other conditions ({changes[0]}): give another --out")
+    return rows
+
+
+def _concluded(result: Measurement, rows: list[dict[str, Any]], tells: float | None) -> dict[str, Any]:
+    """The row of a measurement, with what only the run knows."""
+    row = asdict(result) | {"smallest_difference": tells}
+    if row["status"] == "ok" and (found := checks.monotony(rows, row)):
+        row["verdict"] = max(row["verdict"], "SUSPECT", key=VERDICTS.index)
+        row["reason"] = "; ".join(filter(None, [row["reason"], str(found)]))
+    return row
 
 
 def _smallest_difference(results: list[Measurement]) -> float | None:
@@ -148,7 +172,7 @@ def _smallest_difference(results: list[Measurement]) -> float | None:
 
 
 def _measure(
-    cases: list[Case], report: Report, rules: dict[str, float], timeout_s: Second, against_itself: bool
+    cases: list[Case], report: Report, rules: dict[str, float], settings: Settings, against_itself: bool
 ) -> list[Measurement]:
     reason = next(filter(None, map(unsupported, cases)), None)
     if reason:
@@ -158,7 +182,37 @@ def _measure(
     quick = estimate(cases[0], quick_rates(cases[0].device)).step_s < SLOW_STEP_S
     if against_itself and quick and len(cases) == 1:
         cases = [*cases, replace(cases[0], repeat=2)]
-    return _in_process(cases, report, rules, timeout_s)
+    runs = [_in_process(cases, report, rules, settings.timeout_s) for _ in range(settings.processes)]
+    return [merge(list(results)) for results in zip(*runs, strict=True)]
+
+
+def merge(results: list[Measurement]) -> Measurement:
+    """One measurement from those of several fresh processes. A process that gave none is the result.
+
+    The headline is the median of all blocks. Its interval is that of the blocks or the range of the processes'
+    medians, whichever is wider: allocation and library tuning differ from process to process.
+    """
+    worst = max(results, key=lambda result: (result.status != "ok", VERDICTS.index(result.verdict or "INVALID")))
+    if len(results) == 1 or worst.status != "ok":
+        return worst
+    samples = [sample for result in results for sample in result.block_s]
+    medians = [median(result.block_s) for result in results]
+    fast, slow = median_interval(samples)
+    speed = worst.batch / median(samples)
+    assert worst.images_per_s
+    scale = speed / worst.images_per_s
+    return replace(
+        worst,
+        processes=len(results),
+        process_s=medians,
+        block_s=samples,
+        blocks=len(samples),
+        images_per_s=speed,
+        images_per_s_low=worst.batch / max(slow, *medians),
+        images_per_s_high=worst.batch / min(fast, *medians),
+        reason="; ".join(dict.fromkeys(result.reason for result in results if result.reason)),
+        **{key: scale * value for key in ("flops_per_s", "mfu", "limit_fraction") if (value := getattr(worst, key))},
+    )
 
 
 def largest_batch(case: Case) -> int:
@@ -171,14 +225,14 @@ def largest_batch(case: Case) -> int:
         rates, free = quick_rates("cpu"), free_bytes("cpu")
         return bisect(lambda batch: estimate(replace(case, batch=batch), rates).needed_bytes <= free)
     found = {"batch": 0}
-    _listen_to({"search": asdict(case)}, found.update, TIMEOUT_S)
+    _listen_to({"search": asdict(case)}, found.update, Settings().timeout_s)
     return max(1, found["batch"])
 
 
 def bisect(fits: Callable[[int], bool], most: int = 2**16) -> int:
     """The largest number up to ``most`` that fits, at least 1, if all below one that fits fit too."""
     good = 1
-    while good < most and fits(2 * good):
+    while 2 * good <= most and fits(2 * good):
         good *= 2
     bad = 2 * good
     while bad - good > 1:

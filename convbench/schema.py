@@ -76,6 +76,8 @@ class Measurement:
     blocks: int | None = None  # how many blocks of steps were timed
     steps_per_block: int | None = None
     block_s: list[Second] = field(default_factory=list)  # seconds of a step, mean of each block: the raw samples
+    processes: int = 1  # fresh processes that the samples come from
+    process_s: list[Second] = field(default_factory=list)  # median seconds of a step of each
     prepare_s: Second | None = None  # from the model to the end of the first step: compilation and the like
     load_s: Second | None = None  # making the model and its weights
     peak_bytes: int | None = None  # device memory while timing; on a CPU, resident memory of the process

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,25 +16,29 @@ if TYPE_CHECKING:
     import pandas
 
 SCHEMA = 1
+HEAD = b'{"schema": '  # every line begins with it, a torn one with as much of it as was written
 
 
 def append(path: Path, measurement: dict[str, Any]) -> None:
     """Add one line and wait until it is on the disk. A torn line of an earlier kill is cut off first.
 
-    The file is locked meanwhile, so several runs can share it.
+    The file is locked meanwhile, so several runs can share it. Raises UsageError where the disk is full.
     """
     line = json.dumps({"schema": SCHEMA, **measurement}, allow_nan=False).encode() + b"\n"
-    with path.open("ab+", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        whole = _end_of_last_line(file)
-        file.truncate(whole)
-        try:
-            if file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(whole)  # nothing half-written
-            raise
+    try:
+        with path.open("ab+", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            whole = _end_of_last_line(file)
+            file.truncate(whole)
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(whole)  # nothing half-written
+                raise
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _end_of_last_line(file: Any) -> int:
@@ -60,23 +65,25 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             raise UsageError(f"{path} line {number} is not JSON: not a result file of convbench") from None
-        if not isinstance(row, dict) or "case" not in row or "schema" not in row:
+        if not isinstance(row, dict) or "case" not in row or not isinstance(row.get("schema"), int):
             raise UsageError(f"{path} line {number} is not a measurement: not a result file of convbench")
         if row["schema"] > SCHEMA:
             raise UsageError(f"{path} line {number} was written by a newer convbench (schema {row['schema']}): upgrade")
-        yield row
+        yield dict.fromkeys(Measurement.keys()) | row  # a file of before a key was added lacks it
+    if lines[-1][: len(HEAD)] != HEAD[: len(lines[-1])]:
+        raise UsageError(f"{path} ends in something else than a measurement: not a result file of convbench")
 
 
 def require_writable(path: Path) -> None:
     """Raise UsageError unless lines can be added to the file, before anything expensive is done."""
     if not path.parent.is_dir():
         raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
-    fresh = not path.exists()
     try:
-        with path.open("ab"):
+        if path.exists() and not path.is_file():
+            raise UsageError(f"cannot write {path}: it is not an ordinary file")
+        # A new file is not made and removed again: another run might write its first line in between.
+        with path.open("ab") if path.exists() else tempfile.TemporaryFile(dir=path.parent):
             pass
-        if fresh:
-            path.unlink()
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
     if path.exists():

@@ -63,7 +63,8 @@ def _markdown(keys: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
 
 def _csv(rows: Sequence[Row]) -> str:
     """Every key that holds a number or a text; lists and nested values stay in JSON."""
-    keys = [key for key in (rows[0] if rows else {}) if not any(isinstance(r.get(key), list | dict) for r in rows)]
+    every = dict.fromkeys(key for row in rows for key in row)  # a row that was skipped has fewer
+    keys = [key for key in every if not any(isinstance(row.get(key), list | dict) for row in rows)]
     text = io.StringIO()
     writer = csv.DictWriter(text, keys, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -92,11 +93,11 @@ def _terminal(
     # Two spaces between columns: with lines, one of them is the divider.
     gap = (0, 1, 0, 0) if lines else (0, 2, 0, 0)
     table = Table(box=box.SIMPLE_HEAD if lines else None, show_edge=False, pad_edge=False, padding=gap)
-    for i in kept:
+    texts = [[COLUMNS[keys[i]].header, *(row[i] for row in cells)] for i in kept]
+    given = _shared([widths[i] for i in kept], [max(map(len, column)) for column in texts], console.width)
+    for i, width in zip(kept, given, strict=True):
         column = COLUMNS[keys[i]]
-        table.add_column(
-            column.header, justify="left" if column.left else "right", min_width=widths[i], overflow="fold"
-        )
+        table.add_column(column.header, justify="left" if column.left else "right", width=width, overflow="fold")
     for row in cells:
         table.add_row(*(row[i] for i in kept))
     if above:
@@ -122,3 +123,12 @@ def _fitting(keys: Sequence[str], widths: Sequence[int], width: int) -> list[int
             break
         kept.remove(last)
     return kept
+
+
+def _shared(least: Sequence[int], wanted: Sequence[int], width: int) -> list[int]:
+    """Each column's width: its least, and what is left of the line, one by one, to the column that lacks most."""
+    given = list(least)
+    for _ in range(width - sum(least) - 2 * (len(least) - 1)):
+        most = max(range(len(given)), key=lambda i: wanted[i] - given[i])
+        given[most] += given[most] < wanted[most]
+    return given

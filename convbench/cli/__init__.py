@@ -15,6 +15,9 @@ COMMANDS = {  # name -> what it is for; the module of that name holds `command`
     "flops": "parameters, MACs, FLOPs and bytes, by several conventions",
     "throughput": "the main job: the FLOPs and throughput table, for one model or a sweep",
     "compare": "two stored runs, case by case; fails a CI job on a regression",
+    "audit": "the printed throughputs of the papers against what a GPU can do and our own counts",
+    "replay": "a paper's way of timing and ours, in turns, knob by knob",
+    "card": "how published throughputs were made; checks a protocol card of yours",
     "env": "this machine: devices, versions, measured peaks",
 }
 INTERRUPTED = 130
@@ -78,7 +81,9 @@ def _run(args: list[str] | None) -> int:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, click.exceptions.Abort):
         return INTERRUPTED
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except SystemExit:  # what click makes of a closed pipe: the reader, such as `head`, has seen enough
+        return 0
+    except BrokenPipeError:  # the same, at the last flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

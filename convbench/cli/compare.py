@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
+from ..compare import changed_conditions, compare_rows
 from . import options
 
 KEYS = ("case", "a", "b", "ratio", "ratio_low", "ratio_high", "difference")
-SAME_CONDITIONS = ("cpu", "cores", "gpus", "torch", "cuda", "cudnn", "convbench")
 
 
 class Share(click.ParamType):  # type: ignore[type-arg] # generic in the newest click only
@@ -43,7 +43,6 @@ def command(a: Path, b: Path, fail_above: float | None, form: str) -> int:
     Faster and slower are said only where the whole interval lies beyond the smallest difference that both runs can
     tell. With --fail-above, a case fails if its whole interval lies below 1 minus that share.
     """
-    from ..compare import compare_rows
     from ..errors import NothingMeasured
     from ..store import read
 
@@ -82,10 +81,10 @@ def command(a: Path, b: Path, fail_above: float | None, form: str) -> int:
 
 def _changed(runs: list[dict[str, dict[str, Any]]], cases: list[str]) -> list[str]:
     """In what the environments of the two runs differ: a ratio across machines says little of a change."""
-    differences = {
-        f"environments differ in {key}: {values[0]} and {values[1]}"
-        for case in cases
-        for key in SAME_CONDITIONS
-        if (values := [run[case]["environment"].get(key) for run in runs])[0] != values[1]
-    }
-    return sorted(differences)
+    return sorted(
+        {
+            f"environments differ in {change}"
+            for case in cases
+            for change in changed_conditions(*(run[case]["environment"] for run in runs))
+        }
+    )

@@ -31,7 +31,7 @@ def read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
 
 
 def _as_option(value: Any) -> Any:
-    return ",".join(map(str, value)) if isinstance(value, list) else value
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def write(path: Path, ctx: click.Context, **resolved: Any) -> None:

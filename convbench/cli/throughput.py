@@ -90,6 +90,13 @@ NOTES = (
     type=options.Duration(),
     help="Stop timing a case after this long, however wide its interval [default: 20s on a CPU, 30s on a GPU].",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Fresh processes for each case; 3 for a number that is to be published.",
+)
 @click.option("--budget", type=options.Duration(), help="Of the whole run, such as 30m; wide intervals get most of it.")
 @click.option("--timeout", type=options.Duration(), default="1h", show_default=True, help="End a case after this long.")
 @click.option("--price", type=float, help="Of an hour of this machine; the plan then says what each case costs.")
@@ -109,6 +116,7 @@ def command(
     compare_with: str | None,
     out: Path | None,
     cap: float | None,
+    processes: int,
     budget: float | None,
     timeout: float,
     price: float | None,
@@ -122,7 +130,6 @@ def command(
     that is named twice is measured twice, in turns: an A/A comparison.
     """
     from .. import plan, runner
-    from ..store import read, require_writable
 
     request = plan.Request(
         model=model,
@@ -134,11 +141,9 @@ def command(
         threads=threads,
         weights=weights,
     )
-    if out:
-        require_writable(out)
+    held = runner.held_rows(out)
     cases = runner.with_threads(plan.plan(request, runner.largest_batch))
     bundles = plan.bundles(cases, compare_with)
-    held = {row["case"] for row in read(out)} if out and out.exists() else set()
     planned = _plan([case for bundle in bundles for case in bundle if case.id not in held], price)
     summary = _summary(planned, sum(map(len, bundles)) - len(planned), budget, price)
     if dry_run:
@@ -153,7 +158,8 @@ def command(
     with _Progress(planned) as progress:
         rules = {} if cap is None else {"cap_s": cap, "min_s": min(3.0, cap)}
         try:
-            for row in runner.run(bundles, out, progress.update, rules, timeout, budget):
+            settings = runner.Settings(rules, timeout, budget, processes)
+            for row in runner.run(bundles, out, progress.update, settings):
                 rows.append(row)
                 progress.finished(row)
         except KeyboardInterrupt:

@@ -1,0 +1,109 @@
+"""``convbench audit``: the printed throughputs of the papers against what a GPU can do."""
+
+import difflib
+from typing import Any
+
+import click
+
+from .. import catalogue
+from . import options
+
+KEYS = (
+    "label",
+    "res",
+    "printed_in",
+    "printed_images_per_s",
+    "audited_macs",
+    "implied_flops_per_s",
+    "share_fp32",
+    "share_tf32",
+    "finding",
+)
+
+
+@click.command(
+    "audit",
+    short_help="the papers' printed throughputs against what a GPU can do",
+    epilog="\b\nExamples:\n  convbench audit --paper fcdm --model dic_xl,dico_xl,fcdm_xl\n"
+    "  convbench audit --model dit_xl_2 --format json",
+)
+@click.option(
+    "--paper",
+    type=options.CommaList(known=lambda: list(catalogue.papers())),
+    metavar="P[,P…]",
+    help=f"Only what these papers print: {', '.join(catalogue.papers())}.",
+)
+@options.model(required=False, help="Only these models, by id; those of the papers' tables that do not run here too.")
+@options.form()
+def command(paper: list[str] | None, model: list[str] | None, form: str) -> None:
+    """Audit every throughput that the papers print: the FLOP/s it implies, as a share of the GPU's data-sheet peaks.
+
+    MACs are our own count where there is one, else the printed one. Tables show lines of one paper with the same
+    numbers once; json and csv have a row for each, with both counts, every share, and the findings in words.
+    """
+    from .. import audit
+
+    _require_known(paper, model)
+    rows = audit.audit(paper, model)
+    if form == "json":
+        options.show(rows, KEYS, form)
+    elif form == "csv":
+        options.show([{**row, "findings": " ".join(row["findings"])} for row in rows], KEYS, form)
+    else:
+        options.show([_shown(row) for row in audit.merged(rows)], KEYS, form, _notes(rows))
+
+
+def _require_known(papers: list[str] | None, models: list[str] | None) -> None:
+    """Raise UsageError for a paper or model that has no row, or for a pair of them that has none."""
+    from ..audit import audited_lines
+    from ..errors import UsageError
+
+    lines = audited_lines()
+    for paper in papers or []:
+        if paper not in catalogue.papers():
+            raise UsageError(f"unknown paper '{paper}': there are {', '.join(catalogue.papers())}")
+    ids = list(dict.fromkeys(line["model"] for line in lines if line["model"]))
+    for model in models or []:
+        if model not in ids:
+            near = difflib.get_close_matches(model, ids, n=3, cutoff=0.5) or ids
+            raise UsageError(f"no paper prints a throughput of '{model}': there are {', '.join(near)}")
+        if papers and not any(line["paper"] in papers and line["model"] == model for line in lines):
+            raise UsageError(f"no throughput of {model} is printed in {', '.join(papers)}")
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with what a table shows in place of several keys."""
+    from ..findings import FINDINGS
+    from ..implied import macs_used
+
+    tables = row["table"] if row["table"][0].isdigit() else ""  # the poster's tables have titles
+    return {
+        **row,
+        "printed_in": f"{row['paper'].replace('_', ' ')} {tables}".strip(),
+        "printed_images_per_s": row["images_per_s"],
+        "audited_macs": macs_used(row),
+        "finding": "; ".join(FINDINGS[code][0] for code in row["findings"] if FINDINGS[code][0]),
+    }
+
+
+def _notes(rows: list[dict[str, Any]]) -> list[str]:
+    """What the table's words mean, what has to be known beside some counts, and under which conditions papers timed."""
+    from ..findings import FINDINGS
+    from ..implied import counted
+
+    found = {code for row in rows for code in row["findings"]}
+    meanings = [f"{name}: {meaning}." for code, (name, meaning) in FINDINGS.items() if name and code in found]
+    remarks = [counted(row["model"], row["res"]).remark for row in rows if row["gmacs_printed"]]
+    stated = {row["paper"]: catalogue.papers()[row["paper"]] for row in rows}
+    return [
+        "TFLOP/s are 2 * MACs * images/s; FP32 and TF32 are shares of the GPU's data-sheet peaks at these precisions. "
+        "The MACs are ours, or the printed ones where nobody could count the model. `--format json` says which, and "
+        "has every finding in words.",
+        *meanings,
+        *dict.fromkeys(remark["words"] for remark in remarks if remark),
+        *(
+            f"{key}: {paper['title']}, arXiv:{paper['arxiv']}. GPU {paper['gpu']}, batch {paper['batch']}, "
+            f"precision {paper['precision']}; {paper['attention']} ({paper['printed_in']})."
+            for key, paper in stated.items()
+        ),
+    ]

@@ -1,0 +1,65 @@
+"""``convbench card``: how published throughputs were made."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import cards
+from . import options
+
+KEYS = ("card", "status", "gpu", "batch", "t_shape", "sync_end", "completeness", "ranked")
+NOTES = (
+    "?: not stated, and not to be seen in the released code. known: fields with a source. A figure of which less than",
+    f"{cards.LEAST_KNOWN:.0%} is known may be listed, never ranked. --format json has every field with its evidence.",
+)
+
+
+@click.group("card", short_help="how published throughputs were made: protocol cards")
+def command() -> None:
+    """Protocol cards: what is known of how a published throughput was made, field by field, with its evidence."""
+
+
+@command.command(
+    "list",
+    short_help="the papers' cards and convbench's own",
+    epilog="\b\nExamples:\n  convbench card list\n  convbench card list --format json",
+)
+@options.form()
+def list_cards(form: str) -> None:
+    """List the protocol cards of the papers and convbench's own."""
+    options.show([_row(name, card) for name, card in cards.cards().items()], KEYS, form, NOTES)
+
+
+@command.command(
+    "check",
+    short_help="check the cards of a file",
+    epilog="\b\nExamples:\n  convbench card check mymodel.toml\n  convbench card check cards.toml",
+)
+@click.argument("file", type=click.Path(path_type=Path))
+def check_cards(file: Path) -> int:
+    """Check the cards of a TOML file, one line a problem; exit 1 if there is one."""
+    found = cards.read(file)
+    problems = [f"{name}: {problem}" for name, card in found.items() for problem in cards.check(card)]
+    for problem in problems:
+        click.echo(problem)
+    if problems:
+        return 1
+    for name, card in found.items():
+        why = cards.unranked(card)
+        click.echo(f"{name}: no problems; " + (why or f"{cards.completeness(card)} fields of its protocol are known"))
+    return 0
+
+
+def _row(name: str, card: dict[str, Any]) -> dict[str, Any]:
+    known, why = cards.completeness(card), cards.unranked(card)
+    return {
+        "card": name,
+        **{key: card[key] for key in cards.HEAD},
+        **{field: cards.value(card, field) for field in cards.FIELDS},
+        "completeness": str(known),
+        "known": known.known,
+        "fields": known.fields,
+        "unranked": why,
+        "protocol": card["protocol"],
+    }

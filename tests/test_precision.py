@@ -1,0 +1,153 @@
+"""Precision switches: set, read back, put back; and on a GPU, what they do to a product."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from convbench.precision import DTYPES, TF32_FLAGS, applied, dtype_of, label, read, unsupported
+from convbench.schema import PRECISIONS
+
+FLAGS = {  # label -> (cuDNN, matrix products), from PROTOCOL.md's table
+    "fp32": ("False", "False"),
+    "tf32": ("True", "True"),
+    "torch-default": ("True", "False"),
+    "bf16": ("False", "False"),
+    "fp16": ("False", "False"),
+}
+OLD = ("cudnn.allow_tf32", "cuda.matmul.allow_tf32")
+NEW = ("cudnn.conv.fp32_precision", "cuda.matmul.fp32_precision")
+
+
+@pytest.fixture(params=[(True, False), (False, True)], ids=["torch's defaults", "the opposite"])
+def earlier(request: pytest.FixtureRequest) -> Iterator[tuple[bool, bool]]:
+    """Switches as another program left them."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = request.param
+    yield request.param
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def now() -> tuple[bool, bool]:
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+def test_every_precision_has_switches() -> None:
+    assert sorted(FLAGS) == sorted(TF32_FLAGS) == sorted(PRECISIONS)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_switches_are_set_read_back_and_restored(precision: str, earlier: tuple[bool, bool]) -> None:
+    with applied(precision) as flags:
+        assert tuple(flags[key] for key in OLD) == FLAGS[precision]
+        assert tuple(map(str, now())) == FLAGS[precision]
+        assert flags == read()
+    assert now() == earlier
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_newer_names_agree_with_the_older_ones(precision: str) -> None:
+    with applied(precision) as flags:
+        assert tuple(str(flags[key] == "tf32") for key in NEW) == FLAGS[precision]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_switches_are_restored_when_the_body_raises(precision: str, earlier: tuple[bool, bool]) -> None:
+    with pytest.raises(ZeroDivisionError), applied(precision):
+        assert now() == TF32_FLAGS[precision]
+        raise ZeroDivisionError
+    assert now() == earlier
+
+
+def test_nested_switches_come_back_one_by_one(earlier: tuple[bool, bool]) -> None:
+    with applied("tf32"):
+        with applied("torch-default"):
+            assert now() == (True, False)
+        assert now() == (True, True)
+    assert now() == earlier
+
+
+def test_autocast_is_read_back() -> None:
+    """Of a GPU: nothing here turns it on, so a True would come from the code around."""
+    with applied("fp32") as flags:
+        assert flags["autocast"] == "False"
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        assert read()["autocast"] == "True"
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+
+
+def test_dtype_of() -> None:
+    assert {precision: dtype_of(precision) for precision in PRECISIONS} == {
+        "fp32": torch.float32,
+        "tf32": torch.float32,
+        "torch-default": torch.float32,
+        "bf16": torch.bfloat16,
+        "fp16": torch.float16,
+    }
+
+
+@pytest.mark.parametrize(
+    ("conv", "matmul", "expected"),
+    [
+        ("False", "False", "fp32"),
+        ("True", "True", "tf32"),
+        ("True", "False", "torch-default"),
+        ("False", "True", "fp32 conv, tf32 matmul"),
+    ],
+)
+@pytest.mark.parametrize("asked", ["fp32", "tf32", "torch-default"])
+def test_label_on_a_gpu_is_what_the_switches_say(asked: str, conv: str, matmul: str, expected: str) -> None:
+    assert label(dict(zip(OLD, (conv, matmul), strict=True)), asked, "cuda") == expected
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_label_of_switches_as_they_were_applied(precision: str) -> None:
+    with applied(precision) as flags:
+        assert label(flags, precision, "cuda") == precision
+        assert label(flags, precision, "cpu") == precision
+
+
+@pytest.mark.parametrize("precision", sorted(DTYPES))
+def test_label_of_halves_is_their_type_whatever_the_switches(precision: str) -> None:
+    assert label(dict.fromkeys(OLD, "True"), precision, "cuda") == precision
+
+
+def test_a_cpu_has_no_tf32() -> None:
+    reasons = {precision: unsupported(precision, "cpu") for precision in PRECISIONS}
+    assert reasons.pop("tf32") == "a CPU has no TF32 units; fp32 is what it computes"
+    assert set(reasons.values()) == {None}
+
+
+def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((found.double() - exact).norm() / exact.norm())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "torch-default"])
+def test_a_product_and_a_convolution_have_the_error_of_their_switch(precision: str) -> None:
+    """TF32 keeps 10 bits of a factor: relative errors near 3e-4; FP32 stays under 1e-5. Ampere or newer."""
+    if reason := unsupported(precision, "cuda"):
+        pytest.skip(reason)
+    generator = torch.Generator("cuda").manual_seed(0)
+    a, b = (torch.randn(1024, 1024, device="cuda", generator=generator) for _ in range(2))
+    x = torch.randn(8, 128, 32, 32, device="cuda", generator=generator)
+    w = torch.randn(128, 128, 3, 3, device="cuda", generator=generator)
+    exact_product = a.double() @ b.double()
+    exact_convolution = torch.nn.functional.conv2d(x.double(), w.double(), padding=1)
+    with applied(precision):
+        product = relative_error(a @ b, exact_product)
+        convolution = relative_error(torch.nn.functional.conv2d(x, w, padding=1), exact_convolution)
+    conv, matmul = TF32_FLAGS[precision]
+    assert (convolution > 1e-5, product > 1e-5) == (conv, matmul), (convolution, product)
+
+
+@pytest.mark.gpu
+def test_halves_differ_in_how_many_bits_they_keep() -> None:
+    generator = torch.Generator("cuda").manual_seed(0)
+    a, b = (torch.randn(1024, 1024, device="cuda", generator=generator) for _ in range(2))
+    exact = a.double() @ b.double()
+    errors = {name: relative_error(a.to(dtype_of(name)) @ b.to(dtype_of(name)), exact) for name in ("bf16", "fp16")}
+    assert 1e-3 < errors["bf16"] < 1e-2
+    assert 1e-4 < errors["fp16"] < 1e-3

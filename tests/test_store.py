@@ -1,0 +1,308 @@
+"""Result files: what is written is read, whole lines only, whatever happens to the writer."""
+
+import fcntl
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract import THROUGHPUT_KEYS
+
+import convbench
+from convbench.errors import UsageError
+from convbench.schema import Case, Measurement
+from convbench.store import SCHEMA, append, load, read, require_writable
+
+ROOT = Path(__file__).parents[1]
+
+
+def row(number: int = 1, **known: Any) -> dict[str, Any]:
+    case = Case("dico_s", 64, number, threads=1)
+    known = {"status": "ok", "verdict": "VALID", "images_per_s": 100.0 / number, "block_s": [0.01, 0.02]} | known
+    return asdict(Measurement.of(case, **known))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "run.jsonl"
+
+
+def run_python(program: str, *args: object, **settings: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, args)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **settings,
+    )
+
+
+def test_round_trip(file: Path) -> None:
+    rows = [row(1), row(2, reason='a "quoted", comma', images_per_s=None), row(3, environment={"cpu": "Größe ×3"})]
+    for each in rows:
+        append(file, each)
+    assert read(file) == [{"schema": SCHEMA, **each} for each in rows]
+    assert file.read_bytes().count(b"\n") == 3
+
+
+def test_each_line_is_json_by_itself(file: Path) -> None:
+    append(file, row(1))
+    append(file, row(2))
+    assert [json.loads(line)["case"] for line in file.read_text("utf-8").splitlines()] == [
+        "dico_s/64px/b1/eager/fp32/cpu/1threads",
+        "dico_s/64px/b2/eager/fp32/cpu/1threads",
+    ]
+
+
+def test_a_number_that_json_lacks_is_refused_and_leaves_no_trace(file: Path) -> None:
+    append(file, row(1))
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        append(file, row(2, images_per_s=math.nan))
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"sche', b'{"schema": 1, "case": "dico_s/64px/b9', b'{"schema": 1, "case": "x"}'])
+def test_a_torn_last_line_is_ignored_and_then_cut_off(file: Path, torn: bytes) -> None:
+    append(file, row(1))
+    whole = file.read_bytes()
+    file.write_bytes(whole + torn)
+    assert [each["batch"] for each in read(file)] == [1]
+    append(file, row(2))
+    assert [each["batch"] for each in read(file)] == [1, 2]
+    assert file.read_bytes().startswith(whole)
+    assert torn not in file.read_bytes()[len(whole) :].splitlines()
+
+
+def test_a_torn_only_line_is_cut_off(file: Path) -> None:
+    file.write_bytes(b'{"schema": 1, "ca')
+    assert read(file) == []
+    append(file, row(1))
+    assert [each["batch"] for each in read(file)] == [1]
+
+
+def test_a_long_torn_line_is_cut_off(file: Path) -> None:
+    append(file, row(1))
+    file.write_bytes(file.read_bytes() + b'{"schema": 1, "block_s": [' + b"0.1," * 100_000)
+    append(file, row(2))
+    assert [each["batch"] for each in read(file)] == [1, 2]
+
+
+NOT_OURS = {
+    "text": (b"hello\nworld\n", "line 1 is not JSON: not a result file of convbench"),
+    "text without line break": (b"hello", "ends in something else than a measurement: not a result file of convbench"),
+    "json of others": (b'{"case": 1}\n', "line 1 is not a measurement: not a result file of convbench"),
+    "json of others on one line": (b'{"hello": 1}', "ends in something else than a measurement"),
+    "a json list": (b"[1, 2]\n", "line 1 is not a measurement: not a result file of convbench"),
+    "a schema in words": (b'{"case": "x", "schema": "first"}\n', "line 1 is not a measurement"),
+    "an empty line": (b"\n", "line 1 is not JSON: not a result file of convbench"),
+    "binary": (b"\x89PNG\r\n\x1a\n\x00\x00\xff", "line 1 is not JSON: not a result file of convbench"),
+    "binary without line break": (b"\x80\x02}q\x00\xff", "ends in something else than a measurement"),
+    "from the future": (
+        b'{"schema": 99, "case": "x"}\n',
+        "line 1 was written by a newer convbench (schema 99): upgrade",
+    ),
+    "good, then bad": (b'{"schema": 1, "case": "x"}\n{"a\n', "line 2 is not JSON: not a result file of convbench"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_OURS)
+def test_a_file_that_is_not_ours_is_refused_in_one_line_and_left_alone(file: Path, name: str) -> None:
+    content, words = NOT_OURS[name]
+    file.write_bytes(content)
+    for refuse in (read, require_writable, load):
+        with pytest.raises(UsageError) as error:
+            refuse(file)
+        assert str(error.value).startswith(f"{file} ")
+        assert words in str(error.value)
+        assert "\n" not in str(error.value)
+    assert file.read_bytes() == content
+
+
+def test_an_empty_file_is_a_file_with_no_rows(file: Path) -> None:
+    """As mktemp makes it: results may be appended."""
+    file.write_bytes(b"")
+    require_writable(file)
+    assert read(file) == []
+    assert load(file).shape[0] == 0
+
+
+def test_a_missing_file_is_a_usage_error(file: Path) -> None:
+    with pytest.raises(UsageError, match=r"^cannot read .*run\.jsonl: No such file or directory$"):
+        read(file)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    os.mkfifo(tmp_path / "pipe")
+    expected = {
+        "nowhere/run.jsonl": f"there is no folder {tmp_path}/nowhere",
+        "file/run.jsonl": f"there is no folder {tmp_path}/file",
+        "pipe": "it is not an ordinary file",
+        ".": "it is not an ordinary file",
+        "x" * 300: "File name too long",
+    }
+    for name, words in expected.items():
+        with pytest.raises(UsageError) as error:
+            require_writable(tmp_path / name)
+        assert str(error.value) == f"cannot write {tmp_path / name}: {words}"
+
+
+def test_dev_full_is_refused() -> None:
+    """Reading it would never end."""
+    with pytest.raises(UsageError, match="^cannot write /dev/full: it is not an ordinary file$"):
+        require_writable(Path("/dev/full"))
+
+
+def test_asking_whether_a_file_can_be_written_changes_nothing(file: Path) -> None:
+    require_writable(file)
+    assert not file.exists()
+    append(file, row(1))
+    content = file.read_bytes()
+    require_writable(file)
+    assert file.read_bytes() == content
+
+
+APPEND_MANY = """
+import sys
+from pathlib import Path
+from convbench.store import append
+file, writer, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(count):
+    append(file, {"case": f"{writer}-{number}", "status": "ok", "block_s": [0.001] * (number % 50 * 20)})
+    if sys.argv[4:]:
+        print(number, flush=True)
+"""
+
+
+def test_two_writers_at_once_lose_and_tear_nothing(file: Path) -> None:
+    writers = [run_python(APPEND_MANY, file, name, 200, stdin=subprocess.PIPE) for name in "ab"]
+    for writer in writers:
+        assert writer.stdout and writer.stdout.readline() == "ready\n"
+    for writer in writers:  # both now, after their imports
+        assert writer.stdin
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    for writer in writers:
+        assert (writer.communicate()[1], writer.returncode) == ("", 0)
+    cases = [each["case"] for each in read(file)]
+    assert len(cases) == 400
+    for name in "ab":
+        assert [case for case in cases if case.startswith(name)] == [f"{name}-{number}" for number in range(200)]
+    assert all(len(json.loads(line)["block_s"]) % 20 == 0 for line in file.read_bytes().splitlines())
+
+
+@pytest.mark.parametrize("after", [5, 40])
+def test_a_killed_writer_leaves_a_readable_file(file: Path, after: int) -> None:
+    writer = run_python(APPEND_MANY, file, "a", 10**6, "say", stdin=subprocess.PIPE)
+    assert writer.stdin and writer.stdout
+    writer.stdin.write("\n")
+    writer.stdin.flush()
+    while (line := writer.stdout.readline()) != f"{after}\n":
+        assert line
+    writer.send_signal(signal.SIGKILL)
+    writer.communicate()
+    assert writer.returncode == -signal.SIGKILL
+    cases = [each["case"] for each in read(file)]
+    assert len(cases) > after  # what it said it had written is there
+    assert cases == [f"a-{number}" for number in range(len(cases))]
+    append(file, row(1))
+    assert [each["case"] for each in read(file)] == [*cases, row(1)["case"]]
+
+
+def test_a_lock_that_another_process_holds_is_waited_for(file: Path) -> None:
+    append(file, row(1))
+    with file.open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        writer = run_python(APPEND_MANY, file, "a", 1, stdin=subprocess.PIPE)
+        assert writer.stdin
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+        time.sleep(0.5)
+        assert len(read(file)) == 1
+    assert (writer.communicate()[1], writer.returncode) == ("", 0)
+    assert len(read(file)) == 2
+
+
+FILL_UP = """
+import resource, signal, sys
+from pathlib import Path
+from convbench.errors import UsageError
+from convbench.store import append
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+written = 0
+try:
+    while written < 1000:
+        append(Path(sys.argv[1]), {"case": f"a-{written}", "status": "ok", "block_s": [0.5] * 30})
+        written += 1
+except UsageError as error:
+    print(written, error)
+"""
+
+
+@pytest.mark.parametrize("limit", [1000, 1024, 5000, 5001])
+def test_a_full_disk_leaves_no_half_line(file: Path, limit: int) -> None:
+    """A limit on the size of files stands in for the disk: it cuts the last write short, and then refuses."""
+    process = run_python(FILL_UP, file, limit)
+    out, errors = process.communicate()
+    assert (errors, process.returncode) == ("", 0)
+    written, words = out.strip().split(" ", 1)
+    assert words in (
+        f"cannot write {file}: No space left on device",  # what was written of the line was cut off again
+        f"cannot write {file}: File too large",
+    )
+    assert file.stat().st_size <= limit
+    assert file.read_bytes().endswith(b"\n")
+    assert [each["case"] for each in read(file)] == [f"a-{number}" for number in range(int(written))]
+    line = file.stat().st_size // int(written)
+    assert int(written) >= limit // (line + 2)
+    append(file, row(1))  # the disk has room again
+    assert len(read(file)) == int(written) + 1
+
+
+def test_the_stand_in_for_a_full_disk_cuts_a_write_short(tmp_path: Path) -> None:
+    program = (
+        "import os, resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY));"
+        "print(os.write(os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY), b'x' * 20))"
+    )
+    assert run_python(program, tmp_path / "short").communicate() == ("10\n", "")
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_load_gives_a_table_with_the_keys_of_the_contract(file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    append(file, row(1))
+    append(file, row(2, status="skipped", images_per_s=None, reason="no GPU"))
+    append(other, row(4))
+    table = convbench.load(file, str(other))
+    assert sorted(THROUGHPUT_KEYS - set(table.columns)) == []
+    assert list(table.columns) == ["schema", *Measurement.keys()]
+    assert table["batch"].tolist() == [1, 2, 4]
+    assert table["images_per_s"].tolist()[::2] == [100.0, 25.0]
+    assert table["images_per_s"].isna().tolist() == [False, True, False]
+    assert table["block_s"].tolist()[0] == [0.01, 0.02]
+
+
+def test_a_file_of_before_a_key_was_added_has_none_for_it(file: Path) -> None:
+    old = {key: value for key, value in row(1).items() if key not in ("ratio", "block_s")}
+    append(file, old)
+    (found,) = read(file)
+    assert (found["ratio"], found["block_s"], found["batch"]) == (None, None, 1)
+    assert list(load(file).columns) == ["schema", *Measurement.keys()]
+
+
+def test_load_of_nothing_has_the_columns_all_the_same() -> None:
+    assert list(load().columns) == ["schema", *Measurement.keys()]
