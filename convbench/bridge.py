@@ -113,13 +113,16 @@ def _gap(found: "Replay", quoted: tuple[float, str] | None) -> Row:
 
 
 def sentences(found: list[Row]) -> Iterator[str]:
-    """What each knob did, in words; and why those that were not flipped were not."""
+    """What each knob did; what speaks against the whole session; why a knob was not flipped."""
     for row in found:
         if row["exists_here"]:
             yield _sentence(row)
     for row in found:
-        if row["exists_here"] is False:
-            yield f"{row['knob']}: {row['reason']}"
+        if row["step"] == "ours" and row["reason"]:
+            yield f"{row['verdict']}: {row['reason']}"
+    left = [row for row in found if row["exists_here"] is False]
+    for reason in dict.fromkeys(row["reason"] for row in left):
+        yield f"{', '.join(row['knob'] for row in left if row['reason'] == reason)}: {reason}"
 
 
 def _sentence(row: Row) -> str:

@@ -2,7 +2,7 @@
 
 Codes: CLK two clocks agree; LIN twice the steps take twice the time; FLOOR no faster than the measured rates of the
 machine allow; MONO a larger batch takes no less time; ZERO what zeros would have given; STDY no drift over the timed
-part; WIDE the interval is as narrow as asked; CONT nothing else used the processor.
+part; WIDE the interval is as narrow as asked.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +15,6 @@ from .schema import Second
 
 CLOCKS_AGREE = 0.02
 LINEAR = {"cpu": 0.05, "cuda": 0.01}
-CORES_OF_OTHERS = 0.15
 MONOTONE = 0.02
 FLOOR_SLACK = 0.98  # rates are measured too, and not without error
 
@@ -86,11 +85,3 @@ def width(lane: Lane, rules: Rules) -> Finding | None:
     if half <= rules.half_width:
         return None
     return Finding("WIDE", f"interval ±{half:.1%}, where ±{rules.half_width:.1%} is asked", invalid=False)
-
-
-def contention(load: dict[str, float]) -> Finding | None:
-    """CONT."""
-    others = load["cores_of_others"]
-    if others <= CORES_OF_OTHERS:
-        return None
-    return Finding("CONT", f"other processes used {others:.2f} cores", invalid=False)

@@ -149,17 +149,19 @@ def time_lanes(
     rules: Rules,
     report: Callable[[float], None] = lambda done: None,
     settled: Callable[[], bool] = lambda: True,
+    timed: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> None:
     """Time lanes in turns, a block each, in the order A B B A, until each is known well enough.
 
     One lane is a plain measurement, two are a comparison, which goes on until it is ``settled`` or the cap is
-    reached. ``report`` is called after each turn with the share of the cap that has gone.
+    reached. ``report`` is called after each turn with the share of the cap that has gone; ``timed`` is entered
+    around all blocks, the warm-up left out.
     """
     for lane in lanes:
         with lane.around():
             _warm_up(lane, clock, rules)
     turn = 0
-    with _no_garbage_collection():
+    with _no_garbage_collection(), timed():
         while not all(lane.finished(rules) for lane in lanes) or not (
             settled() or any(lane.timed_s >= rules.cap_s for lane in lanes)
         ):

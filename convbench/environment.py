@@ -1,10 +1,8 @@
-"""What a number was measured with: versions, devices, and what else the machine was doing."""
+"""What a number was measured with: versions, devices, memory."""
 
 import os
 import platform
-import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,38 +62,3 @@ def _gpu(index: int) -> dict[str, Any]:
         "memory_bytes": facts.total_memory,
         "multiprocessors": facts.multi_processor_count,
     }
-
-
-@dataclass(frozen=True)
-class Activity:
-    """Processor time so far: of the whole machine, of this process, and of the wall clock."""
-
-    machine_s: float
-    own_s: float
-    wall_s: float
-    stolen_s: float
-    involuntary_switches: int
-
-    @classmethod
-    def now(cls) -> "Activity":
-        times, own = psutil.cpu_times(), psutil.Process()
-        busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
-        spent = own.cpu_times()
-        return cls(
-            machine_s=busy,
-            own_s=spent.user + spent.system,
-            wall_s=time.monotonic(),
-            stolen_s=getattr(times, "steal", 0.0),
-            involuntary_switches=own.num_ctx_switches().involuntary,
-        )
-
-    def since(self, before: "Activity") -> dict[str, float]:
-        """Cores that others used meanwhile, that the hypervisor took, and how often this process was put off."""
-        wall = max(1e-9, self.wall_s - before.wall_s)
-        own = self.own_s - before.own_s
-        return {
-            "cores_of_others": max(0.0, self.machine_s - before.machine_s - own) / wall,
-            "cores_of_this": own / wall,
-            "cores_stolen": (self.stolen_s - before.stolen_s) / wall,
-            "involuntary_switches": self.involuntary_switches - before.involuntary_switches,
-        }

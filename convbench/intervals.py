@@ -40,7 +40,7 @@ def median_interval(samples: Sequence[float]) -> tuple[float, float]:
 
 @cache
 def _outside(n: int) -> int:
-    """How many of n independent samples may stand outside on each side: 2 P(Binomial(n, 1/2) <= that) is at most 5 %."""
+    """How many of n samples may stand outside on each side: 2 P(Binomial(n, 1/2) <= that) is at most 5 %."""
     outside, tail = 0, 1 + n
     while 40 * tail <= 2**n:
         outside += 1

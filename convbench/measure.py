@@ -16,16 +16,29 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from . import backends, catalogue, checks, compare, environment, memory, precision, proof
+from . import (
+    backends,
+    catalogue,
+    checks,
+    compare,
+    environment,
+    kernels_seen,
+    memory,
+    precision,
+    proof,
+    telemetry_checks,
+)
 from .calibration import Rates, calibrate, limit
 from .clock import RULES, Clock, CudaClock, Inputs, Lane, Rules, StoppedClock, clock_of, rotating, time_lanes
 from .counting import Count, count_variant
 from .errors import ConvbenchError
 from .intervals import median_interval, percentile
 from .models import create
-from .proof import Proof
-from .schema import Backend, Case, Measurement, Second, Step
+from .proof import Finding, Proof
+from .schema import VERDICTS, Backend, Case, Measurement, Second, Step
 from .seen import operators_seen
+from .telemetry import Recorder
+from .telemetry_summary import joules_per_image
 
 Report = Callable[[str, float], None]
 """Called with what is being done and the share of it that is done."""
@@ -93,6 +106,7 @@ def _measure(
     if cases[0].threads:
         torch.set_num_threads(cases[0].threads)
     torch.set_flush_denormal(True)
+    stack.callback(torch.set_flush_denormal, False)
     torch.backends.cudnn.benchmark = True  # tuned in the untimed part, once for each shape
     facts = environment.describe()
 
@@ -127,25 +141,43 @@ def _measure(
         )
 
     memory.reset_peak(device)
-    before = environment.Activity.now()
-    time_lanes(
-        lanes,
-        clock,
-        rules,
-        lambda done: report("timing", done),
-        settled if len(lanes) > 1 else lambda: True,
-    )
-    load = environment.Activity.now().since(before)
-    peak = memory.peak_bytes(device)
+    with Recorder(device) as recorder:
+        time_lanes(
+            lanes,
+            clock,
+            rules,
+            lambda done: report("timing", done),
+            settled if len(lanes) > 1 else lambda: True,
+            recorder.timed,
+        )
+    load, peak = recorder.summary(), memory.peak_bytes(device)
+    seen = telemetry_checks.findings(load, recorder.facts)
+    facts |= {"telemetry": recorder.facts, "telemetry_reason": recorder.reason}
     for each in opened:
         report("checking", 1)
         each.result.load, each.result.peak_bytes = load, peak
-        _conclude(each, rules, clock)
+        _conclude(each, rules, clock, seen)
+        if len(opened) == 1 and each.result.images_per_s:
+            each.result.joules_per_image = joules_per_image(load, each.result.images_per_s, device)
         if each is not opened[0]:
             found = compare.compare_blocks(lanes[0].block_s, each.lane.block_s, delta)
             each.result.compared_with = opened[0].case.id
             each.result.ratio, each.result.difference = found.ratio, found.difference
             each.result.ratio_low, each.result.ratio_high = found.low, found.high
+    if device == "cuda":
+        for each in opened:  # last, as the profiler stays attached and slows launches
+            _name_kernels(each)
+
+
+def _name_kernels(each: Opened) -> None:
+    """PREC: the names of the kernels that ran are held against the precision of the case."""
+    case, result = each.case, each.result
+    with precision.applied(case.precision):
+        ran = kernels_seen.kernel_names(each.step, each.sets[0])
+    result.kernels = result.kernels | kernels_seen.classify(ran)
+    if found := kernels_seen.evidence(case.precision, ran):
+        result.verdict = max(result.verdict or "VALID", "INVALID" if found.invalid else "SUSPECT", key=VERDICTS.index)
+        result.reason = "; ".join(filter(None, [result.reason, str(found)]))
 
 
 def _subject(case: Case, report: Report) -> Subject:
@@ -173,7 +205,7 @@ def _open(case: Case, result: Measurement, subject: Subject, alone: bool, clock:
         model = (model if alone else copy.deepcopy(model)).to(kind)
     sets = [(x.to(kind), t, y) for x, t, y in subject.sets]
     with precision.applied(case.precision) as result.flags:
-        rates = calibrate(case.device, case.precision)
+        rates = _rates(case)
         started = time.perf_counter()
         step = stack.enter_context(backend.open(model, case, sets[0]))
         output = step(*sets[0]).clone()
@@ -186,7 +218,16 @@ def _open(case: Case, result: Measurement, subject: Subject, alone: bool, clock:
     return Opened(case, result, backend, step, sets, counted, proved, lane, rates)
 
 
-def _conclude(each: Opened, rules: Rules, clock: Clock) -> None:
+def _rates(case: Case) -> Rates:
+    """Of the case's precision. On a CPU, products in half precision may be slower than converting to float32 and back,
+    which libraries do where they see fit: there the rates of float32 count too."""
+    rates = calibrate(case.device, case.precision)
+    if case.device == "cpu" and precision.dtype_of(case.precision) != torch.float32:
+        return rates.best(calibrate(case.device, "fp32"))
+    return rates
+
+
+def _conclude(each: Opened, rules: Rules, clock: Clock, seen: list[Finding]) -> None:
     """Check a timed case and write what its samples say into its measurement."""
     case, result, lane, counted = each.case, each.result, each.lane, each.counted
     samples = lane.block_s
@@ -198,7 +239,7 @@ def _conclude(each: Opened, rules: Rules, clock: Clock) -> None:
         zeros = (torch.zeros_like(x), torch.zeros_like(t), torch.zeros_like(y))
         result.zeros_ratio = checks.zeros_ratio(lane, lambda: each.step(*zeros), clock)
         latencies = _latencies(lane, clock)
-        rates = each.rates.best(calibrate(case.device, case.precision))
+        rates = each.rates.best(_rates(case))
     floor = limit(counted, case.batch, rates, len(counted.operations) if each.backend.eager else 0)
 
     fast, slow = median_interval(samples)
@@ -222,7 +263,7 @@ def _conclude(each: Opened, rules: Rules, clock: Clock) -> None:
         checks.floor(step_s, floor.seconds),
         checks.drift(samples, rules),
         checks.width(lane, rules),
-        checks.contention(result.load) if case.device == "cpu" else None,
+        *seen,
     ]
     result.status = "ok"
     result.verdict, result.reason = proof.report([finding for finding in found if finding])

@@ -28,7 +28,7 @@ def scaled(unit: float, digits: int) -> Callable[[Any], str]:
 
 def significant(value: float) -> str:
     """Four significant digits, without an exponent."""
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+    return f"{value:.4g}" if abs(value) < 9999.5 else f"{value:.0f}"
 
 
 def milliseconds(value: float) -> str:

@@ -5,122 +5,31 @@ ours. All variants are timed in turns, a block each, so that each knob's ratio c
 with a flaw is timed as it is, and its row names the flaw; our own way is proved, as for every number of ours.
 """
 
-import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
-from . import environment, precision, proof
-from .clock import RULES, Block, Clock, CudaClock, Inputs, Lane, clock_of, time_lanes
+from . import environment, precision, proof, telemetry_checks
+from .clock import RULES, Clock, Inputs, Lane, Rules, clock_of, time_lanes
 from .errors import NothingMeasured
 from .knobs import KNOBS, Way, missing, ours, papers_way
 from .models import create
 from .runner import unsupported
 from .schema import Case, Second
+from .telemetry import Recorder
+from .variants import ReplayClock, Run, Variant, around
 
 BLOCKS = 12  # of each variant: what is wanted is a ratio with its interval, however narrow that is
 MATMUL_TF32 = "matmul_tf32"  # the other way out of torch-default, beside the chain
 
 Report = Callable[[str, float], None]
-
-
-class Run:
-    """Each call is one step of a variant."""
-
-    def __init__(self, way: Way, model: nn.Module, sets: list[Inputs]) -> None:
-        words = str(way["statistic"]).split()
-        self.steps = int(words[2]) if words[0] == "total" else None  # "total of 20 steps"; None for blocks by the rules
-        self.waits = way["sync_end"] == "yes"
-        self.model = model
-        self.inputs = itertools.cycle(_inputs(way, sets))
-
-    def __call__(self) -> object:
-        return self.model(*next(self.inputs))
-
-
-def _inputs(way: Way, sets: list[Inputs]) -> list[Inputs]:
-    if str(way["input"]).startswith("uniform"):
-        x, t, y = sets[0]
-        sets = [(torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device), t, y)]
-    return [(x, t[:1], y[:1]) for x, t, y in sets] if way["conditioning"] == "[1]" else sets
-
-
-class ReplayClock(CudaClock):
-    """Times each variant in the way of its Run."""
-
-    def __init__(self, own: Clock) -> None:
-        self.own = own
-
-    def wait(self) -> None:
-        self.own.wait()
-
-    def block(self, run: Callable[[], object], steps: int) -> Block:
-        assert isinstance(run, Run)
-        if isinstance(self.own, CudaClock):
-            run()  # takes the memory that the block before may have given back
-            self.wait()
-        if run.waits and run.steps is None:
-            return self.own.block(run, steps)
-        if run.steps and isinstance(self.own, CudaClock):
-            torch.cuda.empty_cache()  # as the released script does: its first timed step takes the memory again
-        count = run.steps or steps
-        start = perf_counter()
-        for _ in range(count):
-            run()
-        if run.waits:
-            self.wait()
-        total = perf_counter() - start
-        self.wait()  # not timed: what is still queued must not run into the next block
-        return Block(total / count, total, total, [])
-
-
-@contextmanager
-def checkpointed(model: nn.Module) -> Iterator[int]:
-    """Run each block of a model under activation checkpointing; yields how many blocks there are."""
-    blocks = [block for stage in model.modules() if isinstance(stage, nn.ModuleList) for block in stage]
-    for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    try:
-        yield len(blocks)
-    finally:
-        for block in blocks:
-            del block.forward  # that of the class shows again
-
-
-@contextmanager
-def _around(way: Way, model: nn.Module) -> Iterator[None]:
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode() if way["autograd"] == "inference_mode" else torch.no_grad())
-        stack.enter_context(precision.applied(str(way["precision"])))
-        if way["checkpointing"] == "on":
-            stack.enter_context(checkpointed(model))
-        yield
-
-
-@dataclass
-class Variant:
-    """A way, and what timing it gave."""
-
-    way: Way
-    lane: Lane
-
-    @property
-    def image_s(self) -> list[Second]:
-        """Seconds an image, of each block."""
-        return [seconds / int(self.way["batch"]) for seconds in self.lane.block_s]
-
-    @property
-    def images_per_s(self) -> float:
-        return 1 / median(self.image_s)
 
 
 @dataclass(frozen=True)
@@ -178,30 +87,43 @@ def replay(
     largest = replace(case, batch=max(case.batch, int(theirs["batch"])))
     if reason := unsupported(largest):
         raise NothingMeasured(f"{largest.id}: {reason}")
-    rules = replace(RULES[device], half_width=1.0, min_s=0.0, min_blocks=BLOCKS)
-    rules = rules if cap_s is None else replace(rules, cap_s=cap_s, warmup_s=min(rules.warmup_s, cap_s))
+    rules = few_blocks(device, BLOCKS, cap_s)
     measured_at = datetime.now(UTC).isoformat(timespec="seconds")
     with settings(threads):
         report("loading", 0)
         network = create(model, device=device, res=res)
         chain, flips, aside = _chain(paper, case, theirs, own, network)
         report("proving", 0)
-        verdict, reason = _proved(case, network)
+        found = _proved(case, network)
         lanes = [variant.lane for variant in chain] + ([aside.pair[1].lane] if aside and aside.pair else [])
         try:
-            tune(lanes)
-            time_lanes(lanes, ReplayClock(clock_of(device)), rules, partial(report, "timing"))
+            load, seen = time_together(lanes, ReplayClock(clock_of(device)), rules, device, partial(report, "timing"))
         except torch.OutOfMemoryError:
             raise NothingMeasured(f"{largest.id}: out of memory, try a smaller --batch") from None
-    facts = environment.describe()
+    verdict, reason = proof.report([*found, *seen])
+    facts = {**environment.describe(), "load": load}
     return Replay(paper, case, theirs, own, chain, flips, aside, verdict, reason, facts, measured_at)
 
 
-def tune(lanes: Sequence[Lane]) -> None:
-    """One step of each, so that cuDNN has chosen its algorithms before any warm-up is timed."""
-    for lane in lanes:
+def few_blocks(device: str, blocks: int, cap_s: Second | None) -> Rules:
+    """Rules that stop after that many blocks, or after the cap and six blocks, however wide the interval is then."""
+    rules = replace(RULES[device], half_width=math.inf, min_s=0.0, min_blocks=blocks)
+    if cap_s is None:
+        return rules
+    return replace(rules, cap_s=cap_s, warmup_s=min(rules.warmup_s, cap_s), block_s=min(rules.block_s, cap_s))
+
+
+def time_together(
+    lanes: Sequence[Lane], clock: Clock, rules: Rules, device: str, report: Callable[[float], None]
+) -> tuple[dict[str, float | None], list[proof.Finding]]:
+    """Time the lanes in turns. Returns what the machine did meanwhile, and what that says about the numbers."""
+    for lane in lanes:  # a step of each, so that cuDNN has chosen its algorithms before any warm-up is timed
         with lane.around():
             lane.run()
+    with Recorder(device) as recorder:
+        time_lanes(lanes, clock, rules, report, timed=recorder.timed)
+    load = recorder.summary()
+    return load, telemetry_checks.findings(load, recorder.facts)
 
 
 def _chain(
@@ -209,7 +131,7 @@ def _chain(
 ) -> tuple[list[Variant], list[Flip], Flip | None]:
     def variant(way: Way) -> Variant:
         sets = input_sets(replace(case, batch=int(way["batch"])))
-        return Variant(way, Lane(Run(way, model, sets), partial(_around, way, model)))
+        return Variant(way, Lane(Run(way, model, sets), partial(around, way, model)))
 
     reasons = {knob: missing(knob, paper, case.device, theirs, own) for knob in KNOBS}
     reasons["precision"] = reasons["precision"] or precision.unsupported("tf32", case.device)
@@ -233,12 +155,12 @@ def input_sets(case: Case) -> list[Inputs]:
     return [(x.to(case.device), t.to(case.device), y.to(case.device)) for x, t, y in proof.input_sets(case)]
 
 
-def _proved(case: Case, model: nn.Module) -> tuple[str, str]:
-    """Verdict and reason of our own way."""
+def _proved(case: Case, model: nn.Module) -> list[proof.Finding]:
+    """What is wrong with the outputs of our own way."""
     sets = input_sets(case)
     with torch.inference_mode(), precision.applied(case.precision):
         output = model(*sets[0])
-        return proof.report(proof.prove(model, sets, output, case.precision, output).findings)
+        return proof.prove(model, sets, output, case.precision, output).findings
 
 
 @contextmanager

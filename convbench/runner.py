@@ -275,8 +275,8 @@ def _in_process(cases: list[Case], report: Report, rules: dict[str, float], time
         code, errors = _listen_to({"cases": [asdict(case) for case in cases], "rules": rules}, hear, timeout_s)
     except TimeoutError:
         return [_without(case, "timeout", f"not finished after {timeout_s:.0f} s (--timeout)") for case in cases]
-    known = {result.case for result in results}
-    return results + [_without(case, *_death(code, errors)) for case in cases if case.id not in known]
+    known = {result.case: result for result in results}
+    return [known.get(case.id) or _without(case, *_death(code, errors)) for case in cases]
 
 
 def _listen_to(
@@ -300,18 +300,19 @@ def _listen_to(
     ) as worker:
         assert worker.stdin and worker.stdout and worker.stderr
 
-        def pump(stream: Iterable[str]) -> None:
-            for line in stream:
-                lines.put(line)
-            lines.put(None)
+        def pump(stream: Iterable[str], keep: Callable[[str], object], end: Callable[[], object]) -> None:
+            with suppress(ValueError):  # closed already: Ctrl-C came before this thread ran
+                for line in stream:
+                    keep(line)
+            end()
 
         threads = [
-            threading.Thread(target=pump, args=[worker.stdout]),
-            threading.Thread(target=errors.extend, args=[worker.stderr]),
+            threading.Thread(target=pump, args=[worker.stdout, lines.put, lambda: lines.put(None)]),
+            threading.Thread(target=pump, args=[worker.stderr, errors.append, lambda: None]),
         ]
-        for thread in threads:
-            thread.start()
-        try:
+        try:  # Ctrl-C may come at any moment: whoever waits for a thread must have ended the worker first
+            for thread in threads:
+                thread.start()
             with suppress(BrokenPipeError):  # it died at once; what it said comes through stderr
                 worker.stdin.write(json.dumps(order) + "\n")
                 worker.stdin.flush()  # left open: the worker ends when it is closed
@@ -327,7 +328,8 @@ def _listen_to(
         finally:
             worker.kill()
             for thread in threads:
-                thread.join()
+                if thread.ident:  # it was started
+                    thread.join()
     return worker.returncode, [line.rstrip() for line in errors if line.strip()]
 
 

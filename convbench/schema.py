@@ -106,7 +106,8 @@ class Measurement:
     kernels: dict[str, str] = field(default_factory=dict)  # what served attention and the like, where torch can tell
     flags: dict[str, str] = field(default_factory=dict)  # precision switches as read back around the case
     rates: dict[str, float] = field(default_factory=dict)  # measured in the same process: FLOP/s, bytes/s
-    load: dict[str, float] = field(default_factory=dict)  # what else the machine did meanwhile
+    load: dict[str, float | None] = field(default_factory=dict)  # telemetry of the timed part, from another process
+    joules_per_image: float | None = None  # from an energy counter, over 10 s or more
     environment: dict[str, Any] = field(default_factory=dict)
     measured_at: str = ""  # UTC
 

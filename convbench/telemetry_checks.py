@@ -7,7 +7,6 @@ is off; CONT nothing else used the processor.
 from collections.abc import Mapping
 from typing import Any
 
-from .checks import CORES_OF_OTHERS
 from .proof import Finding
 from .telemetry_gpu import reasons_in_words
 from .telemetry_summary import HARMLESS
@@ -15,6 +14,7 @@ from .telemetry_summary import HARMLESS
 Summary = Mapping[str, float | None]
 
 CLOCK_RANGE = 0.03
+CORES_OF_OTHERS = 0.15
 CORES_STOLEN = 0.05
 WAITED_SHARE = 0.1  # of the time the process wanted a core: as if the wall clock were 1.1 times the processor's
 

@@ -8,7 +8,7 @@ told otherwise (convolutions in TF32, matrix products in FP32).
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from statistics import median
@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from . import environment, precision
+from . import environment, precision, proof
 from .catalogue import find
-from .clock import RULES, Lane, clock_of, rotating, time_lanes
+from .clock import Lane, clock_of, rotating
 from .errors import NothingMeasured
 from .intervals import median_interval, ratio_interval
 from .knobs import printed
 from .models import create
-from .replay import input_sets, settings, tune
+from .replay import few_blocks, input_sets, settings, time_together
 from .runner import unsupported
 from .schema import Case, Second
 
@@ -78,8 +78,7 @@ def experiment(
     for model in models:
         find(model).require_res(res)
     _require(models, max(batches), res, device)
-    rules = replace(RULES[device], half_width=1.0, min_s=0.0, min_blocks=blocks)
-    rules = rules if cap_s is None else replace(rules, cap_s=cap_s, warmup_s=min(rules.warmup_s, cap_s))
+    rules = few_blocks(device, blocks, cap_s)
     with settings(None):
         networks = {model: create(model, device=device, res=res) for model in models}
         for batch in batches:
@@ -90,13 +89,14 @@ def experiment(
                 lane = Lane(rotating(network, sets), partial(_around, conv, matmul, flags))
                 cells.append(Cell(model, (conv, matmul), lane, flags))
             started = datetime.now(UTC).isoformat(timespec="seconds")
-            lanes = [cell.lane for cell in cells]
+            lanes, said = [cell.lane for cell in cells], partial(report, f"timing batch {batch}")
             try:
-                tune(lanes)
-                time_lanes(lanes, clock_of(device), rules, partial(report, f"timing batch {batch}"))
+                load, seen = time_together(lanes, clock_of(device), rules, device, said)
             except torch.OutOfMemoryError:
                 raise NothingMeasured(f"batch {batch} at {res} px does not fit: try --batch {batch // 2}") from None
-            facts = {"device": device, "environment": environment.describe(), "measured_at": started}
+            verdict, reason = proof.report(seen)
+            facts: Row = {"device": device, "verdict": verdict, "reason": reason, "measured_at": started}
+            facts["environment"] = {**environment.describe(), "load": load}
             yield from (_row(cell, cells, batch, res) | facts for cell in cells)
 
 
@@ -161,6 +161,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
             + ", ".join(f"{_ratio(row)} with TF32 {row['conv_tf32']} for both" for row in matched)
             + (f"; printed {quoted:.2f}" if quoted else "")
         )
+    said += dict.fromkeys(row["reason"] for row in rows if row["reason"])
     if any(row["model"].startswith("dig") for row in rows):
         from .models.gla import implementation
 

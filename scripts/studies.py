@@ -67,7 +67,16 @@ def kills() -> None:
     """Start a sweep, kill it ten times with SIGKILL, let it end, and look at the file."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "sweep.jsonl"
-        command = [sys.executable, "-m", "convbench", "throughput", "--model", "dico_s,fcdm_s,dit_s_2", "--res", "64,128"]
+        command = [
+            sys.executable,
+            "-m",
+            "convbench",
+            "throughput",
+            "--model",
+            "dico_s,fcdm_s,dit_s_2",
+            "--res",
+            "64,128",
+        ]
         command += ["--batch", "1,2", "--threads", "1", "--precision", "fp32,bf16", "--cap", "0.2", "--out", str(out)]
         rng = random.Random(0)
         for kill in range(10):

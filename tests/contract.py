@@ -1,4 +1,4 @@
-"""The public contract of ARCHITECTURE.md that several test files hold: keys and exit codes. Other people's scripts read them."""
+"""The public contract of ARCHITECTURE.md, on which other people's scripts depend: keys and exit codes."""
 
 THROUGHPUT_KEYS = {
     *("model", "res", "batch", "backend", "precision", "device", "status", "verdict", "reason"),

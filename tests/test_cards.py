@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_cards_agree_with_the_table_of_papers(paper: str) -> None:
     assert cards.value(card, "weights") == ("?" if facts["precision"] == "not stated" else facts["precision"])
     printed = {row["table"] for row in catalogue.printed_lines() if row["paper"] == paper and row.get("images_per_s")}
     named = card["figures"]
-    assert all(table in named or table.isdecimal() for table in printed)
+    assert {named} == printed or set(re.findall(r"[0-9]+", named)) == printed
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ FAULTS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda card: card["protocol"].update(sync={"value": "?"}), "protocol.sync: no such field"),
     (
         lambda card: card["protocol"].pop("driver"),
-        "protocol.driver: missing (version of the GPU's driver); { value = \"?\" } if it is not known",
+        'protocol.driver: missing (version of the GPU\'s driver); { value = "?" } if it is not known',
     ),
     (
         lambda card: card["protocol"].update(gpu="A100"),
@@ -141,7 +142,9 @@ def test_check_names_problems_and_fails(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("[a", "is not TOML"), ("", "holds no card"), (None, "cannot read")], ids=["torn", "empty", "no"]
+    ("text", "words"),
+    [("[a", "is not TOML"), ("", "holds no card"), (None, "cannot read")],
+    ids=["torn", "empty", "no"],
 )
 def test_a_file_that_cannot_be_read(
     text: str | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -163,7 +166,8 @@ def test_list_has_every_card_with_its_evidence(capsys: pytest.CaptureFixture[str
     assert rows["dico"]["protocol"]["sync_end"]["evidence"] == "code"
     assert rows["fcdm"]["unranked"] == "5 of 25 fields of its protocol are known, under 60%"
     _, out, _ = run(["card", "list"], capsys)
-    assert len(out.splitlines()) == 1 + len(cards.cards()) + 2
+    assert [line.split()[0] for line in out.splitlines()][1 : 1 + len(rows)] == list(rows)
+    assert "under" not in out and "may be listed, never ranked" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -212,7 +216,6 @@ def test_our_card_is_what_a_step_sees(device: str, monkeypatch: pytest.MonkeyPat
     assert row.status == "ok", row.reason
     assert facts == {field: cards.value(card, field) for field in facts}
     assert len(facts) == 10
-    assert row.images_per_s == pytest.approx(2 / sorted(row.block_s)[len(row.block_s) // 2], rel=0.5)
     described = environment.describe()
     for field in ("torch", "cudnn", "gpu"):
         if cards.value(card, field) == "named in each result":

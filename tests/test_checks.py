@@ -1,4 +1,4 @@
-"""Each check of a timing by itself: what it lets pass and what it finds, with made-up times. The codes of PROTOCOL.md."""
+"""Each check of a timing by itself: what it lets pass and what it finds, with made-up times."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from simulated import QUICK, Simulated
 
-from convbench import checks
+from convbench import checks, telemetry_checks
 from convbench.clock import Block, Lane
 from convbench.proof import Finding, report
 
@@ -24,7 +24,9 @@ def test_two_clocks_may_differ_by_two_percent() -> None:
     assert checks.clocks([block(1.0, 1.03), block(1.0, 1.03)]) == Finding(
         "CLK", "two clocks disagree: 2.000 s and 2.060 s", invalid=False
     )
-    assert checks.clocks([block(1.0, 0.97)]) == Finding("CLK", "two clocks disagree: 1.000 s and 0.970 s", invalid=False)
+    assert checks.clocks([block(1.0, 0.97)]) == Finding(
+        "CLK", "two clocks disagree: 1.000 s and 0.970 s", invalid=False
+    )
 
 
 @pytest.mark.parametrize("total_s", [0.0, -0.5])
@@ -92,8 +94,10 @@ def test_a_larger_batch_takes_no_less_time() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [{"model": "fcdm_s"}, {"res": 128}, {"backend": "compile"}, {"precision": "bf16"}, {"threads": 2}]
-    + [{"device": "cuda"}, {"weights": "a.pt"}, {"status": "failed"}],
+    [
+        *({"model": "fcdm_s"}, {"res": 128}, {"backend": "compile"}, {"precision": "bf16"}, {"threads": 2}),
+        *({"device": "cuda"}, {"weights": "a.pt"}, {"status": "failed"}),
+    ],
 )
 def test_only_rows_that_differ_in_batch_alone_are_compared(other: dict[str, Any]) -> None:
     assert checks.monotony([row(2, 1.0, **other)], row(4, 0.1)) is None
@@ -129,11 +133,11 @@ def test_the_interval_is_as_narrow_as_asked() -> None:
 
 @pytest.mark.parametrize("cores", [0.0, 0.1, 0.15])
 def test_a_little_work_of_others_passes(cores: float) -> None:
-    assert checks.contention({"cores_of_others": cores}) is None
+    assert telemetry_checks.contention({"cores_of_others": cores}) is None
 
 
 def test_contention_is_found() -> None:
-    assert checks.contention({"cores_of_others": 0.73}) == Finding(
+    assert telemetry_checks.contention({"cores_of_others": 0.73}) == Finding(
         "CONT", "other processes used 0.73 cores", invalid=False
     )
 

@@ -148,7 +148,7 @@ def test_garbage_is_not_collected_while_timing_and_is_afterwards() -> None:
 def test_a_clock_that_stands_still_ends_the_timing(after: int) -> None:
     """No rule of when to stop would ever be met: it once ran for ever."""
     clock = Simulated(lambda first, steps, lane: 0.01 * steps if first < after else 0.0)
-    with pytest.raises(StoppedClock, match="^a block took no time at all$"):
+    with pytest.raises(StoppedClock, match=r"^a block took no time at all$"):
         time_lanes(lanes(1), clock, STEADY)
     assert clock.steps == after + 1
 

@@ -21,7 +21,7 @@ def skewed(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
 
 
 def share_outside(n: int, outside: int) -> float:
-    """That the median of the distribution lies below the sample with ``outside`` samples under it, or above its twin."""
+    """That the median of the distribution lies under the sample with ``outside`` ones below it, or over its twin."""
     return 2 * sum(math.comb(n, k) for k in range(outside + 1)) / 2**n
 
 

@@ -166,7 +166,9 @@ def test_a_counterpart_that_is_the_case_itself_is_an_aa_comparison() -> None:
 
 
 def test_a_counterpart_that_cannot_be_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"^--compare-with fastest: neither a model of `convbench models` nor a backend"):
+    with pytest.raises(
+        UsageError, match=r"^--compare-with fastest: neither a model of `convbench models` nor a backend"
+    ):
         bundles(plan(Request(["dico_s"])), "fastest")
     with pytest.raises(UsageError, match=r"^--res 288 does not suit dit_s_8: it must be a positive multiple of 64"):
         bundles(plan(Request(["dico_s"], res=[288])), "dit_s_8")

@@ -71,7 +71,9 @@ def test_a_number_that_json_lacks_is_refused_and_leaves_no_trace(file: Path) -> 
     assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize("torn", [b"{", b'{"sche', b'{"schema": 1, "case": "dico_s/64px/b9', b'{"schema": 1, "case": "x"}'])
+@pytest.mark.parametrize(
+    "torn", [b"{", b'{"sche', b'{"schema": 1, "case": "dico_s/64px/b9', b'{"schema": 1, "case": "x"}']
+)
 def test_a_torn_last_line_is_ignored_and_then_cut_off(file: Path, torn: bytes) -> None:
     append(file, row(1))
     whole = file.read_bytes()
@@ -159,7 +161,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pat
 
 def test_dev_full_is_refused() -> None:
     """Reading it would never end."""
-    with pytest.raises(UsageError, match="^cannot write /dev/full: it is not an ordinary file$"):
+    with pytest.raises(UsageError, match=r"^cannot write /dev/full: it is not an ordinary file$"):
         require_writable(Path("/dev/full"))
 
 

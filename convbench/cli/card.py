@@ -9,9 +9,9 @@ from .. import cards
 from . import options
 
 KEYS = ("card", "status", "gpu", "batch", "t_shape", "sync_end", "completeness", "ranked")
-NOTES = (
-    "?: not stated, and not to be seen in the released code. known: fields with a source. A figure of which less than",
-    f"{cards.LEAST_KNOWN:.0%} is known may be listed, never ranked. --format json has every field with its evidence.",
+NOTE = (
+    "?: not stated, and not to be seen in the released code. known: fields with a source. A figure of which less than "
+    f"{cards.LEAST_KNOWN:.0%} is known may be listed, never ranked. --format json has every field with its evidence."
 )
 
 
@@ -28,7 +28,7 @@ def command() -> None:
 @options.form()
 def list_cards(form: str) -> None:
     """List the protocol cards of the papers and convbench's own."""
-    options.show([_row(name, card) for name, card in cards.cards().items()], KEYS, form, NOTES)
+    options.show([_row(name, card) for name, card in cards.cards().items()], KEYS, form, [NOTE])
 
 
 @command.command(
