@@ -39,6 +39,8 @@ def write(path: Path, ctx: click.Context, **resolved: Any) -> None:
     values = {
         key: value for key, value in {**ctx.params, **resolved}.items() if key not in LEFT_OUT and value is not None
     }
-    lines = [f"{key.replace('_', '-')} = {json.dumps(value)}" for key, value in values.items()]  # JSON of these is TOML
+    lines = [
+        f"{key.replace('_', '-')} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
+    ]  # JSON of these is TOML
     head = "# Written by convbench; `convbench throughput --sweep` with this file repeats the run.\n"
     path.write_text(head + "\n".join(lines) + "\n", "utf-8")

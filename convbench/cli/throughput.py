@@ -99,7 +99,9 @@ NOTES = (
 )
 @click.option("--budget", type=options.Duration(), help="Of the whole run, such as 30m; wide intervals get most of it.")
 @click.option("--timeout", type=options.Duration(), default="1h", show_default=True, help="End a case after this long.")
-@click.option("--price", type=float, help="Of an hour of this machine; the plan then says what each case costs.")
+@click.option(
+    "--price", type=click.FloatRange(min=0), help="Of an hour of this machine; the plan then says what each case costs."
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan, with the memory and time each case will need, and stop.")
 @options.form()
 @click.pass_context
@@ -151,7 +153,7 @@ def command(
         return 0
     click.echo(summary, err=True)
     if out:
-        sweep.write(out.with_suffix(".toml"), ctx, device=list(request.device))
+        sweep.write(out.with_name(out.name + ".toml"), ctx, device=list(request.device))
 
     rows: list[dict[str, Any]] = []
     interrupted = False
