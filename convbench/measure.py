@@ -212,6 +212,9 @@ def _open(case: Case, result: Measurement, subject: Subject, alone: bool, clock:
         clock.wait()
         result.prepare_s = time.perf_counter() - started
         proved = proof.prove(step, sets, subject.reference, case.precision, output)
+        found = precision.label(precision.read(), case.precision, case.device)  # a backend may have flipped a switch
+        if found != case.precision:
+            proved.findings.append(Finding("PREC", f"the switches read back say {found}"))
     if math.isfinite(proved.error_vs_fp32):
         result.error_vs_fp32 = proved.error_vs_fp32
     lane = Lane(rotating(step, sets), functools.partial(precision.applied, case.precision))

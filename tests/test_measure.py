@@ -494,3 +494,12 @@ def test_every_status_and_verdict_is_a_word_of_the_contract(made_up: None) -> No
     assert [result.status for result in results] == ["ok", "failed", "wrong", "out_of_memory"]
     assert {result.status for result in results} <= set(STATUSES)
     assert {result.verdict for result in results} - {None} <= set(VERDICTS)
+
+
+def test_switches_that_do_not_fit_the_label_are_found(made_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PREC, from what is read back after the step has run; nothing is timed."""
+    monkeypatch.setattr(measure.precision, "label", lambda flags, precision, device: "torch-default")
+    (result,) = measured(case(QUICKLY))
+    assert (result.status, result.verdict) == ("wrong", "INVALID")
+    assert result.reason == "PREC: the switches read back say torch-default"
+    assert result.images_per_s is None
