@@ -14,7 +14,6 @@ from typing import Any
 from .errors import UsageError
 
 FOLDER = Path(__file__).parent
-LATENT_FACTOR = 8  # pixels of the decoded image to one latent pixel, in every model here
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,23 @@ class Family:
 
 
 @dataclass(frozen=True)
+class Signature:
+    """What a network takes and returns: the ``inputs`` of a family's .toml, or of one of its variants.
+
+    x (B, channels, S, S) with S = res / factor; t (B,) float32; y (B,) class indices, or with ``caption``
+    (B, tokens, width) float32 embeddings of a text.
+    """
+
+    channels: int = 4
+    factor: int = 8  # pixels of the decoded image to one of x: 8 for latents of the usual decoder, 1 in pixel space
+    classes: int = 1000
+    null_class: bool = True  # y = classes means no class
+    caption: tuple[int, int] | None = None  # (tokens, width)
+    t_end: float = 1000  # t lies in [0, t_end): whole diffusion steps, or with 1 the time of flow matching
+    predicts: str = "noise and variance"  # or "noise", "velocity"
+
+
+@dataclass(frozen=True)
 class Variant:
     """One model id: a row of the family's variant table."""
 
@@ -44,8 +60,10 @@ class Variant:
     options: Mapping[str, Any]  # the constructor's arguments
     res_multiple: int
     fixed_res: bool
-    params: int  # at 256 pixels; held equal to the counter's by a test, so that lists need not count
+    params: int  # at ``res`` pixels; held equal to the counter's by a test, so that lists need not count
     macs: int
+    signature: Signature = Signature()
+    res: int = 256  # the side of an image that ``params`` and ``macs`` are given for
 
     def require_res(self, res: int) -> None:
         """Raise UsageError unless the model can be built for images of ``res`` pixels."""
@@ -78,6 +96,9 @@ def variants() -> dict[str, Variant]:
 def _rows(family: Family) -> Iterator[Variant]:
     for id, row in family.facts["variants"].items():
         options = dict(row)
+        inputs = {**family.facts.get("inputs", {}), **options.pop("inputs", {})}
+        if "caption" in inputs:
+            inputs["caption"] = tuple(inputs["caption"])
         yield Variant(
             id=id,
             name=options.pop("name"),
@@ -86,6 +107,8 @@ def _rows(family: Family) -> Iterator[Variant]:
             fixed_res=family.facts["fixed_res"],
             params=options.pop("params"),
             macs=options.pop("macs"),
+            signature=Signature(**inputs),
+            res=options.pop("res", 256),
             options=options,
         )
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
-from .catalogue import LATENT_FACTOR, Variant, find
+from .catalogue import Signature, Variant, find
 from .errors import UsageError
 from .models import on_meta
 
@@ -308,16 +308,18 @@ def count(model: nn.Module, inputs: tuple[Tensor, ...], element_size: int = 4) -
     return result
 
 
-def meta_inputs(res: int, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """x, t and y of a class-conditional latent model, without storage."""
-    side = res // LATENT_FACTOR
+def meta_inputs(res: int, batch: int = 1, takes: Signature | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """x, t and y of a network with that signature, by default class-conditional latents, without storage."""
+    takes = takes or Signature()
+    side = res // takes.factor
     with torch.device("meta"):
-        return torch.empty(batch, 4, side, side), torch.empty(batch), torch.empty(batch, dtype=torch.long)
+        y = torch.empty(batch, *takes.caption) if takes.caption else torch.empty(batch, dtype=torch.long)
+        return torch.empty(batch, takes.channels, side, side), torch.empty(batch), y
 
 
 def count_variant(variant: Variant, res: int, element_size: int = 4) -> Count:
     """Count a model of the zoo for images of ``res`` pixels."""
-    return count(on_meta(variant, res), meta_inputs(res), element_size)
+    return count(on_meta(variant, res), meta_inputs(res, takes=variant.signature), element_size)
 
 
 def torchprofile_macs(variant: Variant, res: int) -> int:
@@ -333,7 +335,9 @@ def torchprofile_macs(variant: Variant, res: int) -> int:
         warnings.simplefilter("ignore")  # it warns of every operator it counts as nothing, and jit of its own age
         # A trace needs storage; the values don't matter, and without drawing them DiC-H is there at once.
         model = on_meta(variant, res).to_empty(device="cpu")
-        total: Any = profile_macs(model, tuple(torch.zeros_like(v, device="cpu") for v in meta_inputs(res)))
+        total: Any = profile_macs(
+            model, tuple(torch.zeros_like(v, device="cpu") for v in meta_inputs(res, takes=variant.signature))
+        )
     return int(total)
 
 

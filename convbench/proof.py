@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .catalogue import LATENT_FACTOR
+from .catalogue import find
 from .clock import Inputs
 from .schema import Case, Step
 from .tolerances import RELATIVE_L2
@@ -33,16 +33,21 @@ class Finding:
 def input_sets(case: Case, seed: int = 0) -> list[Inputs]:
     """The inputs of a case: a first set, then the same with another x, another t, another y. Made on the CPU.
 
-    x (batch, 4, S, S) standard normal with S = res / 8, t (batch,) float32 uniform in 0 .. 999, y (batch,) uniform
-    over the 1000 classes.
+    x (batch, channels, S, S) standard normal, t (batch,) float32 uniform over the whole steps (or in [0, 1) for flow
+    matching), y (batch,) uniform over the classes or (batch, tokens, width) standard normal: see catalogue.Signature.
     """
+    takes = find(case.model).signature
     generator = torch.Generator().manual_seed(seed)
-    side = case.res // LATENT_FACTOR
-    x, other_x = torch.randn(2, case.batch, 4, side, side, generator=generator)
-    t, y = (torch.randint(1000, (case.batch,), generator=generator) for _ in range(2))
-    other_t, other_y = (v + torch.randint(1, 1000, (case.batch,), generator=generator) for v in (t, y))
-    t, other_t = t.float(), (other_t % 1000).float()
-    return [(x, t, y), (other_x, t, y), (x, other_t, y), (x, t, other_y % 1000)]
+    side = case.res // takes.factor
+    x, other_x = torch.randn(2, case.batch, takes.channels, side, side, generator=generator)
+    t, y = (torch.randint(n, (case.batch,), generator=generator) for n in (1000, takes.classes))
+    other_t, other_y = (
+        (v + torch.randint(1, n, (case.batch,), generator=generator)) % n for v, n in ((t, 1000), (y, takes.classes))
+    )
+    t, other_t = (v.float() * (takes.t_end / 1000) for v in (t, other_t))
+    if takes.caption:
+        y, other_y = torch.randn(2, case.batch, *takes.caption, generator=generator)
+    return [(x, t, y), (other_x, t, y), (x, other_t, y), (x, t, other_y)]
 
 
 def relative_error(out: Tensor, reference: Tensor) -> float:

@@ -132,4 +132,4 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def _shapes_by_variant() -> dict[str, dict[str, tuple[int, ...]]]:
     from .models import on_meta
 
-    return {id: _shapes(on_meta(variant, 256).state_dict()) for id, variant in variants().items()}
+    return {id: _shapes(on_meta(variant, variant.res).state_dict()) for id, variant in variants().items()}

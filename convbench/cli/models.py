@@ -15,7 +15,7 @@ KEYS = ("model", "name", "params", "macs", "source", "licence", "runs")
 @click.option("--family", help="Only the models of this family.")
 @options.form()
 def command(family: str | None, form: str) -> None:
-    """List every known model: id, size at 256 pixels, official code and its licence, and whether it runs here.
+    """List every known model: id, size (at the pixels of `res`), official code and its licence, and whether it runs here.
 
     The licences are those of the official code; none of it is part of convbench.
     """
@@ -38,6 +38,7 @@ def command(family: str | None, form: str) -> None:
                     "commit": source["commit"],
                     "licence": source["licence"],
                     "paper": variant.family.facts["arxiv"],
+                    "res": variant.res,
                     "params": variant.params,
                     "macs": variant.macs,
                     "runs": "yes",
