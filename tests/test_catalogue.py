@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from convbench.catalogue import FOLDER, LATENT_FACTOR, Family, families, find, papers, variants
+from convbench.catalogue import FOLDER, Family, families, find, papers, variants
 from convbench.errors import UsageError
 
 FAMILIES = list(families().values())
@@ -86,7 +86,7 @@ def test_ids_are_the_family_the_size_and_the_patch() -> None:
         assert variant.id == id
         # "DiT-XL/2" is dit_xl_2: the paper's name, lower case, with underscores
         assert id == re.sub(r"[-/]", "_", variant.name.lower())
-        assert variant.family is families()[id.split("_")[0]]
+        assert variant.family is families()[variant.family.module] and id.startswith(variant.family.module)
         assert find(id) is variant
 
 
@@ -102,18 +102,21 @@ def test_published_sizes_by_hand() -> None:
 def test_a_resolution_reaches_only_the_models_that_are_bound_to_one() -> None:
     assert find("dit_s_4").constructor_arguments(512) == {**find("dit_s_4").options, "res": 512}
     assert find("dic_s").constructor_arguments(512) == find("dic_s").options
-    assert [module for module, family in families().items() if family.facts["fixed_res"]] == ["dig", "dit"]
+    for id in ("dig_s_2", "dit_s_2"):
+        assert find(id).fixed_res
+    for id in ("dic_s", "dico_s", "fcdm_s"):
+        assert not find(id).fixed_res
 
 
 @pytest.mark.parametrize("id", list(variants()))
 def test_every_variant_takes_the_multiples_of_its_step(id: str) -> None:
-    """Two halvings or one patch, in latent pixels of 8."""
     variant = find(id)
-    step = LATENT_FACTOR * variant.options.get("patch", 4)
-    assert variant.res_multiple == step
-    for res in (step, 256, 512, 31 * step):
+    step = variant.res_multiple
+    if variant.family.module in ("dic", "dico", "dig", "dit", "fcdm"):  # two halvings or one patch
+        assert step == variant.signature.factor * variant.options.get("patch", 4)
+    for res in (step, variant.res, 2 * variant.res, 31 * step):
         variant.require_res(res)
-    for res in (0, -step, 1, step // 2, step + 8):
+    for res in (0, -step, 1, step // 2, step + 1):
         with pytest.raises(UsageError):
             variant.require_res(res)
 
