@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from convbench import models
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
-IDS = sorted(file.stem for file in GOLDEN.glob("*.npz"))
+IDS = sorted(file.stem for file in GOLDEN.glob("*.npz") if not file.stem.startswith("sampler_"))
 TRACED = sorted(file.stem.removesuffix("_trace") for file in GOLDEN.glob("*_trace.json"))
 
 

@@ -1,0 +1,65 @@
+"""Flow matching from noise at t = 0 to data at t = 1 along straight lines, as FCDM trains and samples it.
+
+x_t = t data + (1 - t) noise; the network predicts the velocity data - noise and is given t as it is.
+Sources: Lipman et al. 2023, arXiv:2210.02747; SiT (Ma et al. 2024), arXiv:2401.08740, for the stochastic sampler.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from .sampler import Noise, Sampler
+
+LAST = 0.96  # where the noisy steps end; the rest of the way is one step without noise
+
+
+def noised(data: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The interpolant x_t and the velocity that the network has to predict there. t: (B,) in [0, 1)."""
+    wide = t.to(data.dtype).reshape(-1, 1, 1, 1)
+    return wide * data + (1 - wide) * noise, data - noise
+
+
+def training_loss(output: Tensor, velocity: Tensor) -> Tensor:
+    """Mean squared error over everything but the batch. -> (B,)"""
+    return (output - velocity).square().flatten(1).mean(1)
+
+
+def score(velocity: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
+    """Gradient of the log density of x_t, from the velocity: (t v - x) / (1 - t)."""
+    return (t * velocity - x) / (1 - t)
+
+
+def euler(steps: int = 250) -> Sampler:
+    """The ordinary differential equation by ``steps`` equal Euler steps from 0 to 1."""
+    _require(steps, 1)
+    dt = 1 / steps
+
+    def update(step: int, x: Tensor, output: Tensor, noise: Noise) -> Tensor:
+        return x + dt * output[:, : x.shape[1]]
+
+    return Sampler("euler", "velocity", tuple(step * dt for step in range(steps)), lambda: update, draws=False)
+
+
+def euler_maruyama(steps: int = 250) -> Sampler:
+    """FCDM's sampler: the stochastic equation with diffusion 1 - t, and at 0.96 one step of 0.04 without noise."""
+    _require(steps, 2)
+    times = torch.linspace(0, LAST, steps, dtype=torch.float64).tolist()
+    dt = LAST / (steps - 1)
+
+    def update(step: int, x: Tensor, output: Tensor, noise: Noise) -> Tensor:
+        t, velocity = times[step], output[:, : x.shape[1]]
+        drift = velocity + (1 - t) * score(velocity, x, t)
+        if step == steps - 1:
+            return x + (1 - LAST) * drift
+        return x + dt * drift + math.sqrt(2 * (1 - t) * dt) * noise(step)
+
+    return Sampler("euler-maruyama", "velocity", tuple(times), lambda: update, draws=True)
+
+
+def _require(steps: int, least: int) -> None:
+    if steps < least:
+        raise UsageError(f"--steps {steps}: at least {least} {'is' if least == 1 else 'are'} needed")

@@ -1,0 +1,43 @@
+"""Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598), once for every family and runtime."""
+
+from torch import Tensor, cat, full_like
+
+from ..schema import Step
+from .sampler import Model
+
+PAPER_CHANNELS = 3
+"""Of the prediction, how many channels the published code of DiT and all its descendants guides."""
+
+
+def guided(step: Step, y: Tensor, null: int | Tensor, scale: float = 1.0, channels: int | None = None) -> Model:
+    """The network with its classes, under guidance: one forward of twice the batch, with the class and without.
+
+    Args:
+        step: a network or a backend's step: x (2B, C, H, W), t (2B,), y (2B,) -> output. At scale 1 it is called
+            with the batch alone, as guidance changes nothing.
+        y: (B,) classes, or (B, tokens, width) captions.
+        null: what stands for no class.
+        channels: of ``combine``.
+
+    Returns (x, t) -> (B, C or 2C, H, W); the variance is the one with the class.
+    """
+    if scale == 1:
+        return lambda x, t: step(x, t, y)
+    both = cat([y, full_like(y, null) if isinstance(null, int) else null.expand_as(y)])
+    return lambda x, t: combine(step(cat([x, x]), cat([t, t]), both), x.shape[1], scale, channels)
+
+
+def combine(output: Tensor, in_channels: int, scale: float, channels: int | None = None) -> Tensor:
+    """Guided output from one of twice the batch, first half with the class. (2B, …) -> (B, …)
+
+    without + scale (with - without) in the first ``channels`` channels of the prediction, the rest as with the class.
+
+    Args:
+        channels: None for the papers' way: three of four or more, as they do, and all of fewer.
+    """
+    if channels is None:
+        channels = PAPER_CHANNELS if in_channels > PAPER_CHANNELS else in_channels
+    channels = min(channels, in_channels)
+    with_class, without = output.float().chunk(2)
+    moved = without[:, :channels] + scale * (with_class[:, :channels] - without[:, :channels])
+    return cat([moved, with_class[:, channels:]], dim=1)

@@ -1,0 +1,60 @@
+"""What a sampler is: the times it shows the network, and how the state moves from one to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Model = Callable[[Tensor, Tensor], Tensor]
+"""The network with its classes and guidance: state x (B, C, H, W) float32, times t (B,) float32 -> output."""
+
+Noise = Callable[[int], Tensor]
+"""Standard normal noise of a step 0, 1, 2 … in the shape of the state, float32. The same step gives the same noise."""
+
+Update = Callable[[int, Tensor, Tensor, Noise], Tensor]
+"""(step, x, output of the network, noise) -> x after the step, all float32."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A way from noise to data in ``steps`` evaluations of the network.
+
+    ``begin()`` gives the update rule of one trajectory; rules that look back on earlier steps keep their memory there.
+    """
+
+    name: str
+    prediction: str  # what the network must return: "noise" (with its raw variance behind it) or "velocity"
+    times: tuple[float, ...]  # what the network is given, first step to last
+    begin: Callable[[], Update]
+    draws: bool  # whether any step adds noise
+
+    @property
+    def steps(self) -> int:
+        """Evaluations of the network for one image."""
+        return len(self.times)
+
+    def trajectory(self, model: Model, x: Tensor, noise: Noise) -> Iterator[Tensor]:
+        """Yield the state (B, C, H, W) after every step; the last is the sample.
+
+        Args:
+            x: the start, standard normal.
+            noise: asked only at steps that add some; ``noise.PerImage`` gives each image its own.
+
+        The state is float32 whatever the network computes in, and each is a new tensor.
+        """
+        update = self.begin()
+        x = x.float()
+        times = torch.tensor(self.times, dtype=torch.float32, device=x.device)
+        for step in range(self.steps):
+            output = model(x, times[step].expand(len(x)))
+            x = update(step, x, output.float(), noise)
+            yield x
+
+    def sample(self, model: Model, x: Tensor, noise: Noise) -> Tensor:
+        """The last state of the trajectory."""
+        for x in self.trajectory(model, x, noise):  # noqa: B020 # the state takes the place of the start
+            pass
+        return x
