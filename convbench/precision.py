@@ -56,7 +56,7 @@ def read() -> dict[str, str]:
         "cuda.matmul.fp32_precision": backends.cuda.matmul.fp32_precision,
         "mkldnn.conv.fp32_precision": backends.mkldnn.conv.fp32_precision,
         "mkldnn.matmul.fp32_precision": backends.mkldnn.matmul.fp32_precision,
-        "autocast": str(torch.is_autocast_enabled()),
+        "autocast": str(torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu")),
     }
 
 

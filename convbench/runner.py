@@ -322,8 +322,8 @@ def _listen_to(
                 if "error" in message:
                     raise UsageError(message["error"])
                 hear(message)
-            worker.wait()
-        except queue.Empty:
+            worker.wait(max(0.0, deadline - time.monotonic()))
+        except (queue.Empty, subprocess.TimeoutExpired):
             raise TimeoutError from None
         finally:
             worker.kill()

@@ -26,6 +26,8 @@ def render(
         return json.dumps(rows, indent=1)
     if form == "csv":
         return _csv(rows)
+    if not rows:
+        return "\n".join(["nothing to show", *notes])
     constant, varying = _split(rows, keys)
     cells = [[_cell(row, key) for key in varying] for row in rows]
     above = ", ".join(f"{COLUMNS[key].header} {_cell(rows[0], key)}" for key in constant)
@@ -58,7 +60,8 @@ def _cell(row: Row, key: str) -> str:
 def _markdown(keys: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     head = [COLUMNS[key].header for key in keys]
     rule = ["---" if COLUMNS[key].left else "---:" for key in keys]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *cells))
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *escaped))
 
 
 def _csv(rows: Sequence[Row]) -> str:

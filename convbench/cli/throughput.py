@@ -75,7 +75,8 @@ NOTES = (
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Append results here; what the file holds is not measured again. The sweep is written beside it.",
+    help="Append results here. A case that the file holds, failed or not, is not measured again. The sweep is "
+    "written beside it.",
 )
 @click.option(
     "--sweep",
@@ -132,6 +133,7 @@ def command(
     that is named twice is measured twice, in turns: an A/A comparison.
     """
     from .. import plan, runner
+    from ..errors import UsageError
 
     request = plan.Request(
         model=model,
@@ -156,7 +158,7 @@ def command(
         sweep.write(out.with_name(out.name + ".toml"), ctx, device=list(request.device))
 
     rows: list[dict[str, Any]] = []
-    interrupted = False
+    interrupted, stopped = False, None
     with _Progress(planned) as progress:
         rules = {} if cap is None else {"cap_s": cap, "min_s": min(3.0, cap)}
         try:
@@ -166,8 +168,12 @@ def command(
                 progress.finished(row)
         except KeyboardInterrupt:
             interrupted = True
+        except UsageError as error:  # such as a full disk: what is measured is shown all the same
+            stopped = error
     notes = NOTES if any(row["status"] == "ok" for row in rows) else ()
     options.show(rows, KEYS, form, [*notes, *_tells(rows), *_reasons(rows)])
+    if stopped:
+        raise stopped
     return INTERRUPTED if interrupted else _exit_code(rows)
 
 
