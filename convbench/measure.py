@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from statistics import median
 
@@ -93,9 +93,15 @@ def measure(
         except ConvbenchError:
             raise
         except Exception as error:  # a backend may raise anything while it is timed, too
-            for result in results:
-                if result.status == "failed" and not result.reason:
-                    _fail(result, error)
+            waiting = [result for result in results if result.status == "failed" and not result.reason]
+            for result in waiting:
+                _fail(result, error)
+            timed = [i for i, result in enumerate(results) if any(result is each for each in waiting)]
+        else:
+            return results
+    if len(cases) > 1:  # one of those that were timed in turns raised; the others still get a number of their own
+        for i in timed:
+            (results[i],) = measure([cases[i]], rules, report, clock)
     return results
 
 
@@ -159,7 +165,7 @@ def _measure(
         _conclude(each, rules, clock, seen)
         if len(opened) == 1 and each.result.images_per_s:
             each.result.joules_per_image = joules_per_image(load, each.result.images_per_s, device)
-        if each is not opened[0]:
+        if each is not opened[0] and _comparable(opened[0], each):
             found = compare.compare_blocks(lanes[0].block_s, each.lane.block_s, delta)
             each.result.compared_with = opened[0].case.id
             each.result.ratio, each.result.difference = found.ratio, found.difference
@@ -167,6 +173,12 @@ def _measure(
     if device == "cuda":
         for each in opened:  # last, as the profiler stays attached and slows launches
             _name_kernels(each)
+
+
+def _comparable(first: Opened, other: Opened) -> bool:
+    """A row that is never ranked is compared with itself only."""
+    same = replace(first.case, repeat=1) == replace(other.case, repeat=1)
+    return same or not (first.result.unranked or other.result.unranked)
 
 
 def _name_kernels(each: Opened) -> None:
@@ -199,6 +211,7 @@ def _open(case: Case, result: Measurement, subject: Subject, alone: bool, clock:
     result.params, result.macs, result.macs_full = counted.params, counted.macs, counted.macs_full
     result.winograd_macs = counted.winograd_macs
     backend = backends.find(case.backend)
+    result.unranked = backend.unranked(case)
     kind = precision.dtype_of(case.precision)
     model = subject.model
     if kind != torch.float32:
@@ -270,6 +283,8 @@ def _conclude(each: Opened, rules: Rules, clock: Clock, seen: list[Finding]) -> 
     ]
     result.status = "ok"
     result.verdict, result.reason = proof.report([finding for finding in found if finding])
+    if result.unranked:
+        result.reason = "; ".join(filter(None, [result.reason, f"not ranked: {result.unranked}"]))
 
 
 def _latencies(lane: Lane, clock: Clock) -> list[Second]:

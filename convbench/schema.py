@@ -66,6 +66,7 @@ class Measurement:
     status: str = "failed"  # one of STATUSES
     verdict: str | None = None  # one of VERDICTS; None where nothing was timed
     reason: str = ""  # in words: why not ok, or the reason codes of the verdict
+    unranked: str | None = None  # why the row may be listed, never ranked, such as a reference path
 
     images_per_s: float | None = None  # batch / median seconds of a step
     images_per_s_low: float | None = None  # 95 % interval
@@ -133,4 +134,4 @@ class Backend:
     open: Callable[[nn.Module, Case, tuple[Tensor, Tensor, Tensor]], AbstractContextManager[Step]]
     unsupported: Callable[[Case], str | None] = lambda case: None  # why this case cannot run; None if it can
     eager: bool = False  # launches one kernel an operator, so the launch rate limits it
-    ranked: bool = True  # False for reference paths that must never stand in a ranking
+    unranked: Callable[[Case], str | None] = lambda case: None  # why its rows may be listed and never ranked

@@ -40,10 +40,13 @@ class TimestepEmbedder(nn.Module):
     def fill_tables(self) -> None:
         self.frequencies.copy_((timestep_frequencies().double() * 2**37).long())
 
-    def forward(self, t: Tensor) -> Tensor:
+    def code(self, t: Tensor) -> Tensor:
+        """The code alone, in float32; the same for every width. B -> B(2 * FREQUENCIES)."""
         angles = t.float()[:, None] * (self.frequencies.double() * 2**-37).float()
-        code = torch.cat([angles.cos(), angles.sin()], dim=1)
-        return self.mlp(code.to(next(self.mlp.parameters()).dtype))
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.mlp(self.code(t).to(next(self.mlp.parameters()).dtype))
 
 
 def timestep_frequencies() -> Tensor:
