@@ -64,6 +64,12 @@ class Variant:
     macs: int
     signature: Signature = Signature()
     res: int = 256  # the side of an image that ``params`` and ``macs`` are given for
+    shipped: str | None = None  # trained weights that are part of the package: the name of a file of models/weights
+
+    @property
+    def shipped_weights(self) -> Path | None:
+        """The file of trained weights that is part of the package, or None."""
+        return FOLDER / "models" / "weights" / self.shipped if self.shipped else None
 
     def require_res(self, res: int) -> None:
         """Raise UsageError unless the model can be built for images of ``res`` pixels."""
@@ -109,6 +115,7 @@ def _rows(family: Family) -> Iterator[Variant]:
             macs=options.pop("macs"),
             signature=Signature(**inputs),
             res=options.pop("res", 256),
+            shipped=options.pop("shipped", None),
             options=options,
         )
 
