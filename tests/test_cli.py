@@ -25,6 +25,7 @@ from contract import DONE, FAILED, FLOPS_KEYS, INTERRUPTED, NOT_VALID, NOTHING_M
 from convbench import catalogue, runner
 from convbench.cli import COMMANDS, contents, main
 from convbench.cli.options import CommaList
+from convbench.errors import UsageError
 from convbench.schema import Case, Measurement
 from convbench.store import append
 
@@ -464,6 +465,22 @@ def test_one_case_that_cannot_run_leaves_the_rest_of_the_sweep(convbench: Run, w
         (2, "ok"),
     ]
     assert err.splitlines()[0].startswith("2 cases to measure, 1 to skip; about ")
+
+
+def test_a_disk_that_fills_up_shows_what_was_measured(
+    convbench: Run, workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from convbench import runner, store
+
+    def full(path: Path, row: dict[str, Any]) -> None:
+        if row["batch"] == 2:
+            raise UsageError(f"cannot write {path}: No space left on device")
+        store.append(path, row)
+
+    monkeypatch.setattr(runner, "append", full)
+    code, out, err = convbench(f"{SMALL} --batch 1,2,4 --format json --out", tmp_path / "run.jsonl")
+    assert (code, [row["batch"] for row in json.loads(out)]) == (USAGE, [1])
+    assert err.splitlines()[-1] == f"convbench: cannot write {tmp_path}/run.jsonl: No space left on device"
 
 
 def test_throughput_in_every_format(convbench: Run, workers: Workers) -> None:

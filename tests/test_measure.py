@@ -444,6 +444,13 @@ def test_an_error_is_the_reason(name: str, status: str, reason: str, made_up: No
     assert_not_timed(result)
 
 
+def test_a_counterpart_that_breaks_while_timed_takes_only_its_own_row(made_up: None) -> None:
+    good, broken = measured(case(), case("faulty:breaks_while_timed"))
+    assert (good.status, good.reason) == ("ok", "") and good.images_per_s
+    assert (broken.status, broken.reason) == ("failed", "LookupError: lost the session")
+    assert_not_timed(broken)
+
+
 @pytest.mark.parametrize("name", ["too_large", "too_large_while_timed"])
 def test_memory_that_cannot_be_had_is_a_status(name: str, made_up: None) -> None:
     (result,) = measured(case(f"faulty:{name}"))

@@ -67,6 +67,12 @@ def test_nested_switches_come_back_one_by_one(earlier: tuple[bool, bool]) -> Non
     assert now() == earlier
 
 
+def test_autocast_of_a_cpu_is_read_back() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert read()["autocast"] == "True"
+    assert read()["autocast"] == "False"
+
+
 def test_autocast_is_read_back() -> None:
     """Of a GPU: nothing here turns it on, so a True would come from the code around."""
     with applied("fp32") as flags:

@@ -148,6 +148,15 @@ def test_words_are_broken_where_numbers_are_not() -> None:
     assert " ".join(shown.split()[2:]) == "torch the quick brown fox jumps over the lazy dog"
 
 
+@pytest.mark.parametrize("form", ["plain", "table", "markdown"])
+def test_a_table_without_rows_says_so(form: str) -> None:
+    assert render([], KEYS, form, ["Why."]) == "nothing to show\nWhy."
+
+
+def test_a_bar_in_a_text_does_not_end_a_markdown_cell() -> None:
+    assert "| a\\|b |" in render([{"what": "a|b", "value": "x"}], ("what", "value"), "markdown")
+
+
 @pytest.mark.parametrize(("form", "expected"), [("csv", ""), ("json", [])])
 def test_no_rows_are_no_rows(form: str, expected: Any) -> None:
     text = render([], KEYS, form)
