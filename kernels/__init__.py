@@ -1,1 +1,25 @@
 """Triton kernels: one fused operation a file, with its PyTorch reference and the module it replaces."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .schema import Kernel
+
+# Modules with a tuple KERNELS, in the order in which `convbench kernels` lists them.
+MODULES = (
+    "depthwise_gelu",
+    "channel_attention",
+    "depthwise",
+    "layer_norm",
+    "pointwise",
+    "pointwise_squares",
+    "response_norm",
+    "pointwise_residual",
+)
+
+
+def all_kernels() -> tuple["Kernel", ...]:
+    """Every fused kernel. Imports torch, and Triton where it is installed; needs no GPU."""
+    from importlib import import_module
+
+    return tuple(kernel for name in MODULES for kernel in import_module(f".{name}", __name__).KERNELS)

@@ -1,0 +1,62 @@
+"""Triton where it is installed, and a clear word where it is not; the pieces of device code that several kernels share.
+
+Importing this never needs Triton or a GPU: without Triton a kernel is an object that says on launch what to install.
+"""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from ..errors import UsageError
+
+OLDEST_TRITON = (3, 6)
+
+try:
+    import triton
+    import triton.language as tl
+
+    jit: Any = triton.jit
+    # With TRITON_INTERPRET=1 set before this import, kernels run on CPU tensors, one program after another.
+    INTERPRETED: bool = triton.knobs.runtime.interpret
+except ImportError:
+    triton = None
+    tl = SimpleNamespace(constexpr=int, int32=int)
+    INTERPRETED = False
+
+    class _Absent:
+        """Stands for a kernel that cannot be compiled here."""
+
+        def __init__(self, function: Callable[..., Any]) -> None:
+            self.fn = function
+
+        def __getitem__(self, grid: object) -> Any:
+            raise UsageError(missing_triton())
+
+    jit = _Absent
+
+# The bound of a loop at run time. Triton 3.6 cannot interpret a loop over a tensor with numpy 2.4 and newer
+# (triton-lang/triton 9171), so there it is a constant.
+Bound = tl.constexpr if INTERPRETED else tl.int32
+
+
+def missing_triton() -> str:
+    """One line for whoever launches a kernel where there is no Triton."""
+    return "the fused kernels run on a GPU through Triton, which is not installed: pip install 'convbench[cuda]'"
+
+
+def upcast_products(dtype: torch.dtype) -> bool:
+    """Whether a product has to widen its operands first: the interpreter multiplies the bit patterns of bf16."""
+    return INTERPRETED and dtype == torch.bfloat16
+
+
+def input_precision() -> str:
+    """How float32 operands enter a product: as torch's own products do. Triton's default would be TF32."""
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+
+
+@jit
+def gelu(x):  # type: ignore[no-untyped-def]
+    """x Phi(x), by the error function: the exact form that the models use."""
+    return 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))

@@ -1,0 +1,67 @@
+"""What the ops demand of their arguments. A tensor in another layout is refused: a silent copy would cost a pass."""
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is at least ``n``."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type that sums are held in: float32, or float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def empty_nhwc(like: Tensor, channels: int | None = None) -> Tensor:
+    """A new tensor of ``like``'s type, samples and pixels in channels_last, whatever ``like``'s own strides are."""
+    n, c, h, w = like.shape
+    shape = (n, c if channels is None else channels, h, w)
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def nhwc(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` rounded to ``dtype``, in channels_last."""
+    return x.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def require_nhwc(**tensors: Tensor) -> None:
+    """Raise a UsageError unless each is (N, C, H, W) stored as N, H, W, C without gaps."""
+    for name, x in tensors.items():
+        if x.dim() != 4:
+            raise UsageError(f"{name} must be (N, C, H, W), got {x.dim()} dimensions")
+        if not x.is_contiguous(memory_format=torch.channels_last):
+            raise UsageError(
+                f"{name} must be in channels_last, got strides {tuple(x.stride())} for {tuple(x.shape)}: "
+                "call .contiguous(memory_format=torch.channels_last) once, outside the step"
+            )
+
+
+def require_shape(shape: tuple[int, ...], dtype: torch.dtype | None = None, **tensors: Tensor) -> None:
+    """Raise a UsageError unless each has this shape, no gaps and, if given, this type."""
+    for name, x in tensors.items():
+        if tuple(x.shape) != shape:
+            raise UsageError(f"{name} must have shape {shape}, got {tuple(x.shape)}")
+        if not x.is_contiguous():
+            raise UsageError(f"{name} must be contiguous, got strides {tuple(x.stride())} for {shape}")
+        if dtype is not None and x.dtype != dtype:
+            raise UsageError(f"{name} must be {dtype}, got {x.dtype}")
+
+
+def require_vectors(samples: int, channels: int, **tensors: Tensor) -> None:
+    """Raise a UsageError unless each is (N, C) with adjacent channels; rows may lie apart, as slices of one product."""
+    for name, x in tensors.items():
+        if tuple(x.shape) != (samples, channels):
+            raise UsageError(f"{name} must have shape {(samples, channels)}, got {tuple(x.shape)}")
+        if channels > 1 and x.stride(1) != 1:
+            raise UsageError(f"{name} must have adjacent channels, got strides {tuple(x.stride())}")

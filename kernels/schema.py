@@ -1,0 +1,98 @@
+"""What every fused kernel says about itself: read by the command line, the bench, the compile gate and the tests."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Where an op runs in a network, for one sample. C channels in, ``out_channels`` out, H x W pixels."""
+
+    model: str
+    res: int  # pixels of the decoded image
+    level: int  # 1 is full latent resolution, 3 a quarter of it
+    channels: int
+    height: int
+    width: int
+    out_channels: int = 0  # of a product
+    kernel: int = 0  # side of a convolution window
+
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+    @property
+    def label(self) -> str:
+        out = f"->{self.out_channels}" if self.out_channels else ""
+        return f"{self.model} {self.res} px level {self.level}: {self.channels}{out} at {self.height}x{self.width}"
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """One ahead-of-time compilation: everything that a launch would tell the compiler."""
+
+    label: str
+    function: Any  # a triton.jit function
+    pointers: dict[str, str]  # argument -> "*bf16"
+    scalars: dict[str, str]  # argument -> "i32" or "fp32"
+    constants: dict[str, int | float | bool | str]  # the constexpr arguments
+    aligned: tuple[str, ...]  # divisible by 16: what a launch finds out by itself
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One fused op. ``inputs`` are positional arguments that fit ``op``, ``reference`` and ``eager`` alike."""
+
+    name: str
+    summary: str
+    replaces: str  # the modules of a model that it stands for
+    op: Callable[..., Any]  # the torch.library.custom_op
+    reference: Callable[..., Any]  # the same values in plain PyTorch, at least float32 inside
+    eager: Callable[..., Any]  # what the unfused network runs, for comparing times
+    shapes: tuple[Shape, ...]  # the XL networks at 256 and 512 pixels
+    inputs: Callable[[Shape, int, torch.dtype, str, int], tuple[Any, ...]]  # shape, batch, dtype, device, seed
+    min_bytes: Callable[[Shape, int, int], int]  # shape, batch, bytes of an element: least traffic to and from memory
+    flops: Callable[[Shape, int], int]  # shape, batch; 2 a multiply-accumulate; elementwise work is not counted
+    compilations: Callable[[str], tuple[Compilation, ...]]  # a key of DTYPES -> what ships for it
+    shipped: Any = field(default=None, repr=False)  # the module's SHIPPED table
+
+
+def normal(*shape: int, dtype: torch.dtype, device: str, seed: int, scale: float = 1.0, shift: float = 0.0) -> Tensor:
+    """Random normal values from a seed, drawn on the CPU so that they are the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return (scale * torch.randn(shape, generator=generator) + shift).to(device=device, dtype=dtype)
+
+
+def feature_map(
+    batch: int, channels: int, shape: Shape, dtype: torch.dtype, device: str, seed: int, scale: float = 1.0
+) -> Tensor:
+    """A random (N, C, H, W) in channels_last."""
+    x = normal(batch, shape.height, shape.width, channels, dtype=dtype, device=device, seed=seed, scale=scale)
+    return x.permute(0, 3, 1, 2)
+
+
+def u_shape(model: str, widths: dict[int, tuple[int, ...]], kernel: int = 0) -> tuple[Shape, ...]:
+    """A network's shapes at 256 and 512 pixels; ``widths``: those at level 1, 2, 3, each half the side."""
+    return tuple(
+        Shape(model, res, level, width, res // 8 >> level - 1, res // 8 >> level - 1, kernel=kernel)
+        for res in (256, 512)
+        for level, at_level in widths.items()
+        for width in at_level
+    )
+
+
+DICO_XL = {1: (416, 832), 2: (832,), 3: (1664,)}
+FCDM_XL = {1: (512,), 2: (1024,), 3: (2048,)}
+
+
+def products(shapes: tuple[Shape, ...], inner: float, outer: float) -> tuple[Shape, ...]:
+    """The same places with a product from ``inner`` times their width to ``outer`` times it."""
+    return tuple(replace(s, channels=int(inner * s.channels), out_channels=int(outer * s.channels)) for s in shapes)
