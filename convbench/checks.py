@@ -1,8 +1,9 @@
 """What is checked of a timing once it is done. The checks of the output are in proof.py.
 
 Codes: CLK two clocks agree; LIN twice the steps take twice the time; FLOOR no faster than the measured rates of the
-machine allow; MONO a larger batch takes no less time; ZERO what zeros would have given; STDY no drift over the timed
-part; WIDE the interval is as narrow as asked.
+machine allow; COMP no device memory was allocated meanwhile (measure.py adds: nothing was compiled again); MONO a
+larger batch takes no less time; ZERO what zeros would have given; STDY no drift over the timed part; WIDE the
+interval is as narrow as asked.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -68,6 +69,13 @@ def floor(step_s: Second, least_s: Second) -> Finding | None:
     if step_s >= FLOOR_SLACK * least_s:
         return None
     return Finding("FLOOR", f"{step_s:.3g} s a step, but the measured rates allow no less than {least_s:.3g} s")
+
+
+def allocations(count: int) -> Finding | None:
+    """COMP, for a GPU: asking its driver for memory stops the device, and belongs into the warm-up."""
+    if count == 0:
+        return None
+    return Finding("COMP", f"device memory was allocated {count} times inside the timed part", invalid=False)
 
 
 def drift(samples: Sequence[Second], rules: Rules) -> Finding | None:

@@ -147,6 +147,7 @@ def _measure(
         )
 
     memory.reset_peak(device)
+    allocated = memory.device_allocations(device)
     with Recorder(device) as recorder:
         time_lanes(
             lanes,
@@ -158,6 +159,8 @@ def _measure(
         )
     load, peak = recorder.summary(), memory.peak_bytes(device)
     seen = telemetry_checks.findings(load, recorder.facts)
+    if found := checks.allocations(memory.device_allocations(device) - allocated):
+        seen.append(found)
     facts |= {"telemetry": recorder.facts, "telemetry_reason": recorder.reason}
     for each in opened:
         report("checking", 1)

@@ -20,6 +20,11 @@ def reset_peak(device: str) -> None:
             return  # then the mark is that of the whole process: higher, never lower
 
 
+def device_allocations(device: str) -> int:
+    """How often torch has asked the driver of a GPU for memory so far; 0 on a CPU."""
+    return int(torch.cuda.memory_stats().get("num_device_alloc", 0)) if device == "cuda" else 0
+
+
 def peak_bytes(device: str) -> int:
     """Most bytes since the last reset: allocated on a GPU; resident in the process, weights and all, on a CPU."""
     if device == "cuda":

@@ -246,6 +246,14 @@ def test_an_aa_comparison_says_same(made_up: None) -> None:
     assert (b.difference, b.compared_with, b.repeat) == ("same", a.case, 2)
 
 
+def test_memory_asked_of_the_device_while_timing_is_suspect(made_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter([7, 9])
+    monkeypatch.setattr(measure.memory, "device_allocations", lambda device: next(counts))
+    (result,) = measured(case(QUICKLY))
+    assert (result.status, result.verdict) == ("ok", "SUSPECT")
+    assert result.reason == "COMP: device memory was allocated 2 times inside the timed part"
+
+
 # One fault, one code
 
 
