@@ -1,0 +1,32 @@
+"""The sinusoidal code of a timestep for any number of channels; the perceptron behind it is the family's own."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class SinusoidalCode(nn.Module):
+    """cos(t f_i), then sin(t f_i), with f_i = exp(-ln(10000) i / F) for i < F = width / 2, in float32. B -> B(width).
+
+    float32 in every precision: timesteps up to 999 have no room in half precision. No weights, no keys.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        # Whole multiples of 2^-37, the spacing of the smallest: exact as float32 and, unlike a float buffer,
+        # not rounded by .half() or .bfloat16().
+        self.register_buffer("frequencies", torch.empty(width // 2, dtype=torch.int64), persistent=False)
+        self.fill_tables()
+
+    def fill_tables(self) -> None:
+        count = self.frequencies.numel()
+        exponents = -math.log(10_000) * torch.arange(count, dtype=torch.float32, device="cpu") / count
+        # Taken in float64 and rounded: the last digit of a float32 exp depends on the processor.
+        self.frequencies.copy_((exponents.double().exp().float().double() * 2**37).long())
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = t.float()[:, None] * (self.frequencies.double() * 2**-37).float()
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
