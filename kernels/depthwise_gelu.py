@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .depthwise import check, window_side
+from .depthwise import check, window_flops, window_inputs, window_side
+from .language import gelu, jit, on_device_of, tl
 from .layout import cdiv, empty_nhwc, nhwc, wide
+from .schema import DICO_XL, Compilation, Kernel, Shape, u_shape
 
+SHIPPED = {64: 4, 32: 4}  # channels of a program -> warps
 TILE = 4, 8  # rows and columns of pixels summed together: part of the op's meaning, so one for all sizes
 
 
@@ -29,6 +32,61 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     return y, sums.flatten(2).transpose(1, 2).contiguous().reshape(n, -1, c)
 
 
+@jit
+def _depthwise_gelu(  # type: ignore[no-untyped-def]
+    x, weight, bias, y, sums, C, H, W, tiles, across,
+    K: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One program: ROWS x COLS pixels of one sample, BLOCK channels; channels run fastest over the programs."""
+    pid = tl.program_id(0)
+    blocks = tl.cdiv(C, BLOCK)
+    tile = pid // blocks % tiles
+    sample = (pid // blocks // tiles).to(tl.int64)
+    c = pid % blocks * BLOCK + tl.arange(0, BLOCK)
+    has_c = c < C
+    pixel = tl.arange(0, ROWS * COLS)
+    row = tile // across * ROWS + pixel // COLS
+    col = tile % across * COLS + pixel % COLS
+    image = sample * H * W * C
+
+    total = tl.zeros((ROWS * COLS, BLOCK), tl.float32)
+    for dy in tl.static_range(K):
+        for dx in tl.static_range(K):
+            r = row + (dy - K // 2)
+            q = col + (dx - K // 2)
+            inside = (r >= 0) & (r < H) & (q >= 0) & (q < W)
+            at = ((r * W + q) * C)[:, None] + c[None, :]
+            v = tl.load(x + image + at, mask=inside[:, None] & has_c[None, :], other=0.0).to(tl.float32)
+            tap = tl.load(weight + (dy * K + dx) * C + c, mask=has_c, other=0.0).to(tl.float32)
+            total += v * tap[None, :]
+    total += tl.load(bias + c, mask=has_c, other=0.0).to(tl.float32)[None, :]
+
+    stored = gelu(total).to(y.dtype.element_ty)
+    here = ((row < H) & (col < W))[:, None] & has_c[None, :]
+    tl.store(y + image + ((row * W + col) * C)[:, None] + c[None, :], stored, mask=here)
+    part = tl.sum(tl.where(here, stored.to(tl.float32), 0.0), axis=0)
+    tl.store(sums + (sample * tiles + tile) * C + c, part, mask=has_c)
+
+
+def block_for(channels: int) -> int:
+    """Channels of a program: the widest shipped that divides them; 416 is 13 times 32."""
+    return next((block for block in SHIPPED if channels % block == 0), 64 if channels > 32 else 32)
+
+
+def launch(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Run the kernel. The arguments have been checked."""
+    (n, c, h, w), (rows, cols), block = x.shape, TILE, block_for(x.shape[1])
+    across = cdiv(w, cols)
+    tiles = cdiv(h, rows) * across
+    y, sums = empty_nhwc(x), x.new_empty((n, tiles, c), dtype=torch.float32)
+    with on_device_of(x):
+        _depthwise_gelu[(n * tiles * cdiv(c, block),)](
+            x, weight, bias, y, sums, c, h, w, tiles, across,
+            K=window_side(weight), ROWS=rows, COLS=cols, BLOCK=block, num_warps=SHIPPED[block], enable_fp_fusion=True,
+        )  # fmt: skip
+    return y, sums
+
+
 @torch.library.custom_op("convbench::depthwise_gelu", mutates_args=(), device_types="cpu")
 def depthwise_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """x: (N, C, H, W) in channels_last; weight: (K*K, C), K = 3 or 5, row by row; bias: (C,).
@@ -40,13 +98,63 @@ def depthwise_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Ten
 
 
 @depthwise_gelu.register_kernel("cuda")
-def _(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def _on_gpu(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     check(x, weight, bias)
     return launch(x, weight, bias)
 
 
 @depthwise_gelu.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def _fake(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     n, c, h, w = x.shape
     tiles = cdiv(h, TILE[0]) * cdiv(w, TILE[1])
     return empty_nhwc(x), x.new_empty((n, tiles, c), dtype=wide(x.dtype))
+
+
+def eager(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """What the unfused block runs up to the pooling, in the type of x."""
+    k, c = window_side(weight), x.shape[1]
+    y = F.gelu(F.conv2d(x, weight.t().reshape(c, 1, k, k), bias, padding=k // 2, groups=c))
+    return y, F.adaptive_avg_pool2d(y, 1)
+
+
+def _min_bytes(shape: Shape, batch: int, itemsize: int) -> int:
+    """2 U, the weights, and the sums in float32."""
+    tiles = cdiv(shape.height, TILE[0]) * cdiv(shape.width, TILE[1])
+    per_channel = 2 * batch * shape.pixels * itemsize + (shape.kernel**2 + 1) * itemsize + 4 * batch * tiles
+    return shape.channels * per_channel
+
+
+def _compilations(dtype: str) -> tuple[Compilation, ...]:
+    half = {name: f"*{dtype}" for name in ("x", "weight", "bias", "y")}
+    return tuple(
+        Compilation(
+            label=f"depthwise_gelu {side}x{side}, {TILE[0]}x{TILE[1]} pixels, {block} channels",
+            function=_depthwise_gelu,
+            pointers={**half, "sums": "*fp32"},
+            scalars=dict.fromkeys(("C", "H", "W", "tiles", "across"), "i32"),
+            constants={"K": side, "ROWS": TILE[0], "COLS": TILE[1], "BLOCK": block},
+            aligned=(*half, "sums", "C"),
+            num_warps=warps,
+            num_stages=1,
+        )
+        for side in (3,)  # no network has 5x5; launched, it is compiled on the spot
+        for block, warps in SHIPPED.items()
+    )
+
+
+KERNELS = (
+    Kernel(
+        name="depthwise_gelu",
+        summary="depthwise 3x3 or 5x5, bias, exact GELU, and sums for the pooling",
+        replaces="DiCoBlock.conv2, F.gelu and the pooling of DiCoBlock.ca",
+        op=depthwise_gelu,
+        reference=reference,
+        eager=eager,
+        shapes=u_shape("dico_xl", DICO_XL, kernel=3),
+        inputs=window_inputs,
+        min_bytes=_min_bytes,
+        flops=window_flops,
+        compilations=_compilations,
+        shipped=SHIPPED,
+    ),
+)

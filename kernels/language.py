@@ -4,10 +4,12 @@ Importing this never needs Triton or a GPU: without Triton a kernel is an object
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import UsageError
 
@@ -54,6 +56,11 @@ def upcast_products(dtype: torch.dtype) -> bool:
 def input_precision() -> str:
     """How float32 operands enter a product: as torch's own products do. Triton's default would be TF32."""
     return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+
+
+def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
+    """Launches go to the current GPU, which need not be the one that holds ``x``."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 @jit
