@@ -5,7 +5,7 @@ Nothing here imports torch, so that ``--help``, ``models`` and ``report`` start 
 
 import difflib
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -47,7 +47,8 @@ class Signature:
     null_class: bool = True  # y = classes means no class
     caption: tuple[int, int] | None = None  # (tokens, width)
     t_end: float = 1000  # t lies in [0, t_end): whole diffusion steps, or with 1 the time of flow matching
-    predicts: str = "noise and variance"  # or "noise", "velocity"
+    predicts: str = "noise and variance"  # or "noise", "velocity"; "logits" of a classifier
+    takes: tuple[str, ...] = ("x", "t", "y")  # what the output depends on
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,13 @@ class Variant:
     options: Mapping[str, Any]  # the constructor's arguments
     res_multiple: int
     fixed_res: bool
-    params: int  # at ``res`` pixels; held equal to the counter's by a test, so that lists need not count
-    macs: int
+    # At ``res`` pixels; held equal to the counter's by a test, so that lists need not count. None from outside.
+    params: int | None
+    macs: int | None
     signature: Signature = Signature()
     res: int = 256  # the side of an image that ``params`` and ``macs`` are given for
     shipped: str | None = None  # trained weights that are part of the package: the name of a file of models/weights
+    factory: Callable[[int], Any] | None = None  # from outside the zoo (outside.py): a resolution to a network
 
     @property
     def shipped_weights(self) -> Path | None:
@@ -122,10 +125,14 @@ def _rows(family: Family) -> Iterator[Variant]:
 
 def find(id: str) -> Variant:
     """The variant of that id. Raises UsageError that offers the nearest ids."""
+    from .outside import names, variant_of
+
     known = variants()
-    if id in known:
-        return known[id]
-    near = difflib.get_close_matches(id.lower().replace("-", "_").replace("/", "_"), known, n=3, cutoff=0.5)
+    if found := known.get(id) or variant_of(id):
+        return found
+    near = difflib.get_close_matches(
+        id.lower().replace("-", "_").replace("/", "_"), [*known, *names()], n=3, cutoff=0.5
+    )
     hint = f"did you mean {' or '.join(near)}?" if near else "`convbench models` lists all"
     raise UsageError(f"unknown model '{id}': {hint}")
 

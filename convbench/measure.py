@@ -159,8 +159,8 @@ def _measure(
         )
     load, peak = recorder.summary(), memory.peak_bytes(device)
     seen = telemetry_checks.findings(load, recorder.facts)
-    if found := checks.allocations(memory.device_allocations(device) - allocated):
-        seen.append(found)
+    if asked := checks.allocations(memory.device_allocations(device) - allocated):
+        seen.append(asked)
     facts |= {"telemetry": recorder.facts, "telemetry_reason": recorder.reason}
     for each in opened:
         report("checking", 1)
@@ -213,7 +213,7 @@ def _open(case: Case, result: Measurement, subject: Subject, alone: bool, clock:
     result.load_s, result.kernels = subject.load_s, subject.kernels
     result.params, result.macs, result.macs_full = counted.params, counted.macs, counted.macs_full
     result.winograd_macs = counted.winograd_macs
-    backend = backends.find(case.backend)
+    backend, takes = backends.find(case.backend), catalogue.find(case.model).signature.takes
     result.unranked = backend.unranked(case)
     kind = precision.dtype_of(case.precision)
     model = subject.model
@@ -227,7 +227,7 @@ def _open(case: Case, result: Measurement, subject: Subject, alone: bool, clock:
         output = step(*sets[0]).clone()
         clock.wait()
         result.prepare_s = time.perf_counter() - started
-        proved = proof.prove(step, sets, subject.reference, case.precision, output)
+        proved = proof.prove(step, sets, subject.reference, case.precision, output, takes)
         found = precision.label(precision.read(), case.precision, case.device)  # a backend may have flipped a switch
         if found != case.precision:
             proved.findings.append(Finding("PREC", f"the switches read back say {found}"))

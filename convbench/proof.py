@@ -4,6 +4,7 @@ Codes: REF agrees with fp32 eager; DEP every output changes with x, with t and w
 the batch permutes the output; SUM the output is finite and the same before and after timing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +48,8 @@ def input_sets(case: Case, seed: int = 0) -> list[Inputs]:
     t, other_t = (v.float() * (takes.t_end / 1000) for v in (t, other_t))
     if takes.caption:
         y, other_y = torch.randn(2, case.batch, *takes.caption, generator=generator)
-    return [(x, t, y), (other_x, t, y), (x, other_t, y), (x, t, other_y)]
+    others = {"x": (other_x, t, y), "t": (x, other_t, y), "y": (x, t, other_y)}
+    return [(x, t, y), *(others[name] for name in takes.takes)]
 
 
 def relative_error(out: Tensor, reference: Tensor) -> float:
@@ -67,10 +69,18 @@ class Proof:
     findings: list[Finding]
 
 
-def prove(step: Step, sets: list[Inputs], reference: Tensor, precision: str, first: Tensor) -> Proof:
+def prove(
+    step: Step,
+    sets: list[Inputs],
+    reference: Tensor,
+    precision: str,
+    first: Tensor,
+    takes: Sequence[str] = ("x", "t", "y"),
+) -> Proof:
     """Check a step on the case's own inputs.
 
     Args:
+        takes: what the output has to depend on, in the order of the sets after the first.
         sets: of ``input_sets``, on the device, in the precision of the case.
         reference: output of fp32 eager for the first set.
         first: output of the step for the first set.
@@ -83,7 +93,7 @@ def prove(step: Step, sets: list[Inputs], reference: Tensor, precision: str, fir
         findings.append(
             Finding("REF", f"relative error {error:.1e} against fp32 eager, at most {tolerance:.0e} allowed")
         )
-    for name, out in zip(("x", "t", "y"), outputs[1:], strict=True):
+    for name, out in zip(takes, outputs[1:], strict=True):
         findings.append(_depends(name, out, first))
     if first.shape[0] > 1:
         findings.append(_permutes(step, sets[0], first, tolerance))
