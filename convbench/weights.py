@@ -3,7 +3,6 @@
 import argparse
 import pickle
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from .catalogue import Variant, variants
+from .container import require_sane_header, require_sane_size, require_sane_zip
 from .errors import WeightsError
 
 # Keys under which training scripts save a state dict beside optimiser state and arguments; averaged weights first.
 WRAPPERS = ("ema", "ema_state_dict", "model", "state_dict", "model_state_dict", "net")
+KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load_weights(model: nn.Module, path: str, variant: Variant) -> None:
-    """Load a .pt or .safetensors file into the model, in place. All keys and shapes must match.
+    """Load a .pt or .safetensors file into the model, in place. All keys and shapes must match, all values be finite.
 
     Fixed tables (``pos_embed``) may be absent, as they are computed. Values are cast to the model's dtype.
     Raises WeightsError with one line that names what differs and the variant that would fit.
@@ -31,6 +32,12 @@ def load_weights(model: nn.Module, path: str, variant: Variant) -> None:
     misshaped = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing or unexpected or misshaped:
         raise WeightsError(_difference(path, variant, own, state, missing, unexpected, misshaped))
+    for key, value in state.items():
+        if value.layout != torch.strided or value.is_meta or value.dtype not in KINDS:
+            kind = f"{value.dtype} {value.layout} {value.device}".replace("torch.", "")
+            raise WeightsError(f"{path} holds tensors that are no plain weights: {key} is {kind}, not floating point")
+        if not value.isfinite().all():
+            raise WeightsError(f"{path} holds broken weights: {key} has values that are NaN or infinite")
     try:
         model.load_state_dict(state, strict=False)  # strict but for the tables, as just checked
     except RuntimeError as error:  # sparse, complex or without storage
@@ -42,11 +49,14 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
     file = Path(path)
     if not file.is_file():
         raise WeightsError(f"no checkpoint at {path}")
+    require_sane_size(file)
     content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
     state = next((content[key] for key in WRAPPERS if content.get(key) and isinstance(content[key], Mapping)), content)
-    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    # Other keys than words are never printed: nested deep enough, printing one would take for ever.
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor) and isinstance(key, str)}
     if not tensors:
-        found = ", ".join(map(str, list(content)[:5])) or "nothing"
+        words = [key[:40] if isinstance(key, str) else f"a {type(key).__name__}" for key in list(content)[:5]]
+        found = ", ".join(words) or "nothing"
         raise WeightsError(
             f"{path} holds no tensors under its own keys or under {', '.join(WRAPPERS)} (found: {found})"
         )
@@ -64,6 +74,7 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    require_sane_header(file)
     try:
         return dict(load_file(file))
     except (SafetensorError, OSError) as error:
@@ -71,11 +82,12 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
 
 
 def _read_pickle(file: Path) -> dict[str, Any]:
+    zipped = require_sane_zip(file)
     try:
         # The training scripts of DiT and its descendants save their parsed arguments too: plain data.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle's protocol; what matters is raised
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a broken file fails inside torch's reader in any way, IndexError included
         if "GLOBAL" in str(error):
             raise WeightsError(
@@ -113,7 +125,7 @@ def _difference(
     if missing:
         parts.append(f"{len(missing)} missing (first: {missing[0]})")
     if unexpected:
-        parts.append(f"{len(unexpected)} unexpected (first: {unexpected[0]})")
+        parts.append(f"{len(unexpected)} unexpected (first: {unexpected[0][:80]})")
     if misshaped:
         key = misshaped[0]
         parts.append(

@@ -94,7 +94,7 @@ def test_euler_against_its_closed_form() -> None:
 
 def test_euler_tends_to_the_solution_at_first_order() -> None:
     exact = X.double() * math.exp(0.3 * math.sin(1))
-    errors = [(walk(samplers.create("euler", steps))[-1] - exact).abs().max().item() for steps in (20, 40)]
+    errors = [(walk(samplers.create("euler", steps))[-1] - exact).abs().max().item() for steps in (80, 160)]
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.02)
 
 
@@ -112,9 +112,9 @@ def test_dpm_solver_reaches_the_data_of_a_gaussian() -> None:
     found = samplers.create("dpm-solver++", 50).sample(gaussian, x, official_noise)
     start = products[-1]
     exact = 1 + spread * (x.double() - start.sqrt()) / (start * spread**2 + 1 - start).sqrt()
-    # Second order in 50 steps, and the last of them ends at the first noise level, 0.01.
-    assert (found - exact).abs().max() < 0.02
-    assert (samplers.create("ddim", 50).sample(gaussian, x, official_noise) - exact).abs().max() > 0.02
+    # Seen: 6e-4; DDIM, of first order, is 8e-2 away after as many steps.
+    assert (found - exact).abs().max() < 2e-3
+    assert (samplers.create("ddim", 50).sample(gaussian, x, official_noise) - exact).abs().max() > 5e-2
 
 
 @pytest.mark.parametrize("name", ["iddpm", "ddim", "euler", "euler-maruyama"])

@@ -5,14 +5,21 @@ from importlib import import_module
 import torch
 from torch import nn
 
+from .. import checkpoints
 from ..catalogue import Variant, find
+from ..errors import UsageError
 from ..weights import load_weights
-from .random_weights import fill
+from .random_weights import fill, fill_zeros
 
 
 def build(variant: Variant, res: int) -> nn.Module:
     """The network of a variant, in evaluation mode, with the weights its constructor gives, on the default device."""
     variant.require_res(res)
+    if variant.factory:
+        own = variant.factory(res)
+        if not isinstance(own, nn.Module):
+            raise UsageError(f"'{variant.id}' returns a {type(own).__name__}, not a torch.nn.Module")
+        return own.eval()
     family = variant.family
     network = getattr(import_module(f".{family.module}", __package__), family.facts["class"])
     model: nn.Module = network(**variant.constructor_arguments(res))
@@ -21,6 +28,8 @@ def build(variant: Variant, res: int) -> nn.Module:
 
 def on_meta(variant: Variant, res: int) -> nn.Module:
     """The network without storage: for counting, and for reading names and shapes."""
+    if variant.factory:  # may read files of its own, which needs storage
+        return build(variant, res).to("meta")
     with torch.device("meta"):
         return build(variant, res)
 
@@ -29,9 +38,10 @@ def create(model: str, weights: str | None = None, device: str = "cpu", res: int
     """A backbone of the zoo in float32, in evaluation mode, without gradients.
 
     Args:
-        model: an id of ``convbench models``, such as "dic_xl".
-        weights: a .pt or .safetensors file with the official keys; None draws random weights that leave no
-            layer at zero, so that every part of the network shows in its output.
+        model: an id of ``convbench models``, such as "dic_xl", or a model from outside as outside.py lists them.
+        weights: a .pt or .safetensors file with the official keys, "hf:owner/repo/file[@revision]", "official" for
+            the authors' file, "shipped" for the one that is part of convbench; None draws random weights that leave
+            no layer at zero, so that every part of the network shows in its output.
         device: where the weights lie, such as "cpu", "cuda" or "meta".
         res: side of the decoded image in pixels. DiT and DiG work at this size only; the convolutional
             families take any latent whose height and width are divisible by 4.
@@ -45,15 +55,20 @@ def create(model: str, weights: str | None = None, device: str = "cpu", res: int
         WeightsError: a file that is missing, unsafe, broken or of another model.
     """
     variant = find(model)
-    network = on_meta(variant, res).requires_grad_(False)
     if device == "meta":
-        return network
-    network.to_empty(device=device)  # no time spent on initial values that are overwritten at once
-    for module in network.modules():
-        if fill_tables := getattr(module, "fill_tables", None):  # fixed values, computed and never learned
-            fill_tables()
-    if weights is None:
-        fill(network, seed)
+        return on_meta(variant, res).requires_grad_(False)
+    if variant.factory:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = build(variant, res).to(device).requires_grad_(False)
     else:
-        load_weights(network, weights, variant)
+        # No time is spent on initial values that are overwritten at once.
+        network = on_meta(variant, res).requires_grad_(False).to_empty(device=device)
+        for module in network.modules():
+            if fill_tables := getattr(module, "fill_tables", None):  # fixed values, computed and never learned
+                fill_tables()
+    if weights is None:
+        (fill_zeros if variant.factory else fill)(network, seed)  # a factory may have read trained weights
+    else:
+        load_weights(network, str(checkpoints.locate(weights, variant, res).path), variant)
     return network

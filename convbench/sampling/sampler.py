@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -55,6 +56,5 @@ class Sampler:
 
     def sample(self, model: Model, x: Tensor, noise: Noise) -> Tensor:
         """The last state of the trajectory."""
-        for x in self.trajectory(model, x, noise):  # noqa: B020 # the state takes the place of the start
-            pass
-        return x
+        (last,) = deque(self.trajectory(model, x, noise), maxlen=1)
+        return last

@@ -6,12 +6,19 @@ from ..errors import UsageError
 from . import diffusion, flow
 from .sampler import Sampler
 
-NAMES = ("iddpm", "ddim", "euler", "euler-maruyama", "dpm-solver++")
-DEFAULT = {"noise": "iddpm", "velocity": "euler-maruyama"}  # by prediction: what the papers sample with
+PREDICTS = {  # what the network of each has to predict
+    "iddpm": "noise",
+    "ddim": "noise",
+    "dpm-solver++": "noise",
+    "euler": "velocity",
+    "euler-maruyama": "velocity",
+}
+DEFAULT = {"noise": "iddpm", "velocity": "euler-maruyama"}  # what the papers sample with
+STEPS = {"dpm-solver++": 20}  # where not 250, the papers' number
 
 
 def create(name: str, steps: int = 250, clip: float | None = None, spacing: str = "even") -> Sampler:
-    """A sampler. ``clip`` and ``spacing`` are those of diffusion.iddpm and ddim. Raises UsageError for what cannot be."""
+    """A sampler; ``clip`` and ``spacing``: see diffusion.iddpm and ddim. Raises UsageError for what cannot be."""
     if name == "iddpm":
         return diffusion.iddpm(steps, clip)
     if name == "ddim":
@@ -24,6 +31,6 @@ def create(name: str, steps: int = 250, clip: float | None = None, spacing: str 
         from . import solver
 
         return solver.dpm_solver(steps)
-    near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}"
+    near = difflib.get_close_matches(name, PREDICTS, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PREDICTS)}"
     raise UsageError(f"unknown sampler '{name}': {hint}")

@@ -1,5 +1,6 @@
-"""DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095), second order, multistep: the scheduler of diffusers, if installed."""
+"""DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095), second order: the scheduler of diffusers, if installed."""
 
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -43,5 +44,7 @@ def _scheduler(steps: int) -> Any:
         solver_order=2,
         prediction_type="epsilon",
     )
-    scheduler.set_timesteps(steps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it makes arrays of tensors in numpy 1's way
+        scheduler.set_timesteps(steps)
     return scheduler

@@ -1,0 +1,69 @@
+"""From what a sampler ends with to pixels: the identity in pixel space, an autoencoder of diffusers for latents."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..catalogue import Signature
+from ..checkpoints import HUB
+from ..errors import UsageError, WeightsError
+
+Decoder = Callable[[Tensor], Tensor]
+"""(B, C, S, S) float32 -> (B, 1 or 3, H, W) float32 in about [-1, 1]."""
+
+SCALE = 0.18215
+"""The latents that every model here was trained on are the autoencoder's times this (Rombach et al. 2022)."""
+ADVICE = "--vae with a folder of diffusers' AutoencoderKL, or hf:stabilityai/sd-vae-ft-ema or hf:zelaki/eq-vae-ema"
+
+
+def decoder(takes: Signature, vae: str | None, device: str) -> Decoder:
+    """What turns the samples of a network into pixels.
+
+    Args:
+        vae: a folder with diffusers' config.json and weights, or "hf:owner/repo[@revision]"; unused in pixel space.
+
+    Raises UsageError where latents are to be decoded and nothing is given to decode them with.
+    """
+    if takes.factor == 1:
+        return lambda x: x
+    if vae is None:
+        raise UsageError(f"the samples are latents: give {ADVICE}; or keep them as they are (--latents with --npz)")
+    return _autoencoder(vae, device)
+
+
+def _autoencoder(vae: str, device: str) -> Decoder:
+    try:
+        diffusers: Any = import_module("diffusers")
+    except ImportError:
+        raise UsageError(
+            "decoding latents needs diffusers: pip install 'convbench[sample]'; or keep them (--latents with --npz)"
+        ) from None
+    where, _, revision = vae.removeprefix(HUB).partition("@")
+    if not vae.startswith(HUB) and not (Path(vae) / "config.json").is_file():
+        raise WeightsError(f"no autoencoder at {vae}: give {ADVICE}")
+    try:
+        model: Any = diffusers.AutoencoderKL.from_pretrained(
+            where if vae.startswith(HUB) else vae,
+            revision=revision or None,
+            local_files_only=not vae.startswith(HUB),
+            use_safetensors=True,  # a pickle could run code
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise WeightsError(f"the autoencoder {vae} cannot be loaded: {reason}") from None
+    model.requires_grad_(False).eval().to(device)
+
+    def decode(x: Tensor) -> Tensor:
+        pixels: Tensor = model.decode(x / SCALE, return_dict=False)[0]
+        return pixels
+
+    return decode
+
+
+def bytes_from_pixels(pixels: Tensor) -> Tensor:
+    """[-1, 1] to 0 … 255, as the papers' sampling scripts do, channels last. BCHW float -> BHWC uint8"""
+    return (127.5 * pixels + 128).clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8).contiguous()
