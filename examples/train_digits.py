@@ -12,7 +12,6 @@ import copy
 import hashlib
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -22,13 +21,14 @@ from pathlib import Path
 
 import click
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 import convbench
 from convbench import models
 from convbench.catalogue import FOLDER, Variant, find
 from convbench.sampling import diffusion, flow
+from convbench.whole import write_whole
 
 DROPPED = 0.1  # labels replaced by "no class", so that guidance has both
 WARM_UP = 100  # steps to the full learning rate; from there it falls to zero along a cosine
@@ -63,7 +63,7 @@ def main(model: str, steps: int, batch: int, rate: float, seed: int, out: str) -
     final = mean_loss(averaged, images, classes, loss_of)
     file = Path(out) / f"{model}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_whole(state, file)
+    write_whole(file, save(state))
     record = {
         "model": model,
         "command": " ".join(["python", "examples/train_digits.py", *sys.argv[1:]]),
@@ -86,7 +86,7 @@ def main(model: str, steps: int, batch: int, rate: float, seed: int, out: str) -
         "torch": torch.__version__,
         "convbench": convbench.__version__,
     }
-    file.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    write_whole(file.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
     click.echo(f"{file}: {record['bytes']} bytes, loss {final:.4f}, {seconds:.0f} s", err=True)
 
 
@@ -177,13 +177,6 @@ def mean_loss(network: nn.Module, images: Tensor, classes: Tensor, loss_of: Loss
     """Over all images with their classes, eight times of each."""
     generator = torch.Generator().manual_seed(1)
     return torch.cat([loss_of(network, images, classes, generator) for _ in range(8)]).mean().item()
-
-
-def save_whole(state: dict[str, Tensor], file: Path) -> None:
-    """Written whole or not at all."""
-    partial = file.with_suffix(".partial")
-    save_file(state, partial)
-    os.replace(partial, file)
 
 
 def commit() -> str:

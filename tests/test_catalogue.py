@@ -81,7 +81,7 @@ def test_the_head_of_a_model_names_paper_and_table(family: Family) -> None:
 def test_ids_are_the_family_the_size_and_the_patch() -> None:
     ids = list(variants())
     assert ids == [id for family in FAMILIES for id in family.facts["variants"]]  # none twice, in the tables' order
-    assert len(ids) == 29
+    assert len(ids) == 29 + 3  # the papers' and the digits'
     for id, variant in variants().items():
         assert variant.id == id
         # "DiT-XL/2" is dit_xl_2: the paper's name, lower case, with underscores

@@ -356,13 +356,13 @@ def test_models_lists_every_id_in_every_format(form: str, convbench: Run) -> Non
         "table": lambda: [line.split()[0] for line in out.splitlines() if line.split()[:1] and "_" in line.split()[0]],
     }[form]()
     assert ids == list(catalogue.variants())
-    assert len(ids) == 4 + 5 + 4 + 12 + 4  # DiC, DiCo, FCDM, DiT, DiG
+    assert len(ids) == 4 + 5 + 4 + 12 + 4 + 3  # DiC, DiCo, FCDM, DiT, DiG, and those of the digits
 
 
 def test_models_of_one_family_know_their_source_and_size(convbench: Run) -> None:
     rows = json_rows(convbench("models --family dico --format json"))
-    assert [row["model"] for row in rows] == ["dico_s", "dico_b", "dico_l", "dico_xl", "dico_h"]
-    assert [round(row["params"] / 1e6, 1) for row in rows] == [33.1, 130.0, 463.9, 701.2, 1037.4]
+    assert [row["model"] for row in rows] == ["dico_s", "dico_b", "dico_l", "dico_xl", "dico_h", "dico_digits"]
+    assert [round(row["params"] / 1e6, 1) for row in rows] == [33.1, 130.0, 463.9, 701.2, 1037.4, 1.0]
     for row in rows:
         assert {"name", "family", "source", "licence", "params", "macs", "runs"} <= set(row)
         assert (row["source"], row["runs"]) == ("shallowdream204/DiCo", "yes")

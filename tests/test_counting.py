@@ -23,7 +23,7 @@ from convbench.models.dico import DiCo
 from convbench.models.fcdm import FCDM
 
 ALL = list(variants())
-IN_REFERENCE = [id for id in ALL if not (id.startswith("dit_") and id[-1] != "2" and "_xl_" not in id)]
+IN_REFERENCE = [id for id in ALL if not find(id).shipped and not (id.startswith("dit_") and id[-1] != "2" and "_xl_" not in id)]
 DIG = [id for id in ALL if id.startswith("dig_")]
 RESOLUTIONS = [256, 512]
 
