@@ -22,14 +22,19 @@ TILE = 4, 8  # rows and columns of pixels summed together: part of the op's mean
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """The same in PyTorch, in float32 or wider up to the rounding of y."""
-    k, n, c = window_side(weight), x.shape[0], x.shape[1]
+    k, c = window_side(weight), x.shape[1]
     inner = wide(x.dtype)
     taps = weight.to(inner).t().reshape(c, 1, k, k)
     y = nhwc(F.gelu(F.conv2d(x.to(inner), taps, bias.to(inner), padding=k // 2, groups=c)), x.dtype)
-    (th, tw), (h, w) = TILE, x.shape[2:]
-    padded = F.pad(y.to(inner), (0, -w % tw, 0, -h % th))
-    sums = padded.unflatten(3, (-1, tw)).unflatten(2, (-1, th)).sum(dim=(3, 5))  # (N, C, tiles down, tiles across)
-    return y, sums.flatten(2).transpose(1, 2).contiguous().reshape(n, -1, c)
+    return y, sums_of(y)
+
+
+def sums_of(y: Tensor) -> Tensor:
+    """The sums of each tile in float32 or wider, tiles row by row. (N, C, H, W) -> (N, tiles, C)"""
+    (rows, cols), (h, w) = TILE, y.shape[2:]
+    padded = F.pad(y.to(wide(y.dtype)), (0, -w % cols, 0, -h % rows))
+    sums = padded.unflatten(3, (-1, cols)).unflatten(2, (-1, rows)).sum(dim=(3, 5))  # (N, C, tiles down, across)
+    return sums.flatten(2).transpose(1, 2).contiguous()
 
 
 @jit

@@ -24,7 +24,7 @@ try:
     INTERPRETED: bool = triton.knobs.runtime.interpret
 except ImportError:
     triton = None
-    tl = SimpleNamespace(constexpr=int, int32=int)
+    tl = SimpleNamespace(constexpr=int)
     INTERPRETED = False
 
     class _Absent:
@@ -37,10 +37,6 @@ except ImportError:
             raise UsageError(missing_triton())
 
     jit = _Absent
-
-# The bound of a loop at run time. Triton 3.6 cannot interpret a loop over a tensor with numpy 2.4 and newer
-# (triton-lang/triton 9171), so there it is a constant.
-Bound = tl.constexpr if INTERPRETED else tl.int32
 
 
 def missing_triton() -> str:
@@ -56,6 +52,15 @@ def upcast_products(dtype: torch.dtype) -> bool:
 def input_precision() -> str:
     """How float32 operands enter a product: as torch's own products do. Triton's default would be TF32."""
     return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+
+
+def bound(n: int) -> Any:
+    """The bound of a loop, for a launch.
+
+    Triton 3.6 cannot interpret a loop over a tensor with numpy 2.4 and newer (triton-lang/triton 9171), and a number
+    becomes one on the way into the kernel; a constant does not.
+    """
+    return tl.constexpr(n) if INTERPRETED else n
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[Any]:

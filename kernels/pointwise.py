@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .language import Bound, input_precision, jit, on_device_of, tl, upcast_products
+from .language import bound, input_precision, jit, on_device_of, tl, upcast_products
 from .language import gelu as gelu_of
 from .layout import cdiv, empty_nhwc, nhwc, require_nhwc, require_shape, wide
 from .schema import DICO_XL, Compilation, Kernel, Shape, feature_map, normal, products, u_shape
@@ -67,7 +67,7 @@ def multiply(  # type: ignore[no-untyped-def]
 
 @jit
 def _pointwise(  # type: ignore[no-untyped-def]
-    x, weight, bias, y, rows, C, K: Bound,
+    x, weight, bias, y, rows, C, K,
     ACTIVATION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -97,7 +97,7 @@ def launch_rows(x: Tensor, weight: Tensor, bias: Tensor, y: Tensor, rows: int, a
     c, k = weight.shape
     with on_device_of(x):
         _pointwise[(cdiv(rows, tile.rows) * cdiv(c, tile.cols),)](
-            x, weight, bias, y, rows, c, k,
+            x, weight, bias, y, rows, c, bound(k),
             ACTIVATION=activation, BM=tile.rows, BN=tile.cols, BK=tile.inner,
             PRECISION=input_precision(), UPCAST=upcast_products(x.dtype),
             num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,

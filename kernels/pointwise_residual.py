@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .language import Bound, input_precision, jit, on_device_of, tl, upcast_products
+from .language import bound, input_precision, jit, on_device_of, tl, upcast_products
 from .layout import cdiv, empty_nhwc, nhwc, require_nhwc, require_shape, require_vectors, wide
 from .pointwise import SHIPPED, multiply, product, product_bytes, product_compilation, product_flops, product_inputs
 from .pointwise import check as check_product
@@ -43,7 +43,7 @@ def check(x: Tensor, factor: Tensor | None, weight: Tensor, bias: Tensor, gate: 
 
 @jit
 def _pointwise_residual(  # type: ignore[no-untyped-def]
-    x, factor, weight, bias, gate, residual, y, pixels, C, K: Bound, factor_stride, gate_stride,
+    x, factor, weight, bias, gate, residual, y, pixels, C, K, factor_stride, gate_stride,
     SCALED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -82,7 +82,7 @@ def launch(x: Tensor, factor: Tensor | None, weight: Tensor, bias: Tensor, gate:
     scales = x if factor is None else factor  # a pointer that is never read
     with on_device_of(x):
         _pointwise_residual[(n * cdiv(h * w, tile.rows) * cdiv(c, tile.cols),)](
-            x, scales, weight, bias, gate, residual, y, h * w, c, k, scales.stride(0), gate.stride(0),
+            x, scales, weight, bias, gate, residual, y, h * w, c, bound(k), scales.stride(0), gate.stride(0),
             SCALED=factor is not None, BM=tile.rows, BN=tile.cols, BK=tile.inner,
             PRECISION=input_precision(), UPCAST=upcast_products(x.dtype),
             num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,

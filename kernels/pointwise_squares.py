@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .language import Bound, gelu, input_precision, jit, on_device_of, tl, upcast_products
+from .language import bound, gelu, input_precision, jit, on_device_of, tl, upcast_products
 from .layout import cdiv, empty_nhwc, wide
 from .pointwise import (
     SHIPPED,
@@ -37,14 +37,19 @@ def segment_pixels(pixels: int) -> int:
 def reference(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """The same in PyTorch, in float32 or wider up to the rounding of y."""
     y = pointwise_reference(x, weight, bias, gelu=True)
-    rows = y.permute(0, 2, 3, 1).flatten(1, 2).to(wide(x.dtype))  # (N, pixels, C)
+    return y, squares_of(y)
+
+
+def squares_of(y: Tensor) -> Tensor:
+    """The sums of squares of each segment in float32 or wider. (N, C, H, W) -> (N, segments, C)"""
+    rows = y.permute(0, 2, 3, 1).flatten(1, 2).to(wide(y.dtype))  # (N, pixels, C)
     long = segment_pixels(rows.shape[1])
-    return y, F.pad(rows, (0, 0, 0, -rows.shape[1] % long)).unflatten(1, (-1, long)).square().sum(dim=2)
+    return F.pad(rows, (0, 0, 0, -rows.shape[1] % long)).unflatten(1, (-1, long)).square().sum(dim=2)
 
 
 @jit
 def _pointwise_squares(  # type: ignore[no-untyped-def]
-    x, weight, bias, y, squares, samples, pixels, segments, C, K: Bound,
+    x, weight, bias, y, squares, samples, pixels, segments, C, K,
     SEGMENT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -85,7 +90,7 @@ def launch(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     y, squares = empty_nhwc(x, c), x.new_empty((n, segments, c), dtype=torch.float32)
     with on_device_of(x):
         _pointwise_squares[(cdiv(n * segments * segment, rows) * cdiv(c, tile.cols),)](
-            x, weight, bias, y, squares, n, h * w, segments, c, k,
+            x, weight, bias, y, squares, n, h * w, segments, c, bound(k),
             SEGMENT=segment, BM=rows, BN=tile.cols, BK=tile.inner,
             PRECISION=input_precision(), UPCAST=upcast_products(x.dtype),
             num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
