@@ -33,7 +33,7 @@ from .models import on_meta
 ELEMENTWISE = frozenset({"mul", "norm", "pool_mean", "einsum", "resize"})
 """Kinds that are no products of matrices: in ``macs``, not in ``macs_full``."""
 
-HIDDEN = frozenset({"gla_core"})
+HIDDEN = frozenset({"gla_core", "scan_core"})
 """Kinds that a tracer cannot see: in ``macs_full``, not in ``macs``."""
 
 WINOGRAD = (4, 9)
@@ -281,7 +281,8 @@ class _Recorder(TorchFunctionMode):
                 for kind, macs in own.items() or [("", 0)]:
                     self._add(kind, macs, moved)
                 self.opaque += 1
-            if products := getattr(module, "extra_products", 0):
+            products = getattr(module, "extra_products", 0)
+            if products := products(*args) if callable(products) else products:
                 self._add("mul", products)
 
         return hook
