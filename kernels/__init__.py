@@ -15,6 +15,8 @@ MODULES = (
     "pointwise_squares",
     "response_norm",
     "pointwise_residual",
+    "group_norm",
+    "gate_residual",
 )
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .language import jit, tl
+from .language import jit, on_device_of, tl
 from .layout import cdiv, empty_nhwc, nhwc, require_nhwc, require_shape, require_vectors, wide
-from .schema import DTYPES, TRITON_TYPES, Compilation, Kernel, Shape, feature_map, levels, normal
+from .schema import DTYPES, Compilation, Kernel, Shape, feature_map, normal, u_shape
 
 
 def reference(x: Tensor, bias: Tensor, gate: Tensor, residual: Tensor, residual_bias: Tensor | None = None) -> Tensor:
@@ -37,7 +37,9 @@ def eager(x: Tensor, bias: Tensor, gate: Tensor, residual: Tensor, residual_bias
 def check(x: Tensor, bias: Tensor, gate: Tensor, residual: Tensor, residual_bias: Tensor | None) -> None:
     require_nhwc(x=x, residual=residual)
     n, c = x.shape[:2]
-    require_shape((c,), bias=bias, **({} if residual_bias is None else {"residual_bias": residual_bias}))
+    require_shape((c,), bias=bias)
+    if residual_bias is not None:
+        require_shape((c,), residual_bias=residual_bias)
     require_vectors(n, c, gate=gate)
     if residual.shape != x.shape or residual.dtype != x.dtype:
         raise UsageError(
@@ -117,22 +119,23 @@ def launch(x: Tensor, bias: Tensor, gate: Tensor, residual: Tensor, residual_bia
     n, c, h, w = x.shape
     tile = SHIPPED[x.dtype]
     y = empty_nhwc(x)
-    gate_residual_kernel[cdiv(c, tile.columns), cdiv(h * w, tile.rows), n](
-        x,
-        bias,
-        gate,
-        residual,
-        bias if residual_bias is None else residual_bias,
-        y,
-        c,
-        h * w,
-        gate.stride(0),
-        HAS_RESIDUAL_BIAS=residual_bias is not None,
-        ROWS=tile.rows,
-        COLUMNS=tile.columns,
-        num_warps=tile.num_warps,
-        enable_fp_fusion=True,
-    )
+    with on_device_of(x):
+        gate_residual_kernel[cdiv(c, tile.columns), cdiv(h * w, tile.rows), n](
+            x,
+            bias,
+            gate,
+            residual,
+            bias if residual_bias is None else residual_bias,
+            y,
+            c,
+            h * w,
+            gate.stride(0),
+            HAS_RESIDUAL_BIAS=residual_bias is not None,
+            ROWS=tile.rows,
+            COLUMNS=tile.columns,
+            num_warps=tile.num_warps,
+            enable_fp_fusion=True,
+        )
     return y
 
 
@@ -151,7 +154,7 @@ def min_bytes(shape: Shape, batch: int, element: int) -> int:
 
 
 def compilations(precision: str) -> tuple[Compilation, ...]:
-    tile, kind = SHIPPED[DTYPES[precision]], "*" + TRITON_TYPES[precision]
+    tile, kind = SHIPPED[DTYPES[precision]], f"*{precision}"
     pointers = ("x_ptr", "bias_ptr", "gate_ptr", "residual_ptr", "residual_bias_ptr", "y_ptr")
     return (
         Compilation(
@@ -175,7 +178,7 @@ KERNELS = (
         op=gate_residual,
         reference=reference,
         eager=eager,
-        shapes=levels("dic_xl", (384, 768, 1536)),
+        shapes=u_shape("dic_xl", {1: (384,), 2: (768,), 3: (1536,)}),
         inputs=inputs,
         min_bytes=min_bytes,
         flops=lambda shape, batch: 0,

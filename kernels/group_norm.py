@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import UsageError
-from .language import gelu, jit, tl
+from .language import gelu, jit, on_device_of, tl
 from .layout import cdiv, empty_nhwc, nhwc, power_of_two, require_nhwc, require_shape, require_vectors, wide
-from .schema import DTYPES, TRITON_TYPES, Compilation, Kernel, Shape, feature_map, levels, normal
+from .schema import DTYPES, Compilation, Kernel, Shape, feature_map, normal, u_shape
 
 
 def reference(
@@ -69,7 +69,9 @@ def check(
     n, c = x.shape[:2]
     if groups < 1 or c % groups:
         raise UsageError(f"{c} channels do not divide into {groups} groups")
-    require_shape((c,), weight=weight, beta=beta, **({} if bias is None else {"bias": bias}))
+    require_shape((c,), weight=weight, beta=beta)
+    if bias is not None:
+        require_shape((c,), bias=bias)
     if (scale is None) != (shift is None):
         raise UsageError("scale and shift must be given together")
     if scale is not None and shift is not None:
@@ -261,55 +263,56 @@ def launch(
     factor, offset = x.new_empty((2, n, c), dtype=torch.float32)
     y, tile = empty_nhwc(x), SHIPPED[x.dtype]
 
-    moments_kernel[cdiv(c, MOMENT_COLUMNS), blocks, n](
-        x,
-        mean,
-        square,
-        c,
-        pixels,
-        blocks,
-        ROWS=rows,
-        COLUMNS=MOMENT_COLUMNS,
-        num_warps=MOMENT_WARPS,
-        enable_fp_fusion=True,
-    )
-    affine_kernel[groups, n](
-        mean,
-        square,
-        weight,
-        beta,
-        beta if bias is None else bias,
-        beta if scale is None else scale,
-        beta if shift is None else shift,
-        factor,
-        offset,
-        c,
-        pixels,
-        blocks,
-        members,
-        0 if scale is None else scale.stride(0),
-        0 if shift is None else shift.stride(0),
-        eps,
-        HAS_BIAS=bias is not None,
-        MODULATED=scale is not None,
-        ROWS=rows,
-        BLOCKS=power_of_two(blocks),
-        MEMBERS=power_of_two(members),
-        num_warps=AFFINE_WARPS,
-        enable_fp_fusion=True,
-    )
-    affine_gelu_kernel[cdiv(c, tile.columns), cdiv(pixels, tile.rows), n](
-        x,
-        factor,
-        offset,
-        y,
-        c,
-        pixels,
-        ROWS=tile.rows,
-        COLUMNS=tile.columns,
-        num_warps=tile.num_warps,
-        enable_fp_fusion=True,
-    )
+    with on_device_of(x):
+        moments_kernel[cdiv(c, MOMENT_COLUMNS), blocks, n](
+            x,
+            mean,
+            square,
+            c,
+            pixels,
+            blocks,
+            ROWS=rows,
+            COLUMNS=MOMENT_COLUMNS,
+            num_warps=MOMENT_WARPS,
+            enable_fp_fusion=True,
+        )
+        affine_kernel[groups, n](
+            mean,
+            square,
+            weight,
+            beta,
+            beta if bias is None else bias,
+            beta if scale is None else scale,
+            beta if shift is None else shift,
+            factor,
+            offset,
+            c,
+            pixels,
+            blocks,
+            members,
+            0 if scale is None else scale.stride(0),
+            0 if shift is None else shift.stride(0),
+            eps,
+            HAS_BIAS=bias is not None,
+            MODULATED=scale is not None,
+            ROWS=rows,
+            BLOCKS=power_of_two(blocks),
+            MEMBERS=power_of_two(members),
+            num_warps=AFFINE_WARPS,
+            enable_fp_fusion=True,
+        )
+        affine_gelu_kernel[cdiv(c, tile.columns), cdiv(pixels, tile.rows), n](
+            x,
+            factor,
+            offset,
+            y,
+            c,
+            pixels,
+            ROWS=tile.rows,
+            COLUMNS=tile.columns,
+            num_warps=tile.num_warps,
+            enable_fp_fusion=True,
+        )
     return y
 
 
@@ -331,7 +334,7 @@ def min_bytes(shape: Shape, batch: int, element: int) -> int:
 
 def compilations(precision: str) -> tuple[Compilation, ...]:
     """What DiC-XL launches at level 1 of 256 px: 32 groups of 12 channels, 8 blocks of 128 pixels."""
-    tile, kind = SHIPPED[DTYPES[precision]], "*" + TRITON_TYPES[precision]
+    tile, kind = SHIPPED[DTYPES[precision]], f"*{precision}"
     sums = {"mean_ptr": "*fp32", "square_ptr": "*fp32"}
     vectors = {"factor_ptr": "*fp32", "offset_ptr": "*fp32"}
     wholes = {"channels": "i32", "pixels": "i32"}
@@ -380,7 +383,7 @@ KERNELS = (
         op=group_norm_gelu,
         reference=reference,
         eager=eager,
-        shapes=levels("dic_xl", (384, 768, 1536)),
+        shapes=u_shape("dic_xl", {1: (384,), 2: (768,), 3: (1536,)}),
         inputs=inputs,
         min_bytes=min_bytes,
         flops=lambda shape, batch: 0,

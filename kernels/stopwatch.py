@@ -1,0 +1,187 @@
+"""Times one op on a GPU: CUDA graphs of many launches, over rotating buffers (cold) and over the same ones (hot).
+
+A graph leaves no gaps between launches, so that short kernels are timed and not Python. Buffers rotate through more
+than three times the level-2 cache, so that each launch finds its inputs in memory; outputs rotate with them.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..intervals import percentile
+from ..proof import relative_error
+from .bench import ON_CORES, Measured, Timing, Unmeasured, Work
+from .schema import DTYPES, Kernel
+
+LAUNCHES = 20
+REPLAYS = 15
+COPY_BYTES = 2**30
+ERROR_BATCH = 2  # samples do not meet in any op, so two tell as much as sixty-four
+
+Arguments = tuple[Any, ...]
+
+
+def buffer_sets(bytes_of_one: int, cache_bytes: int) -> int:
+    """How many sets of buffers outgrow three level-2 caches: at least 2, or a launch would find its own inputs."""
+    return max(2, -(-3 * cache_bytes // max(1, bytes_of_one)) + 1)
+
+
+def launches(sets: int) -> int:
+    """Launches of one graph: whole turns through the sets, and enough of them."""
+    return sets * -(-LAUNCHES // sets)
+
+
+def tensor_bytes(values: object) -> int:
+    """Bytes of every tensor in a tuple of arguments or outputs."""
+    if isinstance(values, Tensor):
+        return values.numel() * values.element_size()
+    return sum(map(tensor_bytes, values)) if isinstance(values, tuple | list) else 0
+
+
+def widened(arguments: Iterable[Any]) -> Arguments:
+    """Floating tensors in float64, everything else as it is."""
+    return tuple(a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments)
+
+
+def outputs(result: Any) -> tuple[Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def errors(kernel: Kernel, arguments: Arguments) -> tuple[float, float]:
+    """Relative L2 errors against float64 of the op and of its eager form; the largest over their outputs."""
+    exact = outputs(kernel.reference(*widened(arguments)))
+    ours = outputs(kernel.op(*arguments))
+    exact_eager = outputs(kernel.eager(*widened(arguments)))
+    eager = outputs(kernel.eager(*arguments))
+    return _worst(ours, exact), _worst(eager, exact_eager)
+
+
+def _worst(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    return max(relative_error(a, b) for a, b in zip(found, exact, strict=True))
+
+
+class Stopwatch:
+    """What one GPU gives: its copy rate, the rate of its products, and the times of one op after another."""
+
+    def __init__(self) -> None:
+        gpu = torch.cuda.get_device_properties(0)
+        self.cache_bytes = int(gpu.L2_cache_size)
+        self.source = torch.randn(COPY_BYTES // 4, device="cuda")
+        self.target = torch.empty_like(self.source)
+        self.peaks: dict[str, float] = {}
+
+    def measure(self, work: Work, with_compile: bool) -> Measured:
+        """Raises Unmeasured where memory runs out or the op itself fails."""
+        try:
+            with torch.inference_mode():
+                return self._measure(work, with_compile)
+        except torch.OutOfMemoryError as error:
+            raise Unmeasured("out_of_memory", str(error).partition(".")[0]) from None
+        except Exception as error:  # a kernel that does not compile or launch here; the row says so
+            raise Unmeasured("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        finally:
+            torch.compiler.reset()
+            torch.cuda.empty_cache()
+
+    def _measure(self, work: Work, with_compile: bool) -> Measured:
+        kernel, dtype = work.kernel, DTYPES[work.precision]
+        error, error_eager = errors(kernel, kernel.inputs(work.shape, ERROR_BATCH, dtype, "cuda", 0))
+
+        first = kernel.inputs(work.shape, work.batch, dtype, "cuda", 1)
+        count = buffer_sets(tensor_bytes(first) + tensor_bytes(kernel.op(*first)), self.cache_bytes)
+        sets = [first, *(kernel.inputs(work.shape, work.batch, dtype, "cuda", seed) for seed in range(2, count + 1))]
+        graphs = {
+            "cold": captured(kernel.op, sets, keep=count),
+            "hot": captured(kernel.op, [first], keep=1),
+            "eager": captured(kernel.eager, sets, keep=count),
+        }
+        why_not = "" if with_compile else "torch.compile is measured at the largest batch"
+        if with_compile:
+            try:
+                graphs["compile"] = captured(torch.compile(kernel.eager, dynamic=False), sets, keep=count)
+            except Exception as failure:  # the other columns are good without it
+                why_not = f"torch.compile failed: {type(failure).__name__}: {' '.join(str(failure).split())[:150]}"
+        timed = dict(zip(graphs, in_turns(list(graphs.values())), strict=True))
+        return Measured(
+            cold=timed["cold"],
+            hot=timed["hot"],
+            eager=timed["eager"],
+            compiled=timed.get("compile"),
+            why_not_compiled=why_not,
+            copy_bytes_per_s=self.copy_rate(),
+            peak_flops_per_s=self.peak("fp32" if kernel.name in ON_CORES else work.precision),
+            error=error,
+            error_eager=error_eager,
+        )
+
+    def copy_rate(self) -> float:
+        """Bytes read and written a second by a copy far larger than the cache; measured anew for every row."""
+        (timing,) = in_turns([captured(self.target.copy_, [(self.source,)], keep=1, count=4)])
+        return 2 * COPY_BYTES / timing.p50
+
+    def peak(self, precision: str) -> float:
+        """FLOP/s of a large product of the library in that type, FP32 without TF32 unless the process allows it."""
+        if precision not in self.peaks:
+            n = 4096 if precision == "fp32" else 8192
+            a, b = (torch.randn(n, n, device="cuda").to(DTYPES[precision]) for _ in range(2))
+            (timing,) = in_turns([captured(torch.mm, [(a, b)], keep=1, count=4)])
+            self.peaks[precision] = 2 * n**3 / timing.p50
+        return self.peaks[precision]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Launches recorded, to be replayed without Python."""
+
+    graph: torch.cuda.CUDAGraph
+    launches: int
+
+
+def captured(run: Callable[..., Any], sets: Sequence[Arguments], keep: int, count: int | None = None) -> Graph:
+    """A graph of ``count`` launches over the sets in turn; as many outputs stay alive at a time as ``keep`` says."""
+    count = count or launches(len(sets))
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for arguments in sets[:3]:  # compiles, loads modules, chooses algorithms: none of it can be captured
+            run(*arguments)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    alive: deque[Any] = deque(maxlen=keep)
+    with torch.cuda.graph(graph):
+        for arguments in itertools.islice(itertools.cycle(sets), count):
+            alive.append(run(*arguments))
+    return Graph(graph, count)
+
+
+def in_turns(graphs: Sequence[Graph]) -> list[Timing]:
+    """Seconds of one launch in each graph. The graphs are replayed in turns, so that a drift meets all alike."""
+    for each in graphs:
+        each.graph.replay()
+    events = [[_events() for _ in graphs] for _ in range(REPLAYS)]
+    for turn in events:
+        for each, (start, end) in zip(graphs, turn, strict=True):
+            start.record()
+            each.graph.replay()
+            end.record()
+    torch.cuda.synchronize()
+    return [
+        timing_of([start.elapsed_time(end) / 1e3 / each.launches for start, end in column])
+        for each, column in zip(graphs, zip(*events, strict=True), strict=True)
+    ]
+
+
+def timing_of(seconds: Sequence[float]) -> Timing:
+    p20, p80 = percentile(seconds, 0.2), percentile(seconds, 0.8)
+    assert p20 is not None and p80 is not None
+    return Timing(median(seconds), p20, p80)
+
+
+def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
