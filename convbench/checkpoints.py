@@ -94,30 +94,31 @@ def from_hub(weights: str) -> Source:
         raise WeightsError(f"{weights} needs huggingface_hub: pip install 'convbench[sample]'") from None
     errors: Any = import_module("huggingface_hub.errors")
     where = f"{repository}{f' at {revision}' if revision else ''}"
+    logging: Any = import_module("huggingface_hub.utils").logging
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it tells each of its retries
     try:
         path = Path(hub.hf_hub_download(repository, name, revision=revision))
-    # The order is that of the classes: a missing local copy counts as a missing file to the library.
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
-        if isinstance(error, errors.HfHubHTTPError) and not isinstance(error, errors.LocalEntryNotFoundError):
-            raise WeightsError(f"{weights}: {_hub_reason(errors, error, where, name)}") from None
-        raise WeightsError(
-            f"{weights} is not on this machine and the hub cannot be reached: no network, or HF_HUB_OFFLINE is set"
-        ) from None
-    except errors.HFValidationError as error:
-        raise WeightsError(f"'{weights}' names no repository: {_first_line(error)}") from None
+    except (OSError, errors.EntryNotFoundError, errors.HFValidationError) as error:
+        raise WeightsError(f"{weights}: {_hub_reason(errors, error, where, name)}") from None
+    finally:
+        logging.set_verbosity(verbosity)
     commit = path.parts[path.parts.index("snapshots") + 1] if "snapshots" in path.parts else revision
     return Source(path, weights, commit)
 
 
 def _hub_reason(errors: Any, error: Exception, where: str, name: str) -> str:
+    # In this order: several of the later classes hold the earlier ones.
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        return "not on this machine, and the hub cannot be reached (no network, or HF_HUB_OFFLINE is set)"
     if isinstance(error, errors.GatedRepoError):
         return f"{where} wants its terms accepted on its page first"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"there is no public repository {where}"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"there is no such revision: {where}"
     if isinstance(error, errors.EntryNotFoundError):
         return f"{where} has no file {name}"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return f"there is no public repository {where}"
     return _first_line(error)
 
 

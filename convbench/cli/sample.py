@@ -1,0 +1,321 @@
+"""``convbench sample``: images from a trained backbone."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import backends, catalogue
+from ..errors import UsageError
+from ..schema import PRECISIONS
+
+if TYPE_CHECKING:
+    from ..sampling.images import Recipe
+    from ..sampling.sampler import Sampler
+
+GRID = 40  # images of a grid
+EVALUATION = 50_000  # images that the papers' FID is measured on
+BATCH = {"cpu": 40, "cuda": 64}
+
+
+class Labels(click.ParamType):  # type: ignore[type-arg]
+    """Whole numbers with commas between them, or the words all and random."""
+
+    name = "labels"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in ("all", "random") or isinstance(value, list):
+            return value
+        try:
+            return [int(part) for part in value.split(",")]
+        except ValueError:
+            self.fail(f"'{value}' is no list of classes such as 3,5, nor all, nor random", param, ctx)
+
+
+@click.command(
+    "sample",
+    short_help="images from a trained backbone",
+    epilog="\b\nExamples:\n  convbench sample --out digits.png\n"
+    "  convbench sample --model dit_xl_2 --weights official --vae hf:stabilityai/sd-vae-ft-ema --out dogs.png "
+    "--class 207",
+)
+@click.option(
+    "--model", default="dico_digits", show_default=True, metavar="ID", help="A model id of `convbench models`."
+)
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Draw the images side by side into this PNG."
+)
+@click.option(
+    "--npz",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Store the images here in ADM's layout, which FID tools read. Can be killed and run again, or run under "
+    "torchrun.",
+)
+@click.option("--latents", is_flag=True, help="Store latents in --npz as they are, float32, without decoding.")
+@click.option(
+    "--count", type=click.IntRange(min=1), help=f"Images [default: {GRID}; with --npz, {EVALUATION}, as for an FID]."
+)
+@click.option(
+    "--class",
+    "labels",
+    type=Labels(),
+    metavar="N[,N…]",
+    help="Classes, in turn; all; or random, as the papers evaluate [default: all; with --npz, random].",
+)
+@click.option(
+    "--cfg-scale",
+    type=click.FloatRange(min=0),
+    default=1.5,
+    show_default=True,
+    help="Classifier-free guidance; 1 for none.",
+)
+@click.option(
+    "--guide-all", is_flag=True, help="Guide every channel; the papers' code guides three of a latent's four."
+)
+@click.option("--steps", type=int, help="Of the sampler [default: 250, as the papers; 20 for dpm-solver++].")
+@click.option(
+    "--sampler",
+    metavar="NAME",
+    help="iddpm, ddim, dpm-solver++, euler or euler-maruyama [default: iddpm, or euler-maruyama for flow matching].",
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the noise.")
+@click.option("--batch", type=click.IntRange(min=1), help="Images at a time; changes no image [default: 40, GPU 64].")
+@click.option("--res", type=int, metavar="PX", help="Side of an image [default: that of the model's weights].")
+@click.option("--backend", default="eager", show_default=True, metavar="B", help=f"{', '.join(backends.names())}.")
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="fp32",
+    show_default=True,
+    help="What the network computes in.",
+)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda where there is a GPU]")
+@click.option(
+    "--weights",
+    metavar="W",
+    help="A .pt or .safetensors file; hf:owner/repo/file[@revision]; official; shipped; or random "
+    "[default: shipped, where the package holds some].",
+)
+@click.option("--vae", metavar="V", help="Decoder of latents: a folder, or hf:stabilityai/sd-vae-ft-ema and the like.")
+def command(
+    model: str,
+    out: Path | None,
+    npz: Path | None,
+    latents: bool,
+    count: int | None,
+    labels: Any,
+    cfg_scale: float,
+    guide_all: bool,
+    steps: int | None,
+    sampler: str | None,
+    seed: int,
+    batch: int | None,
+    res: int | None,
+    backend: str,
+    precision: str,
+    device: str | None,
+    weights: str | None,
+    vae: str | None,
+) -> int:
+    """Sample images from a backbone: by default, handwritten digits from a small DiCo that is part of convbench.
+
+    An image depends on --seed and its number alone, not on --batch, on how many processes share the work, or on
+    whether the run was resumed.
+    """
+    if (out is None) == (npz is None):
+        raise UsageError("where to? --out grid.png draws the images, --npz FILE stores them: give one of the two")
+    if latents and not npz:
+        raise UsageError("--latents are no pixels to draw: store them with --npz FILE")
+    for path in (out, npz):
+        if path and not path.parent.is_dir():
+            raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+    variant = catalogue.find(model)
+    res = res or variant.res
+    variant.require_res(res)
+    backends.require(backend)
+    chosen = _labels(labels or ("random" if npz else "all"), variant)
+    weights = _weights(weights, variant)
+
+    from .. import checkpoints, runner
+    from ..sampling import images
+
+    device = device or runner.default_device()
+    if device == "cuda" and runner.default_device() != "cuda":
+        raise UsageError("torch sees no NVIDIA GPU here: leave --device away")
+    made = images.sampler_for(variant, sampler, steps)
+    source = None if weights == "random" else checkpoints.locate(weights, variant, res)
+    recipe = images.Recipe(
+        model=model,
+        res=res,
+        weights_sha256=checkpoints.announce(source) if source else None,
+        sampler=made.name,
+        steps=made.steps,
+        cfg_scale=cfg_scale,
+        guided_channels=variant.signature.channels if guide_all else None,
+        seed=seed,
+        labels=chosen,
+        backend=backend,
+        precision=precision,
+        decoded_by=None if latents or variant.signature.factor == 1 else vae,
+    )
+    count = count or (EVALUATION if npz else GRID)
+    batch = min(batch or BATCH[device], count)
+    loaded = str(source.path) if source else None
+    if out:
+        return _draw(out, recipe, made, count, batch, device, loaded)
+    assert npz
+    return _store(npz, recipe, made, count, batch, device, loaded, latents)
+
+
+def _labels(labels: Any, variant: catalogue.Variant) -> tuple[int, ...] | None:
+    classes = variant.signature.classes
+    if labels == "random":
+        return None
+    if labels == "all":
+        return tuple(range(classes))
+    for label in labels:
+        if not 0 <= label < classes:
+            raise UsageError(f"--class {label}: {variant.id} has the classes 0 to {classes - 1}")
+    return tuple(labels)
+
+
+def _weights(weights: str | None, variant: catalogue.Variant) -> str:
+    if weights is None and variant.shipped_weights is None:
+        from ..checkpoints import KINDS
+
+        raise UsageError(f"no weights of {variant.id} are part of convbench: give --weights with {KINDS}; or random")
+    return weights or "shipped"
+
+
+def _draw(
+    out: Path, recipe: "Recipe", made: "Sampler", count: int, batch: int, device: str, weights: str | None
+) -> int:
+    import numpy as np
+
+    from ..sampling import decoding, images, png
+    from ..whole import write_whole
+
+    decode = decoding.decoder(recipe.variant.signature, recipe.decoded_by, device)
+    columns = len(recipe.labels) if recipe.labels and len(recipe.labels) <= 10 and count > len(recipe.labels) else 8
+    with images.opened(recipe, batch, device, weights) as step, _Progress(count, batch, made.steps) as progress:
+        sheets = [
+            decoding.bytes_from_pixels(decode(done.samples)).cpu().numpy()
+            for done in images.sample(recipe, step, made, range(count), batch, device, progress.update)
+        ]
+    write_whole(out, png.encode(png.grid(np.concatenate(sheets), min(columns, count))))
+    click.echo(progress.summary(count, recipe, out), err=True)
+    return 0
+
+
+def _store(
+    npz: Path,
+    recipe: "Recipe",
+    made: "Sampler",
+    count: int,
+    batch: int,
+    device: str,
+    weights: str | None,
+    latents: bool,
+) -> int:
+    from ..sampling import decoding, images, shards
+
+    run, world = shards.Run(npz, count, {**recipe.facts(), "latents": latents}), shards.World.of_torchrun()
+    if device == "cuda":
+        _take_own_gpu(world.rank)
+    decode = None if latents else decoding.decoder(recipe.variant.signature, recipe.decoded_by, device)
+    run.begin()
+    left = run.left(world)
+    todo = [number for numbers in left.values() for number in numbers]
+    if todo:
+        with (
+            images.opened(recipe, batch, device, weights) as step,
+            _Progress(len(todo), batch, made.steps) as progress,
+        ):
+            _fill(left, images.sample(recipe, step, made, todo, batch, device, progress.update), decode)
+        click.echo(progress.summary(len(todo), recipe, npz), err=True)
+    if run.merge():
+        click.echo(f"{npz}: all {count} images are there", err=True)
+    else:
+        click.echo(f"{npz}: this process is done, others still have parts to make", err=True)
+    return 0
+
+
+def _fill(left: dict[Path, range], batches: Any, decode: Any) -> None:
+    """Write each part as soon as its last image is there."""
+    import numpy as np
+
+    from ..sampling import decoding
+    from ..sampling.shards import write_shard
+
+    kept: dict[int, tuple[Any, int]] = {}
+    waiting = list(left.items())
+    for done in batches:
+        if decode is None:
+            arrays = done.samples.float().cpu().numpy()
+        else:
+            arrays = decoding.bytes_from_pixels(decode(done.samples)).cpu().numpy()
+            arrays = np.repeat(arrays, 3, axis=3) if arrays.shape[3] == 1 else arrays  # FID tools want three colours
+        kept |= dict(zip(done.numbers, zip(arrays, done.labels, strict=True), strict=True))
+        while waiting and all(number in kept for number in waiting[0][1]):
+            path, numbers = waiting.pop(0)
+            found = [kept.pop(number) for number in numbers]
+            write_shard(path, np.stack([array for array, _ in found]), [label for _, label in found])
+
+
+def _take_own_gpu(rank: int) -> None:
+    import os
+
+    import torch
+
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
+
+
+class _Progress:
+    """A bar with the time left on a terminal, a line every few seconds elsewhere; both on stderr."""
+
+    EVERY_S = 10.0
+
+    def __init__(self, count: int, batch: int, steps: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.count, self.batch, self.steps = count, batch, steps
+        self.total = -(-count // batch) * steps
+        self.started = self.told = time.monotonic()
+        self.bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[left]}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+        self.task = self.bar.add_task("starting", total=self.total, left="")
+
+    def __enter__(self) -> "_Progress":
+        self.bar.start()
+        self.started = self.told = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+        self.seconds = time.monotonic() - self.started
+
+    def update(self, finished: int, step: int) -> None:
+        """Called after each step of a batch."""
+        done, now = finished // self.batch * self.steps + step, time.monotonic()
+        left = (now - self.started) / done * (self.total - done)
+        what = f"{finished} of {self.count} images, step {step} of {self.steps}"
+        self.bar.update(self.task, completed=done, description=what, left=f"{left:.0f} s left")
+        if not sys.stderr.isatty() and now - self.told > self.EVERY_S:
+            self.told = now
+            click.echo(f"{what}, {left:.0f} s left", err=True)
+
+    def summary(self, count: int, recipe: "Recipe", path: Path) -> str:
+        return (
+            f"{count} images in {self.seconds:.1f} s, {recipe.steps} steps of {recipe.sampler}, "
+            f"guidance {recipe.cfg_scale:g}: {path}"
+        )
