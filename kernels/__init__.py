@@ -1,8 +1,10 @@
 """Triton kernels: one fused operation a file, with its PyTorch reference and the module it replaces."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .fusion import fuse as fuse
+    from .fusion import unfuse as unfuse
     from .schema import Kernel
 
 # Modules with a tuple KERNELS, in the order in which `convbench kernels` lists them.
@@ -25,3 +27,12 @@ def all_kernels() -> tuple["Kernel", ...]:
     from importlib import import_module
 
     return tuple(kernel for name in MODULES for kernel in import_module(f".{name}", __name__).KERNELS)
+
+
+def __getattr__(name: str) -> Any:
+    """``fuse`` and ``unfuse``, loaded when they are asked for: they import torch."""
+    if name in ("fuse", "unfuse"):
+        from . import fusion
+
+        return getattr(fusion, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
