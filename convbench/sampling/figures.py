@@ -45,6 +45,15 @@ class DigitClassifier(nn.Module):
         x = F.max_pool2d(F.gelu(self.conv2(x)), 2)
         return self.linear1(x.flatten(1))
 
+    def whitened(self, features: Tensor) -> Tensor:
+        """Moved, turned and scaled so that those of the real digits have mean 0 and covariance 1. (B, 32) -> (B, 32)
+
+        Without it the ten or so directions that tell classes apart outweigh all others, and with them how a digit
+        is drawn.
+        """
+        values, vectors = torch.linalg.eigh(self.covariance.double())
+        return (features.double() - self.mean) @ (vectors / values.sqrt())
+
     def forward(self, x: Tensor) -> Tensor:
         return self.linear2(F.gelu(self.features(x)))
 
@@ -67,8 +76,8 @@ class Figures:
     recognised: float  # share whose class is the one that was asked for
     recognised_low: float  # Wilson's interval
     recognised_high: float
-    frechet: float  # between the features of the samples and of the real digits; 0 is best
-    frechet_low: float  # bootstrap over the samples
+    frechet: float  # between the whitened features of the samples and of the real digits; 0 is best
+    frechet_low: float  # bootstrap over the samples of each class
     frechet_high: float
 
     def differs(self, other: Figures) -> str | None:
@@ -101,7 +110,7 @@ def judge(images: Tensor, classes: Tensor, seed: int = 0) -> Figures:
     features = classifier.features(images).where(finite[:, None], torch.nan)
     right = (classifier(images).argmax(1) == classes.cpu()) & finite
     low, high = share_interval(int(right.sum()), len(images))
-    distance = frechet_interval(features, classifier.mean, classifier.covariance, seed)
+    distance = frechet_interval(classifier.whitened(features), classes.cpu(), seed)
     return Figures(len(images), right.float().mean().item(), low, high, *distance)
 
 
@@ -129,12 +138,14 @@ def frechet(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: 
     return max(0.0, distance.item())
 
 
-def frechet_interval(features: Tensor, mean: Tensor, covariance: Tensor, seed: int = 0) -> tuple[float, float, float]:
-    """The distance of some features (B, F) from a distribution, and its 95 % interval from a bootstrap.
+def frechet_interval(features: Tensor, classes: Tensor, seed: int = 0) -> tuple[float, float, float]:
+    """The distance of some features (B, F) from mean 0 and covariance 1, and its 95 % interval from a bootstrap.
 
-    A resample holds images twice and so lies further away than the sample itself; the mean of that excess is taken off.
+    How many there are of each class (B,) was chosen, not drawn, so each is resampled for itself. A resample holds
+    images twice and so lies further away than the sample itself: the mean of that excess is taken off.
     """
     features = features.double()
+    mean, covariance = features.new_zeros(features.shape[1]), torch.eye(features.shape[1], dtype=torch.float64)
 
     def distance(chosen: Tensor) -> float:
         return frechet(chosen.mean(0), chosen.T.cov(), mean, covariance)
@@ -143,8 +154,9 @@ def frechet_interval(features: Tensor, mean: Tensor, covariance: Tensor, seed: i
     if not math.isfinite(found):
         return math.inf, math.inf, math.inf
     generator = torch.Generator().manual_seed(seed)
-    draws = torch.randint(len(features), (RESAMPLINGS, len(features)), generator=generator)
-    resampled = torch.tensor([distance(features[chosen]) for chosen in draws], dtype=torch.float64)
+    groups = [(classes == label).nonzero()[:, 0] for label in classes.unique()]
+    picks = [group[torch.randint(len(group), (RESAMPLINGS, len(group)), generator=generator)] for group in groups]
+    resampled = torch.tensor([distance(features[chosen]) for chosen in torch.cat(picks, dim=1)], dtype=torch.float64)
     spread = resampled - resampled.mean()
     low, high = (found + spread.quantile(q).item() for q in (0.025, 0.975))
     return found, max(0.0, low), high
