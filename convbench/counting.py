@@ -107,13 +107,18 @@ class Count:
         return self.macs - dense + dense * kept // of  # exact: every such convolution is a multiple of 9
 
     def without(self, parts: list[str]) -> int:
-        """``macs`` less the operations named by "end of the module path/kind", such as "mlp.down_proj/linear"."""
+        """``macs`` less the operations named by "end of the module path/kind", such as "mlp.down_proj/linear".
+
+        "*" in place of the path stands for every module.
+        """
         left_out = [part.rsplit("/", 1) for part in parts]
         return sum(
             op.macs
             for op in self.operations
             if op.kind not in HIDDEN
-            and not any(op.kind == kind and f".{op.module}".endswith(f".{path}") for path, kind in left_out)
+            and not any(
+                op.kind == kind and (path == "*" or f".{op.module}".endswith(f".{path}")) for path, kind in left_out
+            )
         )
 
 

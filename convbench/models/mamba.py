@@ -45,7 +45,7 @@ class Mamba(nn.Module):
         self.rank, self.kernel, self.both_ways = rank, kernel, both_ways
 
         def convolution() -> nn.Conv1d:
-            # Zeros on both sides, as in the released code; the outputs behind the last token are cut off.
+            # Padded on both sides, as in the released code; the outputs behind the last token are cut off.
             return nn.Conv1d(inside, inside, kernel, groups=inside, padding=0 if condition else kernel - 1)
 
         self.A_log = nn.Parameter(torch.empty(inside, STATE))
@@ -90,7 +90,9 @@ class Mamba(nn.Module):
         skip: Tensor,
     ) -> Tensor:
         tokens = x.shape[2]
-        x = F.silu(conv(x if start is None else torch.cat([start, x], dim=2))[:, :, :tokens])
+        if start is not None:
+            x = torch.cat([start, x, torch.zeros_like(start)], dim=2)
+        x = F.silu(conv(x)[:, :, :tokens])
         step, b, c = x_proj(x.mT).split([self.rank, STATE, STATE], dim=2)  # (B, L, rank or N)
         d = F.softplus(dt_proj(step)).mT  # (B, E, L)
         return self.core(x, d, -a_log.exp(), b.mT, c.mT, skip, z)
