@@ -70,5 +70,20 @@ def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
 
 @jit
 def gelu(x):  # type: ignore[no-untyped-def]
-    """x Phi(x), by the error function: the exact form that the models use."""
-    return 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))
+    """x Phi(x), the exact form that the models use, to float32: max(x, 0) - |x| erfc(|x| / sqrt 2) / 2.
+
+    The last factor is 2^p(|x|): one exponential and a polynomial, 12 instructions. The error function of CUDA's library
+    takes 33, and a pass over memory in half precision would wait for it. p is a minimax fit in float64 of
+    log2(erfc(a / sqrt 2) / 2) over 0 <= a <= 6, weighted by what it adds to the result's error, at most 7e-9; beyond
+    6 it falls on. In float32 the result is off by 3.7e-8 rms for |x| < 4; x (1 + erf(x / sqrt 2)) / 2 is off by 5.4e-8.
+    """
+    a = tl.abs(x)
+    p = -1.6904029962461209e-06 * a + 2.508332909201272e-05
+    p = p * a - 0.00011446280404925346
+    p = p * a - 0.0003233417228329927
+    p = p * a + 0.007333383429795504
+    p = p * a - 0.05271419882774353
+    p = p * a - 0.4591154456138611
+    p = p * a - 1.151123285293579
+    p = p * a - 0.9999988675117493
+    return tl.maximum(x, 0.0) - a * tl.exp2(p)

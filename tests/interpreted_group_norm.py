@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from convbench.kernels import gate_residual, group_norm, language
+from convbench.kernels import gate_residual, group_norm
+from convbench.kernels.language import INTERPRETED, gelu, jit, tl
 
-assert language.INTERPRETED, "run through test_kernels_group_norm.py: the kernels were not made for the interpreter"
+assert INTERPRETED, "run through test_kernels_group_norm.py: the kernels were not made for the interpreter"
 torch.use_deterministic_algorithms(True)  # fills new tensors with NaN
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -102,6 +103,28 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
     both = group_norm.launch(x, weight, beta, groups, eps, bias, scale, shift)
     alone = group_norm.launch(x[1:], weight, beta, groups, eps, bias, scale[1:], shift[1:])
     assert torch.equal(both[1:], alone)
+
+
+@jit
+def gelu_of(x, y, N: tl.constexpr):
+    at = tl.arange(0, N)
+    tl.store(y + at, gelu(tl.load(x + at)))
+
+
+def test_gelu_is_exact_to_float32() -> None:
+    """No worse than the formula with the error function in float32, and as good far out, where nothing is left."""
+    x = torch.linspace(-12, 12, 2**15)
+    y = torch.empty_like(x)
+    gelu_of[(1,)](x, y, N=2**15)
+    exact = torch.nn.functional.gelu(x.double())
+    usual = 0.5 * x * (1 + torch.erf(x * 2**-0.5))
+    assert (y - exact).abs().max() <= (usual - exact).abs().max() <= 6e-7
+    assert (y - exact).square().mean() <= (usual - exact).square().mean()
+    assert (y[x < -6] - exact[x < -6]).abs().max() <= 1e-9
+    far = torch.tensor([-1e4, -200.0, -50.0, 0.0, 50.0, 200.0, 1e4, float("nan")])
+    out = torch.empty_like(far)
+    gelu_of[(1,)](far, out, N=8)
+    torch.testing.assert_close(out, far.clamp_min(0), rtol=0, atol=0, equal_nan=True)
 
 
 BLOCKS, FEW, SMALL, PLAIN, GATE = (
