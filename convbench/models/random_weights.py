@@ -5,6 +5,7 @@ whatever its inner layers do, and every comparison of two implementations passes
 activations near unit size through the whole depth instead.
 """
 
+import math
 import zlib
 
 import torch
@@ -12,22 +13,42 @@ from torch import Tensor, nn
 
 
 def fill(model: nn.Module, seed: int = 0) -> None:
-    """Overwrite every parameter in place. Each depends on the seed and its own name and shape only.
+    """Overwrite every weight in place, buffers of the state dict too. Each depends on seed, name and shape only.
 
     Drawn on the CPU, so that a seed gives the same weights on every device.
     """
+    fixed = fixed_tables(model)
+    for name, value in model.state_dict().items():
+        if name not in fixed:
+            value.copy_(_draw(name, value.shape, seed))
+
+
+def fill_zeros(model: nn.Module, seed: int = 0) -> None:
+    """Overwrite the parameters that are nothing but zeros, and leave those that somebody trained or drew."""
     for name, parameter in model.named_parameters():
-        if name.rsplit(".", 1)[-1] == "pos_embed":
-            continue  # a fixed table, not a weight
-        parameter.data.copy_(_draw(name, parameter.shape, seed))
+        if not parameter.any():
+            parameter.data.copy_(_draw(name, parameter.shape, seed))
+
+
+def fixed_tables(model: nn.Module) -> set[str]:
+    """Keys of the state dict that hold no weights: indices, and a ``pos_embed`` that its own module computes."""
+    fixed = set()
+    for key, value in model.state_dict().items():
+        owner, _, name = key.rpartition(".")
+        computed = name == "pos_embed" and hasattr(model.get_submodule(owner), "fill_tables")
+        if computed or not value.is_floating_point():
+            fixed.add(key)
+    return fixed
 
 
 def _draw(name: str, shape: torch.Size, seed: int) -> Tensor:
     # The seed is where the checksum starts: a CPU generator reads the lower 32 bits of its own seed only.
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode(), seed))
     w = torch.empty(shape).normal_(generator=generator)
-    if "embedding_table" in name:
+    if "embedding_table" in name or name.endswith("pos_embed"):
         return w.mul_(0.02)
+    if name.endswith("logit_scale"):  # of cosine attention: a factor of 10, as it is before training
+        return w.mul_(0.1).add_(math.log(10))
     if len(shape) == 4 and shape[0] == shape[2] == shape[3] == 1:  # gamma and beta of the response norm
         return w.mul_(0.1)
     if len(shape) > 1:
