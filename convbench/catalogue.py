@@ -67,6 +67,7 @@ class Variant:
     signature: Signature = Signature()
     res: int = 256  # the side of an image that ``params`` and ``macs`` are given for
     shipped: str | None = None  # trained weights that are part of the package: the name of a file of models/weights
+    ablated: bool = False  # a variant of a variant (ablations.py)
     factory: Callable[[int], Any] | None = None  # from outside the zoo (outside.py): a resolution to a network
 
     @property
@@ -124,9 +125,14 @@ def _rows(family: Family) -> Iterator[Variant]:
 
 
 def find(id: str) -> Variant:
-    """The variant of that id. Raises UsageError that offers the nearest ids."""
+    """The variant of that id, with the changes behind it if any. Raises UsageError that offers the nearest ids."""
     from .outside import names, variant_of
 
+    if "@" in id and ":" not in id:
+        from .ablations import varied
+
+        base, *changes = id.split("@")
+        return varied(find(base), changes)
     known = variants()
     if found := known.get(id) or variant_of(id):
         return found

@@ -20,8 +20,10 @@ def build(variant: Variant, res: int) -> nn.Module:
         if not isinstance(own, nn.Module):
             raise UsageError(f"'{variant.id}' returns a {type(own).__name__}, not a torch.nn.Module")
         return own.eval()
-    family = variant.family
-    network = getattr(import_module(f".{family.module}", __package__), family.facts["class"])
+    facts, module = variant.family.facts, variant.family.module
+    if variant.ablated:
+        facts, module = facts["ablations"], f"{module}_ablations"
+    network = getattr(import_module(f".{module}", __package__), facts["class"])
     model: nn.Module = network(**variant.constructor_arguments(res))
     return model.eval()
 

@@ -1,0 +1,82 @@
+"""Variants of a variant: counted as the official classes were with the same changes, and refused in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from ablated import OURS
+
+from convbench import models
+from convbench.catalogue import families, find
+from convbench.counting import Count, count_variant, meta_inputs
+from convbench.errors import UsageError
+
+REFERENCE = {row["id"]: row for row in json.loads((Path(__file__).parent / "data/ablations.json").read_text())["rows"]}
+
+
+def counted(id: str) -> Count:
+    return count_variant(find(id), 256)
+
+
+@pytest.mark.parametrize("id", REFERENCE)
+def test_counts_are_those_of_the_official_class_with_the_same_change(id: str) -> None:
+    row = REFERENCE[id]
+    found = counted(OURS[id])
+    assert (found.params, found.macs) == (row["params"], row["macs_torchprofile"])
+
+
+@pytest.mark.parametrize("id", ["fcdm_s", "dico_s"])
+def test_a_change_to_what_is_already_there_changes_nothing(id: str) -> None:
+    """The same keys, the same weights by name, the same output."""
+    option = "kernel=7" if id == "fcdm_s" else "activation=gelu@kernel=3@attention=cca@mlp_ratio=2"
+    own, varied = models.create(id, res=64), models.create(f"{id}@{option}", res=64)
+    x, t, y = (torch.randn(2, 4, 8, 8), torch.tensor([17.0, 903.0]), torch.tensor([207, 1000]))
+    assert own.state_dict().keys() == varied.state_dict().keys()
+    assert torch.equal(own(x, t, y), varied(x, t, y))
+
+
+@pytest.mark.parametrize("change", ["activation=relu", "attention=none"])
+def test_a_change_without_weights_of_its_own_moves_the_output(change: str) -> None:
+    """All other weights are the same, as each depends on its own name and shape only."""
+    own, varied = models.create("dico_s", res=64), models.create(f"dico_s@{change}", res=64)
+    x, t, y = (torch.randn(1, 4, 8, 8), torch.tensor([17.0]), torch.tensor([207]))
+    assert (own(x, t, y) - varied(x, t, y)).abs().max() > 1e-3
+
+
+def test_squeeze_and_excitation_by_hand() -> None:
+    """At width 128: 128 x 8 + 8 down and 8 x 128 + 128 up, where the paper's attention has 128 x 128 + 128."""
+    block = models.on_meta(find("dico_s@attention=se"), 256).encoder_level_1[0]  # type: ignore[union-attr, index]
+    assert sum(p.numel() for p in block.ca.parameters()) == 128 * 8 + 8 + 8 * 128 + 128  # type: ignore[union-attr]
+
+
+def test_it_is_named_in_full_and_ships_no_weights() -> None:
+    variant = find("fcdm_digits@kernel=5")
+    assert (variant.id, variant.name) == ("fcdm_digits@kernel=5", "FCDM-digits@kernel=5")
+    assert (variant.params, variant.macs, variant.shipped) == (None, None, None)
+    assert meta_inputs(8, takes=variant.signature)[0].shape == (1, 1, 8, 8)
+
+
+def test_every_option_has_an_example_and_a_meaning() -> None:
+    for family in families().values():
+        for key, option in family.facts.get("ablations", {}).get("options", {}).items():
+            assert {"like", "what"} <= option.keys() <= {"like", "what", "choices"}, (family.name, key)
+            assert option["like"] in option.get("choices", [option["like"]]), (family.name, key)
+
+
+@pytest.mark.parametrize(
+    ("id", "message"),
+    [
+        ("fcdm_l@kernel=4", "fcdm_l@kernel=4: it must be one of 3, 5, 7, 9, 11"),
+        ("fcdm_l@kern=5", "fcdm_l has no 'kern' to change: there are width, depths, mlp_ratio, kernel, grn"),
+        ("fcdm_l@depths=2-x", "fcdm_l@depths=2-x: it must look like 2-4-8-4-2"),
+        ("fcdm_l@grn", "fcdm_l@grn: it must be one of yes, no"),
+        ("fcdm_l@", "fcdm_l has no '' to change"),
+        ("fcdm_x@kernel=5", "unknown model 'fcdm_x': did you mean"),
+        ("dit_s_2@kernel=5", "dit_s_2 has no ablations"),
+    ],
+)
+def test_a_change_that_cannot_be_is_one_line(id: str, message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        find(id)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
