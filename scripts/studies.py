@@ -81,7 +81,7 @@ def kills() -> None:
         rng = random.Random(0)
         for kill in range(10):
             sweep = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            time.sleep(rng.uniform(4, 20))
+            time.sleep(rng.uniform(5, 45))
             sweep.send_signal(signal.SIGKILL)
             sweep.wait()
             lines = out.read_bytes().count(b"\n") if out.exists() else 0
