@@ -24,6 +24,8 @@ TOLERANCES = {
     "gla fp32": Tolerance(atol=8e-6, rms=6e-7),
     "gla fp32, strong decay": Tolerance(atol=4e-5, rms=4e-6),  # exponents of up to 75 inside a chunk
     "gla fp64": Tolerance(atol=1e-11, rms=1e-12),
+    "scan fp32": Tolerance(atol=8e-6, rms=6e-7),  # relative, as above
+    "scan fp64": Tolerance(atol=1e-10, rms=1e-12),
     "gla bf16": Tolerance(atol=4e-2, rms=4e-3),  # one rounding of a result: 2^-9 of its size
 }
 
