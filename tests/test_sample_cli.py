@@ -37,9 +37,8 @@ Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs the command; gives its exit code and stderr. Nothing goes to stdout."""
-    monkeypatch.setitem(cli.COMMANDS, "sample", "")
 
     def run(*args: object, random: bool = True) -> tuple[int, str]:
         with pytest.raises(SystemExit) as ended:
@@ -277,7 +276,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, run: Run, monkeypatch: pytest.Monk
     monkeypatch.setattr(shards, "SHARD", 2)
     program = (
         "import sys; from convbench import cli; from convbench.sampling import shards; shards.SHARD = 2;"
-        "cli.COMMANDS['sample'] = ''; cli.main(sys.argv[1:])"
+        "cli.main(sys.argv[1:])"
     )
     args = ["--npz", str(tmp_path / "a.npz"), "--count", "80", "--batch", "2", "--latents"]
     with subprocess.Popen(
