@@ -38,7 +38,7 @@ class Labels(click.ParamType):  # type: ignore[type-arg]
     "sample",
     short_help="images from a trained backbone",
     epilog="\b\nExamples:\n  convbench sample --out digits.png\n"
-    "  convbench sample --model dit_xl_2 --weights official --class 207 --vae sd-vae-ft-ema --out dog.png",
+    "  convbench sample --model dit_xl_2 --weights official --vae sd-vae-ft-ema --npz fid.npz",
 )
 @click.option(
     "--model", default="dico_digits", show_default=True, metavar="ID", help="A model id of `convbench models`."
