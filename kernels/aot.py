@@ -14,16 +14,17 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConvbenchError, UsageError
-from .schema import DTYPES, Compilation
+from .schema import Compilation
 
 TRITONS = "3.6.0", "3.9.0"  # the oldest supported and the newest seen: the gate compiles with both
-GATE = {"bf16": ("sm_80", "sm_90", "sm_100"), "fp16": ("sm_90",), "fp32": ("sm_90",)}
+GATE = {"sm_80": ("bf16",), "sm_90": ("bf16", "fp16", "fp32"), "sm_100": ("bf16",)}
+BRIEFLY = ("fp16", "fp32")  # the gate takes one configuration an op of these, by the newest Triton
 BUDGETS = Path(__file__).with_name("budgets.toml")
 ROOM = {  # bytes of shared memory that one block can have (CUDA C++ Programming Guide, table of compute capabilities)
     80: 163 * 1024,
@@ -38,6 +39,7 @@ ROOM = {  # bytes of shared memory that one block can have (CUDA C++ Programming
 }
 MORE_IS_WORSE = ("registers", "stack", "spills", "shared")
 LESS_IS_WORSE = ("loads_128", "mma")
+READING = 1  # to be raised when resources() reads something else: what is kept is then not used any more
 STACK_ALLOWED = 16  # bytes; ptxas parks a value or two now and then without being short of registers
 
 Row = dict[str, Any]
@@ -54,7 +56,7 @@ def targets(names: Sequence[str]) -> list[str]:
 
 def identity(row: Row) -> str:
     """One shipped configuration in one precision on one GPU: the key of ``budgets.toml``."""
-    return " ".join(row[key] for key in ("kernel", "label", "precision", "target"))
+    return " ".join(row[key] for key in ("kernel", "configuration", "precision", "target"))
 
 
 # In the process that compiles
@@ -84,8 +86,7 @@ def compile_one(compilation: Compilation, number: int) -> Row:
         "num_stages": compilation.num_stages,
         "enable_fp_fusion": True,  # as at launch; Triton 3.10 turns it off unless told
     }
-    reader = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    key = json.dumps([triton.__version__, number, source.hash(), options, reader])
+    key = json.dumps([triton.__version__, number, source.hash(), options, READING])
     kept = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
     try:
         return {**json.loads(kept.read_text()), "cached": True}
@@ -164,9 +165,11 @@ def _serve(request: Row) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TRITON_CACHE_DIR"] = folder  # Triton's own would keep every intermediate form
         for kernel in all_kernels():
+            if request.get("kernels") and kernel.name not in request["kernels"]:
+                continue
             for precision in request["precisions"]:
-                for compilation in kernel.compilations(precision):
-                    row = {"kernel": kernel.name, "label": compilation.label, "precision": precision}
+                for compilation in kernel.compilations(precision)[: 1 if precision in request["briefly"] else None]:
+                    row = {"kernel": kernel.name, "configuration": compilation.label, "precision": precision}
                     row |= {"target": request["target"], "triton": triton.__version__, "error": None}
                     try:
                         row |= compile_one(compilation, int(request["target"].removeprefix("sm_")))
@@ -198,10 +201,17 @@ def folder_of(wanted: str) -> Path | None:
     )
 
 
-def compile_for(target: str, precisions: Sequence[str], folder: Path | None = None) -> Iterator[Row]:
+def compile_for(
+    target: str,
+    precisions: Sequence[str],
+    folder: Path | None = None,
+    briefly: Sequence[str] = (),
+    kernels: Sequence[str] = (),
+) -> Iterator[Row]:
     """Every shipped configuration on one GPU, a row each as it is done, by the Triton in ``folder`` or the one here.
 
-    Raises ConvbenchError where the process that compiles ends badly.
+    Of a precision in ``briefly``, the first configuration of each op; of ``kernels``, if given, those alone. Raises
+    ConvbenchError where the process that compiles ends badly.
     """
     import convbench
 
@@ -209,7 +219,9 @@ def compile_for(target: str, precisions: Sequence[str], folder: Path | None = No
     paths = [*([str(folder)] if folder else []), root, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     environment.pop("TRITON_INTERPRET", None)
-    request = json.dumps({"target": target, "precisions": list(precisions)})
+    request = json.dumps(
+        {"target": target, "precisions": list(precisions), "briefly": list(briefly), "kernels": list(kernels)}
+    )
     with tempfile.TemporaryFile("w+") as errors:
         with subprocess.Popen(
             [sys.executable, "-m", "convbench.kernels.aot", request],
@@ -243,15 +255,14 @@ def configurations(precisions: Sequence[str]) -> int:
 
 def read_budgets(path: Path = BUDGETS) -> dict[str, dict[str, Row]]:
     """Triton version -> configuration -> what it takes."""
-    with path.open("rb") as file:
-        return tomllib.load(file)
+    return tomllib.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def write_budgets(rows: Sequence[Row], path: Path = BUDGETS) -> None:
     """Make what was compiled the new budget."""
     lines = [
         "# What each shipped configuration takes, compiled ahead of time by the oldest and the newest Triton.",
-        "# Written by scripts/kernel_budgets; tests/test_kernels_aot.py holds every line to the compiler's answer.",
+        "# Written by scripts/kernel_budgets.py; tests/test_kernels_aot.py holds every line to the compiler's answer.",
         "# stack and shared in bytes, registers of a thread, the rest counts of instructions.",
     ]
     for triton in sorted({row["triton"] for row in rows}):
@@ -289,22 +300,27 @@ def complaints(rows: Sequence[Row], budgets: dict[str, Row]) -> list[str]:
     return found
 
 
+def budgeted(kernel: str, precision: str, target: str, triton: str) -> Row:
+    """The most registers and stack that any configuration of a kernel takes, by the stored budgets; {} if not there."""
+    rows = [
+        row
+        for name, row in read_budgets().get(triton, {}).items()
+        if name.startswith(f"{kernel} ") and name.endswith(f" {precision} {target}")
+    ]
+    return {key: max(row[key] for row in rows) for key in ("registers", "stack")} if rows else {}
+
+
 def overspent(budgets: dict[str, Row], excused: Sequence[str] = ()) -> list[str]:
     """Budgets that allow spilling: more than ``STACK_ALLOWED`` bytes of stack."""
     return [name for name, row in budgets.items() if row["stack"] > STACK_ALLOWED and name not in excused]
 
 
-Compiler = Callable[[str, Sequence[str], Path | None], Iterator[Row]]
-
-
-def gate_rows(triton: str, compiler: Compiler = compile_for) -> list[Row]:
-    """Everything the gate looks at, compiled by one version of Triton."""
-    by_target: dict[str, list[str]] = {}
-    for precision in DTYPES:
-        for target in GATE[precision]:
-            by_target.setdefault(target, []).append(precision)
+def gate_rows(triton: str) -> Iterator[Row]:
+    """Everything the gate looks at, compiled by one version of Triton. Raises UsageError where it is not installed."""
     folder = folder_of(triton)
-    return [row for target, precisions in by_target.items() for row in compiler(target, precisions, folder)]
+    for target, precisions in GATE.items():
+        wanted = [each for each in precisions if each not in BRIEFLY or triton == TRITONS[-1]]
+        yield from compile_for(target, wanted, folder, BRIEFLY)
 
 
 if __name__ == "__main__":

@@ -168,6 +168,7 @@ def _named(work: Work) -> Row:
     return {
         "case": work.id,
         "kernel": work.kernel.name,
+        "where": shape.label,
         "model": shape.model,
         "res": shape.res,
         "level": shape.level,

@@ -174,7 +174,7 @@ KERNELS = (
     Kernel(
         name="gate_residual",
         summary="bias, gate and residual behind a library's convolution",
-        replaces="DiC: bias of conv1, gate and sum of ModulatedConvs",
+        replaces="gate and sum of ModulatedConvs, and the biases of conv1 and skip",
         op=gate_residual,
         reference=reference,
         eager=eager,

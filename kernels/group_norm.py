@@ -379,7 +379,7 @@ KERNELS = (
     Kernel(
         name="group_norm_gelu",
         summary="group norm, adaptive affine and GELU, the convolution's bias taken along",
-        replaces="DiC: norm0 and norm1 of ModulatedConvs with what follows them, bias of conv0",
+        replaces="norm0 and norm1 of ModulatedConvs, its affine and F.gelu, and the bias of conv0",
         op=group_norm_gelu,
         reference=reference,
         eager=eager,

@@ -15,11 +15,13 @@ from ..errors import UsageError
 
 OLDEST_TRITON = (3, 6)
 
+tl: Any
+
 try:
     import triton
-    import triton.language as tl
+    import triton.language
 
-    jit: Any = triton.jit
+    tl = triton.language
     # With TRITON_INTERPRET=1 set before this import, kernels run on CPU tensors, one program after another.
     INTERPRETED: bool = triton.knobs.runtime.interpret
 except ImportError:
@@ -27,16 +29,22 @@ except ImportError:
     tl = SimpleNamespace(constexpr=int)
     INTERPRETED = False
 
-    class _Absent:
-        """Stands for a kernel that cannot be compiled here."""
+HAS_TRITON = triton is not None
 
-        def __init__(self, function: Callable[..., Any]) -> None:
-            self.fn = function
 
-        def __getitem__(self, grid: object) -> Any:
-            raise UsageError(missing_triton())
+class _Absent:
+    """Stands for a kernel that cannot be compiled here."""
 
-    jit = _Absent
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.fn = function
+
+    def __getitem__(self, grid: object) -> Any:
+        raise UsageError(missing_triton())
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """``triton.jit``, where there is one."""
+    return triton.jit(function) if HAS_TRITON else _Absent(function)
 
 
 def missing_triton() -> str:

@@ -124,7 +124,7 @@ def _fake(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 def eager(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """What the unfused block runs up to the response, in the type of x."""
     y = pointwise_eager(x, weight, bias, gelu=True)
-    return y, torch.linalg.vector_norm(y, dim=(2, 3), keepdim=True, dtype=torch.float32)
+    return y, torch.linalg.vector_norm(y, dim=(2, 3), keepdim=True, dtype=wide(y.dtype))
 
 
 def _min_bytes(shape: Shape, batch: int, itemsize: int) -> int:

@@ -6,8 +6,9 @@ than three times the level-2 cache, so that each launch finds its inputs in memo
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from statistics import median
 from typing import Any
 
@@ -15,16 +16,14 @@ import torch
 from torch import Tensor
 
 from ..intervals import percentile
-from ..proof import relative_error
+from . import aot
 from .bench import ON_CORES, Measured, Timing, Unmeasured, Work
-from .schema import DTYPES, Kernel
+from .check import BATCH, Arguments, errors
+from .schema import DTYPES
 
 LAUNCHES = 20
 REPLAYS = 15
 COPY_BYTES = 2**30
-ERROR_BATCH = 2  # samples do not meet in any op, so two tell as much as sixty-four
-
-Arguments = tuple[Any, ...]
 
 
 def buffer_sets(bytes_of_one: int, cache_bytes: int) -> int:
@@ -42,28 +41,6 @@ def tensor_bytes(values: object) -> int:
     if isinstance(values, Tensor):
         return values.numel() * values.element_size()
     return sum(map(tensor_bytes, values)) if isinstance(values, tuple | list) else 0
-
-
-def widened(arguments: Iterable[Any]) -> Arguments:
-    """Floating tensors in float64, everything else as it is."""
-    return tuple(a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments)
-
-
-def outputs(result: Any) -> tuple[Tensor, ...]:
-    return result if isinstance(result, tuple) else (result,)
-
-
-def errors(kernel: Kernel, arguments: Arguments) -> tuple[float, float]:
-    """Relative L2 errors against float64 of the op and of its eager form; the largest over their outputs."""
-    exact = outputs(kernel.reference(*widened(arguments)))
-    ours = outputs(kernel.op(*arguments))
-    exact_eager = outputs(kernel.eager(*widened(arguments)))
-    eager = outputs(kernel.eager(*arguments))
-    return _worst(ours, exact), _worst(eager, exact_eager)
-
-
-def _worst(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
-    return max(relative_error(a, b) for a, b in zip(found, exact, strict=True))
 
 
 class Stopwatch:
@@ -91,7 +68,7 @@ class Stopwatch:
 
     def _measure(self, work: Work, with_compile: bool) -> Measured:
         kernel, dtype = work.kernel, DTYPES[work.precision]
-        error, error_eager = errors(kernel, kernel.inputs(work.shape, ERROR_BATCH, dtype, "cuda", 0))
+        error, error_eager, _ = errors(kernel, kernel.inputs(work.shape, BATCH, dtype, "cuda", 0))
 
         first = kernel.inputs(work.shape, work.batch, dtype, "cuda", 1)
         count = buffer_sets(tensor_bytes(first) + tensor_bytes(kernel.op(*first)), self.cache_bytes)
@@ -133,6 +110,37 @@ class Stopwatch:
             (timing,) = in_turns([captured(torch.mm, [(a, b)], keep=1, count=4)])
             self.peaks[precision] = 2 * n**3 / timing.p50
         return self.peaks[precision]
+
+
+def facts(work: Work) -> dict[str, Any]:
+    """What the number was measured with; registers and stack as the compile gate has them, null where it has not."""
+    import triton
+
+    from .. import __version__
+
+    gpu = torch.cuda.get_device_properties(0)
+    target = f"sm_{gpu.major}{gpu.minor}"
+    stored = aot.budgeted(work.kernel.name, work.precision, target, triton.__version__)
+    return {
+        "gpu": gpu.name,
+        "target": target,
+        "registers": stored.get("registers"),
+        "stack": stored.get("stack"),
+        "sm_clock_hz": sm_clock(),
+        "convbench": __version__,
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "cuda": torch.version.cuda,
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def sm_clock() -> float | None:
+    """Hz, just after the work; None where NVML or its Python package is missing."""
+    try:
+        return 1e6 * torch.cuda.clock_rate()
+    except Exception:  # pynvml raises classes of its own
+        return None
 
 
 @dataclass(frozen=True)
