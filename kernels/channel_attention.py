@@ -17,7 +17,8 @@ from .layout import cdiv, require_shape, wide
 from .pointwise import Tile, _pointwise, launch_rows, product_compilation
 from .schema import DICO_XL, Compilation, Kernel, Shape, normal, u_shape
 
-SHIPPED = {"mean": (16, 64, 4), "product": Tile(64, 32, 64, 4, 3), "product fp32": Tile(32, 32, 32, 4, 3)}
+MEAN = (16, 64, 4)  # tiles added at once, channels, warps
+SHIPPED = {2: Tile(64, 32, 64, 4, 3), 4: Tile(32, 32, 32, 4, 3)}  # bytes of an element -> tile of the product
 
 
 def reference(sums: Tensor, weight: Tensor, bias: Tensor, pixels: int) -> Tensor:
@@ -56,14 +57,14 @@ def _mean(  # type: ignore[no-untyped-def]
 def launch(sums: Tensor, weight: Tensor, bias: Tensor, pixels: int) -> Tensor:
     """Run the kernel of the mean, then a small product with a sigmoid behind it. The arguments have been checked."""
     n, tiles, c = sums.shape
-    rows, block, warps = SHIPPED["mean"]
+    rows, block, warps = MEAN
     mean = weight.new_empty((n, c))
     with on_device_of(sums):
         _mean[(n * cdiv(c, block),)](
             sums, mean, pixels, c, TILES=tiles, ROWS=rows, BLOCK=block, num_warps=warps, enable_fp_fusion=True
         )
     gates = sums.new_empty((n, weight.shape[0]))
-    tile = SHIPPED["product" if weight.element_size() == 2 else "product fp32"]
+    tile = SHIPPED[weight.element_size()]
     launch_rows(mean, weight, bias, gates, n, "sigmoid", tile)
     return gates
 
@@ -113,7 +114,7 @@ def _min_bytes(shape: Shape, batch: int, itemsize: int) -> int:
 
 
 def _compilations(dtype: str) -> tuple[Compilation, ...]:
-    rows, block, warps = SHIPPED["mean"]
+    rows, block, warps = MEAN
     means = tuple(
         Compilation(
             label=f"channel_gates mean of {tiles} tiles",
@@ -127,7 +128,7 @@ def _compilations(dtype: str) -> tuple[Compilation, ...]:
         )
         for tiles in (2, 32)
     )
-    tile = SHIPPED["product fp32" if dtype == "fp32" else "product"]
+    tile = SHIPPED[4 if dtype == "fp32" else 2]
     pointers = {name: f"*{dtype}" for name in ("x", "weight", "bias")} | {"y": "*fp32"}
     constants = {"ACTIVATION": "sigmoid"}
     product = product_compilation("channel_gates product", _pointwise, tile, pointers, ("rows", "C", "K"), constants)

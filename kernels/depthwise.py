@@ -76,7 +76,7 @@ def _depthwise(  # type: ignore[no-untyped-def]
     col = tile % across * COLS + tl.arange(0, COLS)
 
     start = tl.load(bias + c, mask=has_c, other=0.0).to(tl.float32)[None, :] + tl.zeros((COLS, BLOCK), tl.float32)
-    totals = ()
+    totals: Any = ()
     for _ in tl.static_range(ROWS):
         totals = totals + (start,)  # noqa: RUF005 (Triton has no unpacking)
 
@@ -89,7 +89,7 @@ def _depthwise(  # type: ignore[no-untyped-def]
             inside = (r >= 0) & (r < H) & (q >= 0) & (q < W)
             at = ((r * W + q) * C)[:, None] + c[None, :]
             v = tl.load(x + image + at, mask=inside[:, None] & has_c[None, :], other=0.0).to(tl.float32)
-            updated = ()
+            updated: Any = ()
             for out in tl.static_range(ROWS):
                 if (down - out >= 0) and (down - out < K):
                     tap = tl.load(weight + ((down - out) * K + dx) * C + c, mask=has_c, other=0.0).to(tl.float32)

@@ -4,6 +4,7 @@ The loop over the inner dimension and the choice of tiles are shared with ``poin
 ``pointwise_residual`` and ``channel_gates``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,10 +187,16 @@ def product_compilation(
     tile: Tile,
     pointers: dict[str, str],
     scalars: tuple[str, ...],
-    constants: dict[str, int | str | bool],
+    constants: Mapping[str, int | str | bool],
 ) -> Compilation:
     """What ships of a product; float32 without TF32."""
-    shape = {"BM": tile.rows, "BN": tile.cols, "BK": tile.inner, "PRECISION": "ieee", "UPCAST": False}
+    shape: dict[str, int | float | str] = {
+        "BM": tile.rows,
+        "BN": tile.cols,
+        "BK": tile.inner,
+        "PRECISION": "ieee",
+        "UPCAST": False,
+    }
     return Compilation(
         label=f"{name}, {tile.rows}x{tile.cols}x{tile.inner}",
         function=function,

@@ -7,6 +7,7 @@ the end of DiCo's perceptron.
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -156,8 +157,8 @@ def _kernel(name: str, summary: str, replaces: str, shapes: tuple[Shape, ...], s
         reference=reference,
         eager=eager,
         shapes=shapes,
-        inputs=lambda *of: _inputs(*of, scaled=scaled),
-        min_bytes=lambda *of: _min_bytes(*of, scaled=scaled),
+        inputs=partial(_inputs, scaled=scaled),
+        min_bytes=partial(_min_bytes, scaled=scaled),
         flops=product_flops,
         compilations=lambda dtype: _compilations(dtype, scaled, name),
         shipped=SHIPPED,

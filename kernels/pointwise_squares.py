@@ -30,8 +30,9 @@ SEGMENTS = 128, 64, 32, 16  # pixels
 
 
 def segment_pixels(pixels: int) -> int:
-    """Pixels summed together: the longest of 128, 64, 32, 16 that leaves at most an eighth of the rows empty."""
-    return next((long for long in SEGMENTS if 8 * cdiv(pixels, long) * long <= 9 * pixels), SEGMENTS[-1])
+    """Pixels summed together: the longest of 128, 64, 32, 16 leaving an eighth of the rows empty at most."""
+    most = max(9 * pixels // 8, cdiv(pixels, SEGMENTS[-1]) * SEGMENTS[-1])
+    return next(long for long in SEGMENTS if cdiv(pixels, long) * long <= most)
 
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

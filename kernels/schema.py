@@ -1,6 +1,6 @@
 """What every fused kernel says about itself: read by the command line, the bench, the compile gate and the tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -79,7 +79,7 @@ def feature_map(
     return x.permute(0, 3, 1, 2)
 
 
-def u_shape(model: str, widths: dict[int, tuple[int, ...]], kernel: int = 0) -> tuple[Shape, ...]:
+def u_shape(model: str, widths: Mapping[int, tuple[int, ...]], kernel: int = 0) -> tuple[Shape, ...]:
     """A network's shapes at 256 and 512 pixels; ``widths``: those at level 1, 2, 3, each half the side."""
     return tuple(
         Shape(model, res, level, width, res // 8 >> level - 1, res // 8 >> level - 1, kernel=kernel)
