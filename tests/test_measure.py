@@ -240,6 +240,22 @@ def test_two_cases_are_timed_in_turns_and_compared(made_up: None) -> None:
     assert a.blocks == b.blocks == 20  # pairs
 
 
+def test_a_row_that_is_never_ranked_is_compared_with_itself_only(made_up: None) -> None:
+    """The fused kernels' references on a CPU, in turns with eager on the same model, which must stay what it was."""
+    words = "reference path of the fused kernels, plain PyTorch"
+    eager, fused, again = measured(case(), case("triton"), case("triton", repeat=2))
+    assert [result.status for result in (eager, fused, again)] == ["ok"] * 3, fused.reason
+    assert (eager.unranked, eager.error_vs_fp32, eager.reason) == (None, 0.0, "")
+    assert fused.error_vs_fp32 is not None
+    assert 0 < fused.error_vs_fp32 <= RELATIVE_L2["fp32"]
+    for result in (fused, again):
+        assert (result.verdict, result.unranked, result.reason) == ("VALID", words, f"not ranked: {words}")
+        assert (result.compared_with, result.ratio, result.difference) == (None, None, None)
+
+    first, second = measured(case("triton"), case("triton", repeat=2))
+    assert (second.compared_with, second.difference) == (first.case, "same")
+
+
 def test_an_aa_comparison_says_same(made_up: None) -> None:
     a, b = measured(case(QUICKLY), case(QUICKLY, repeat=2), rules=replace(QUICK, cap_s=10.0))
     assert (b.ratio, b.ratio_low, b.ratio_high) == pytest.approx((1, 1, 1), rel=1e-9)
