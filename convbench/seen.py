@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
 
-from .models import gla
+from .models import gla, selective_scan
 
 
 class _Watcher(TorchFunctionMode):
@@ -23,6 +23,8 @@ class _Watcher(TorchFunctionMode):
             self.served["attention"] = choice.name.lower()
         elif func is torch.nn.functional.logsigmoid:  # only the gate of linear attention takes it
             self.served["gla"] = gla.implementation(args[0].device.type)
+        elif func is torch.nn.functional.softplus:  # only the step of a selective scan takes it
+            self.served["scan"] = selective_scan.implementation(args[0].device.type)
         return func(*args, **(kwargs or {}))
 
 

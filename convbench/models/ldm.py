@@ -47,8 +47,8 @@ class Attention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(width, width))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
-        return self.to_out(F.scaled_dot_product_attention(q, k, v))
+        q, k, v = (part[:, None] for part in (self.to_q(x), self.to_k(context), self.to_v(context)))  # (B, 1, N, C)
+        return self.to_out(F.scaled_dot_product_attention(q, k, v)[:, 0])
 
     def extra_products(self, x: Tensor, context: Tensor) -> int:
         """The released code scales the scores, one product each; here the fused operator does it."""

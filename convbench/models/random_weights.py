@@ -31,11 +31,11 @@ def fill_zeros(model: nn.Module, seed: int = 0) -> None:
 
 
 def fixed_tables(model: nn.Module) -> set[str]:
-    """Keys of the state dict that hold no weights: indices, and a ``pos_embed`` that its own module computes."""
-    fixed = set()
+    """Keys of the state dict that hold no weights: indices, and a buffer or ``pos_embed`` that its module computes."""
+    fixed, buffers = set(), {name for name, _ in model.named_buffers()}
     for key, value in model.state_dict().items():
         owner, _, name = key.rpartition(".")
-        computed = name == "pos_embed" and hasattr(model.get_submodule(owner), "fill_tables")
+        computed = (name == "pos_embed" or key in buffers) and hasattr(model.get_submodule(owner), "fill_tables")
         if computed or not value.is_floating_point():
             fixed.add(key)
     return fixed
@@ -45,8 +45,12 @@ def _draw(name: str, shape: torch.Size, seed: int) -> Tensor:
     # The seed is where the checksum starts: a CPU generator reads the lower 32 bits of its own seed only.
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode(), seed))
     w = torch.empty(shape).normal_(generator=generator)
-    if "embedding_table" in name or name.endswith("pos_embed"):
+    if "embedding_table" in name or name.endswith(("pos_embed", "additional_embed")):
         return w.mul_(0.02)
+    if name.endswith(("A_log", "A_b_log")):  # decays of a selective scan's state of 1, 2, 3, ... a unit of the step
+        return w.mul_(0.1).add_(torch.arange(1, shape[1] + 1).log())
+    if name.endswith(("dt_proj.bias", "dt_proj_b.bias")):  # steps of about exp(-4), so that some tokens are remembered
+        return w.mul_(0.5).sub_(4)
     if name.endswith("logit_scale"):  # of cosine attention: a factor of 10, as it is before training
         return w.mul_(0.1).add_(math.log(10))
     if len(shape) == 4 and shape[0] == shape[2] == shape[3] == 1:  # gamma and beta of the response norm
