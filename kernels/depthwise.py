@@ -76,9 +76,9 @@ def _depthwise(  # type: ignore[no-untyped-def]
     col = tile % across * COLS + tl.arange(0, COLS)
 
     start = tl.load(bias + c, mask=has_c, other=0.0).to(tl.float32)[None, :] + tl.zeros((COLS, BLOCK), tl.float32)
-    totals: Any = ()
+    totals = ()  # grown by +, as Triton has no unpacking
     for _ in tl.static_range(ROWS):
-        totals = totals + (start,)  # noqa: RUF005 (Triton has no unpacking)
+        totals = totals + (start,)  # type: ignore[assignment]  # noqa: RUF005
 
     # Column by column, so that only K taps are held at a time; a 7x7 window all unrolled takes 255 registers.
     for dx in tl.range(0, K, loop_unroll_factor=UNROLL):
@@ -89,13 +89,13 @@ def _depthwise(  # type: ignore[no-untyped-def]
             inside = (r >= 0) & (r < H) & (q >= 0) & (q < W)
             at = ((r * W + q) * C)[:, None] + c[None, :]
             v = tl.load(x + image + at, mask=inside[:, None] & has_c[None, :], other=0.0).to(tl.float32)
-            updated: Any = ()
+            updated = ()
             for out in tl.static_range(ROWS):
                 if (down - out >= 0) and (down - out < K):
                     tap = tl.load(weight + ((down - out) * K + dx) * C + c, mask=has_c, other=0.0).to(tl.float32)
-                    updated = updated + (totals[out] + v * tap[None, :],)  # noqa: RUF005
+                    updated = updated + (totals[out] + v * tap[None, :],)  # type: ignore[assignment]  # noqa: RUF005
                 else:
-                    updated = updated + (totals[out],)  # noqa: RUF005
+                    updated = updated + (totals[out],)  # type: ignore[assignment]  # noqa: RUF005
             totals = updated
 
     for out in tl.static_range(ROWS):
