@@ -7,13 +7,17 @@ with the mean and covariance of its features over the real digits, so that nothi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ..tolerances import FEATURE_SHIFT
 
 WEIGHTS = Path(__file__).parents[1] / "models" / "weights" / "digits_classifier.safetensors"
 FEATURES = 32
@@ -112,6 +116,44 @@ def judge(images: Tensor, classes: Tensor, seed: int = 0) -> Figures:
     low, high = share_interval(int(right.sum()), len(images))
     distance = frechet_interval(classifier.whitened(features), classes.cpu(), seed)
     return Figures(len(images), right.float().mean().item(), low, high, *distance)
+
+
+def compared(images: Mapping[tuple[str, str], Tensor], reference: Tensor, classes: Tensor) -> list[dict[str, Any]]:
+    """A row of figures for each engine's images of the same noise; ``verdict`` is "ok" or, with a reason, "wrong".
+
+    Wrong is an engine whose figures differ from the reference's, or whose ``shift`` is above what
+    tolerances.FEATURE_SHIFT allows for its precision.
+
+    Args:
+        images: of each (backend, precision), (B, 1, 8, 8). reference: those of eager PyTorch in fp32.
+        classes: (B,) what was asked for.
+    """
+    known = judge(reference, classes)
+    rows = []
+    for (backend, precision), own in images.items():
+        figures, moved, limit = judge(own, classes), shift(own, reference), FEATURE_SHIFT[precision]
+        reasons = [figures.differs(known), f"shift {moved:.1e}, at most {limit:.0e} allowed" if moved > limit else None]
+        reason = "; ".join(filter(None, reasons))
+        row = {"backend": backend, "precision": precision, **asdict(figures), "shift": moved, "shift_limit": limit}
+        rows.append({**row, "verdict": "wrong" if reason else "ok", "reason": reason})
+    return rows
+
+
+@torch.no_grad()
+def shift(images: Tensor, reference: Tensor) -> float:
+    """How far the whitened features of images lie from those of a reference with the same noise, on average.
+
+    The root mean square over the features of the mean difference over the images; 1 is a standard deviation of the
+    real digits. Errors of rounding differ from image to image and mostly cancel; a formula that is not the same does
+    not. Infinite where the images are not finite.
+
+    Args:
+        images, reference: (B, 1, 8, 8).
+    """
+    classifier = digit_classifier()
+    ours, theirs = (classifier.whitened(classifier.features(x.float().cpu().clamp(-1, 1))) for x in (images, reference))
+    moved = (ours - theirs).mean(0).square().mean().sqrt().item()
+    return moved if math.isfinite(moved) and bool(images.isfinite().all()) else math.inf
 
 
 def share_interval(hits: int, count: int) -> tuple[float, float]:
