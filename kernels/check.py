@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import precision
 from ..proof import relative_error
 from .schema import DTYPES, Kernel, Shape
 
@@ -42,15 +43,15 @@ def _largest(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
     return max(relative_error(a, b) for a, b in zip(found, exact, strict=True))
 
 
-def check(kernel: Kernel, shape: Shape, precision: str, device: str) -> dict[str, Any]:
-    """One row. The op must err no more than eager does in the same precision, or than rounding does."""
-    with torch.inference_mode():
-        error, error_eager, explained = errors(kernel, kernel.inputs(shape, BATCH, DTYPES[precision], device, 0))
-    limit = max(BESIDE_EAGER[precision] * error_eager, explained)
+def check(kernel: Kernel, shape: Shape, label: str, device: str) -> dict[str, Any]:
+    """One row. The op must err no more than eager does in the same precision, or than rounding does; no TF32."""
+    with torch.inference_mode(), precision.applied(label):
+        error, error_eager, explained = errors(kernel, kernel.inputs(shape, BATCH, DTYPES[label], device, 0))
+    limit = max(BESIDE_EAGER[label] * error_eager, explained)
     return {
         "kernel": kernel.name,
         "where": shape.label,
-        "precision": precision,
+        "precision": label,
         "device": device,
         "path": "Triton" if device == "cuda" else "PyTorch reference",
         "error": error,

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import precision
 from ..intervals import percentile
 from . import aot
 from .bench import ON_CORES, Measured, Timing, Unmeasured, Work
@@ -56,7 +57,7 @@ class Stopwatch:
     def measure(self, work: Work, with_compile: bool) -> Measured:
         """Raises Unmeasured where memory runs out or the op itself fails."""
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), precision.applied(work.precision):
                 return self._measure(work, with_compile)
         except torch.OutOfMemoryError as error:
             raise Unmeasured("out_of_memory", str(error).partition(".")[0]) from None
@@ -102,14 +103,14 @@ class Stopwatch:
         (timing,) = in_turns([captured(self.target.copy_, [(self.source,)], keep=1, count=4)])
         return 2 * COPY_BYTES / timing.p50
 
-    def peak(self, precision: str) -> float:
-        """FLOP/s of a large product of the library in that type, FP32 without TF32 unless the process allows it."""
-        if precision not in self.peaks:
-            n = 4096 if precision == "fp32" else 8192
-            a, b = (torch.randn(n, n, device="cuda").to(DTYPES[precision]) for _ in range(2))
+    def peak(self, label: str) -> float:
+        """FLOP/s of a large product of the library in that precision, without TF32."""
+        if label not in self.peaks:
+            n = 4096 if label == "fp32" else 8192
+            a, b = (torch.randn(n, n, device="cuda").to(DTYPES[label]) for _ in range(2))
             (timing,) = in_turns([captured(torch.mm, [(a, b)], keep=1, count=4)])
-            self.peaks[precision] = 2 * n**3 / timing.p50
-        return self.peaks[precision]
+            self.peaks[label] = 2 * n**3 / timing.p50
+        return self.peaks[label]
 
 
 def facts(work: Work) -> dict[str, Any]:
