@@ -352,3 +352,14 @@ def test_gelu_is_exact_to_float32() -> None:
 
     _gelu_at[(1,)](torch.full((16,), math.nan), y, SIZE=16)
     assert y[:16].isnan().all() and not y[16:].isnan().any()
+
+
+@pytest.mark.parametrize("case", ["pointwise_squares, samples share a tile", "depthwise_gelu 3x3, smaller than a tile"])
+def test_sums_do_not_depend_on_the_batch(case: str) -> None:
+    """The same bits for a sample alone, and again for the same launch."""
+    module, arguments = CASES[case]
+    x, *parameters = arguments(draw(torch.float16))
+    y, sums = module.launch(x, *parameters)
+    alone = module.launch(x[-1:], *parameters)
+    assert torch.equal(alone[0], y[-1:]) and torch.equal(alone[1], sums[-1:])
+    assert all(torch.equal(*pair) for pair in zip(module.launch(x, *parameters), (y, sums), strict=True))
