@@ -25,6 +25,7 @@ from .schema import DTYPES
 LAUNCHES = 20
 REPLAYS = 15
 COPY_BYTES = 2**30
+PRODUCT_SIDE = {"fp32": 4096, "fp16": 8192, "bf16": 8192}
 
 
 def buffer_sets(bytes_of_one: int, cache_bytes: int) -> int:
@@ -47,10 +48,10 @@ def tensor_bytes(values: object) -> int:
 class Stopwatch:
     """What one GPU gives: its copy rate, the rate of its products, and the times of one op after another."""
 
-    def __init__(self) -> None:
-        gpu = torch.cuda.get_device_properties(0)
-        self.cache_bytes = int(gpu.L2_cache_size)
-        self.source = torch.randn(COPY_BYTES // 4, device="cuda")
+    def __init__(self, device: str = "cuda") -> None:
+        self.device = device
+        self.cache_bytes = int(torch.cuda.get_device_properties(0).L2_cache_size)
+        self.source = torch.randn(COPY_BYTES // 4, device=device)
         self.target = torch.empty_like(self.source)
         self.peaks: dict[str, float] = {}
 
@@ -69,11 +70,14 @@ class Stopwatch:
 
     def _measure(self, work: Work, with_compile: bool) -> Measured:
         kernel, dtype = work.kernel, DTYPES[work.precision]
-        error, error_eager, _ = errors(kernel, kernel.inputs(work.shape, BATCH, dtype, "cuda", 0))
+        error, error_eager, _ = errors(kernel, kernel.inputs(work.shape, BATCH, dtype, self.device, 0))
 
-        first = kernel.inputs(work.shape, work.batch, dtype, "cuda", 1)
+        def buffers(seed: int) -> Arguments:
+            return kernel.inputs(work.shape, work.batch, dtype, self.device, seed)
+
+        first = buffers(1)
         count = buffer_sets(tensor_bytes(first) + tensor_bytes(kernel.op(*first)), self.cache_bytes)
-        sets = [first, *(kernel.inputs(work.shape, work.batch, dtype, "cuda", seed) for seed in range(2, count + 1))]
+        sets = [first, *(buffers(seed) for seed in range(2, count + 1))]
         graphs = {
             "cold": captured(kernel.op, sets, keep=count),
             "hot": captured(kernel.op, [first], keep=1),
@@ -106,8 +110,8 @@ class Stopwatch:
     def peak(self, label: str) -> float:
         """FLOP/s of a large product of the library in that precision, without TF32."""
         if label not in self.peaks:
-            n = 4096 if label == "fp32" else 8192
-            a, b = (torch.randn(n, n, device="cuda").to(DTYPES[label]) for _ in range(2))
+            n = PRODUCT_SIDE[label]
+            a, b = (torch.randn(n, n, device=self.device).to(DTYPES[label]) for _ in range(2))
             (timing,) = in_turns([captured(torch.mm, [(a, b)], keep=1, count=4)])
             self.peaks[label] = 2 * n**3 / timing.p50
         return self.peaks[label]

@@ -9,9 +9,12 @@ import json
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -243,6 +246,112 @@ def test_which_kernels_run_on_the_fp32_units_is_said_of_kernels_that_exist() -> 
     known = {kernel.name for kernel in all_kernels()}
     assert set(bench.ON_CORES) <= known
     assert {name for name in known if name.startswith("depthwise")} == set(bench.ON_CORES)
+
+
+class Event:
+    """Of a GPU that is the host: work is done when it returns."""
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.at = time.perf_counter()
+
+    def elapsed_time(self, end: "Event") -> float:
+        return 1e3 * (end.at - self.at) + 1e-3
+
+
+class HostGraph:
+    def replay(self) -> None:
+        """What it was captured from has run already."""
+
+
+@pytest.fixture
+def host_gpu(monkeypatch: pytest.MonkeyPatch) -> stopwatch.Stopwatch:
+    """The stopwatch as it is, on the calls of torch.cuda that it makes."""
+    facts = {"name": "host", "major": 9, "minor": 0, "L2_cache_size": 2**16}
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, stands_in in {
+        "get_device_properties": lambda index: SimpleNamespace(**facts),
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": lambda stream: nullcontext(),
+        "graph": lambda graph: nullcontext(),
+        "CUDAGraph": HostGraph,
+        "Event": Event,
+        "synchronize": lambda: None,
+        "empty_cache": lambda: None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stands_in)
+    monkeypatch.setattr(stopwatch, "COPY_BYTES", 2**12)
+    monkeypatch.setattr(stopwatch, "PRODUCT_SIDE", dict.fromkeys(("fp32", "fp16", "bf16"), 16))
+    return stopwatch.Stopwatch("cpu")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_stopwatch_calls_each_form_on_rotating_buffers(host_gpu: stopwatch.Stopwatch, precision: str) -> None:
+    calls: dict[str, list[int]] = {"op": [], "eager": []}
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(x: torch.Tensor, *others: Any) -> Any:
+            calls[name].append(x.data_ptr())
+            return function(x, *others)
+
+        return call
+
+    (kernel,) = GATE
+    kernel = replace(kernel, op=counted("op", kernel.op), eager=counted("eager", kernel.eager))
+    work = bench.Work(kernel, replace(SHAPE, channels=24, height=5, width=7), 4, precision, False)
+    measured = host_gpu.measure(work, False)
+    assert measured.compiled is None
+    assert measured.why_not_compiled == "torch.compile is measured at the largest batch"
+    assert 0 < measured.cold.p20 <= measured.cold.p50 <= measured.cold.p80
+    assert measured.copy_bytes_per_s > 0
+    assert set(host_gpu.peaks) == {precision}
+    assert 0 < measured.error <= 1.05 * measured.error_eager
+
+    size = 4 * 24 * 35 * (4 if precision == "fp32" else 2)
+    sets = stopwatch.buffer_sets(3 * size + (24 + 4 * 72) * size // 3360, 2**16)
+    cold = calls["op"][2 + 3 : -stopwatch.LAUNCHES - 1]  # behind the error, the size, three to warm up
+    assert len(cold) == stopwatch.launches(sets)
+    assert len(set(cold)) == sets
+    assert cold[:sets] == cold[sets : 2 * sets]
+    assert len(set(calls["op"][-stopwatch.LAUNCHES :])) == 1  # hot
+    assert calls["eager"][-len(cold) :] == cold
+
+
+def test_the_stopwatch_measures_compile_beside_it(
+    host_gpu: stopwatch.Stopwatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = bench.Work(GATE[0], replace(SHAPE, channels=24, height=5, width=7), 4, "bf16", True)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    assert host_gpu.measure(work, True).compiled is not None
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no\ncompiler")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    measured = host_gpu.measure(work, True)
+    assert measured.compiled is None
+    assert measured.why_not_compiled == "torch.compile failed: RuntimeError: no compiler"
+    broken = replace(work, kernel=replace(work.kernel, op=fails))
+    with pytest.raises(bench.Unmeasured, match="RuntimeError: no compiler"):
+        host_gpu.measure(broken, False)
+
+    def greedy(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
+
+    with pytest.raises(bench.Unmeasured, match=r"^CUDA out of memory$") as caught:
+        host_gpu.measure(replace(work, kernel=replace(work.kernel, op=greedy)), False)
+    assert caught.value.status == "out_of_memory"
+
+
+def test_the_facts_are_those_of_the_gpu_and_the_gate(host_gpu: stopwatch.Stopwatch) -> None:
+    pytest.importorskip("triton", reason="the facts name its version")
+    facts = stopwatch.facts(bench.Work(GATE[0], SHAPE, 32, "bf16", True))
+    assert (facts["gpu"], facts["target"]) == ("host", "sm_90")
+    assert facts["registers"] == aot.budgeted("gate_residual", "bf16", "sm_90", facts["triton"]).get("registers")
+    assert json.loads(json.dumps(facts)) == facts
 
 
 # The check
