@@ -46,9 +46,46 @@ def interval(row: dict[str, Any]) -> float | None:
     return float((row["images_per_s_high"] - row["images_per_s_low"]) / 2 / row["images_per_s"])
 
 
+def finished_interval(row: dict[str, Any]) -> float | None:
+    """Half the width of the 95 % interval of ``finished_images_per_s``, as a share of it."""
+    if row.get("finished_images_per_s") is None:
+        return None
+    width = row["finished_images_per_s_high"] - row["finished_images_per_s_low"]
+    return float(width / 2 / row["finished_images_per_s"])
+
+
+def sampling_share(part: str) -> Callable[[dict[str, Any]], float | None]:
+    """The share that a part of sampling has in the seconds of a finished image."""
+
+    def share(row: dict[str, Any]) -> float | None:
+        seconds = row.get(f"{part}_s")
+        return None if seconds is None else float(seconds * row["finished_images_per_s"])
+
+    return share
+
+
 def ratio_interval(row: dict[str, Any]) -> str | None:
     """The 95 % interval of ``ratio``."""
     return None if row.get("ratio_low") is None else f"{significant(row['ratio_low'])}-{significant(row['ratio_high'])}"
+
+
+def number_interval(key: str) -> Callable[[dict[str, Any]], str | None]:
+    """The 95 % interval of a figure, from its own two keys."""
+
+    def text(row: dict[str, Any]) -> str | None:
+        return None if row.get(f"{key}_low") is None else f"{row[f'{key}_low']:.2f}-{row[f'{key}_high']:.2f}"
+
+    return text
+
+
+def percent_interval(key: str) -> Callable[[dict[str, Any]], str | None]:
+    """The same of a share."""
+
+    def text(row: dict[str, Any]) -> str | None:
+        low, high = (row.get(f"{key}_{end}") for end in ("low", "high"))
+        return None if low is None or high is None else f"{100 * low:.0f}-{100 * high:.0f} %"
+
+    return text
 
 
 COLUMNS: dict[str, Column] = {
@@ -152,6 +189,28 @@ COLUMNS: dict[str, Column] = {
     "copy_fraction": Column("of copy", percent),
     "copy_fraction_hot": Column("hot of copy", percent, spare=5),
     "roofline_fraction": Column("of roofline", percent, spare=1),
+    "sampler": Column("sampler", left=True),
+    "steps": Column("steps"),
+    "cfg_scale": Column("cfg", lambda value: f"{value:g}"),
+    "finished_images_per_s": Column("finished images/s", significant),
+    "finished_interval": Column("95 %", lambda value: f"±{100 * value:.1f} %", of=finished_interval, spare=2),
+    "backbone_share": Column("backbone", percent, of=sampling_share("backbone")),
+    "guidance_share": Column("guidance", percent, of=sampling_share("guidance")),
+    "sampler_share": Column("arithmetic", percent, of=sampling_share("sampler"), spare=1),
+    "decoder_share": Column("decoder", percent, of=sampling_share("decoder")),
+    "unattributed_share": Column("rest", percent, of=sampling_share("unattributed"), spare=1),
+    "error_max": Column("largest error", lambda value: f"{value:.1e}"),
+    "error_last": Column("last error", lambda value: f"{value:.1e}", spare=1),
+    "limit": Column("allowed", lambda value: f"{value:.0e}", spare=2),
+    "first_wrong_step": Column("wrong from step", lambda value: f"{value + 1}"),
+    "images": Column("images"),
+    "recognised": Column("recognised", lambda value: f"{100 * value:.1f} %"),
+    "recognised_interval": Column("95 %", of=percent_interval("recognised"), spare=1),
+    "frechet": Column("Fréchet", scaled(1, 3)),
+    "frechet_interval": Column("95 %", of=number_interval("frechet"), spare=1),
+    "shift": Column("shift", lambda value: f"{value:.1e}"),
+    "shift_limit": Column("allowed", lambda value: f"{value:.0e}", spare=2),
+    "reason": Column("because", left=True, spare=2),
     "what": Column("what", left=True),
     "value": Column("value", left=True),
 }

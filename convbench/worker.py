@@ -30,6 +30,8 @@ def main() -> None:
             from .search import search
 
             search(Case(**order["search"]), lambda batch: _send(channel, batch=batch))
+        elif "sampling" in order:
+            _sample(order, channel)
         else:
             _measure(order, channel)
     except ConvbenchError as error:
@@ -44,6 +46,17 @@ def _measure(order: dict[str, Any], channel: TextIO) -> None:
     rules = Rules(**{**asdict(RULES[cases[0].device]), **order["rules"]})
     for measurement in measure(cases, rules, lambda what, done: _send(channel, what=what, done=done)):
         _send(channel, measurement=asdict(measurement))
+
+
+def _sample(order: dict[str, Any], channel: TextIO) -> None:
+    from .clock import RULES, Rules
+    from .sampling.plan import Plan
+    from .sampling.throughput import measure_sampling
+
+    (case,) = (Case(**case) for case in order["cases"])
+    rules = Rules(**{**asdict(RULES[case.device]), **order["rules"]})
+    plan = Plan(**order["sampling"])
+    _send(channel, row=measure_sampling(case, plan, rules, lambda what, done: _send(channel, what=what, done=done)))
 
 
 def _send(channel: TextIO, **message: Any) -> None:
