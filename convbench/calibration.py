@@ -75,16 +75,16 @@ class Limit:
     wall: str  # compute, memory or launch
 
 
-def limit(counted: Count, batch: int, rates: Rates, launches: int = 0) -> Limit:
+def limit(counted: Count, batch: int, rates: Rates, launches: int = 0, weight_passes: int = 1) -> Limit:
     """Roofline floor of one forward pass of a batch.
 
     compute: 2 * ``macs_full`` * batch / the best rate measured, convolution's included, so that no algorithm of the
-    library can pass it. memory: each weight once / copy rate, as activations might never leave the chip.
+    library can pass it. memory: each weight once, or ``weight_passes`` times / copy rate, as activations might never leave the chip.
     launch: operators / launch rate, for backends that launch each operator by itself.
     """
     walls = {
         "compute": 2 * counted.macs_full * batch / rates.peak_flops_per_s,
-        "memory": counted.weight_bytes / rates.copy_bytes_per_s,
+        "memory": weight_passes * counted.weight_bytes / rates.copy_bytes_per_s,
         "launch": launches / rates.launches_per_s,
     }
     wall = max(walls, key=lambda name: walls[name])

@@ -53,7 +53,7 @@ def zeros_ratio(lane: Lane, zeros: Callable[[], object], clock: Clock, longest_s
 
 def monotony(rows: Iterable[dict[str, Any]], row: dict[str, Any]) -> Finding | None:
     """MONO: a batch does not take less time than a smaller one of the same run."""
-    same = ("model", "res", "backend", "precision", "device", "threads", "weights")
+    same = ("model", "res", "backend", "precision", "device", "threads", "weights", "mode")
     for other in rows:
         if other["status"] == "ok" and other["batch"] < row["batch"] and all(other[k] == row[k] for k in same):
             seconds, less = (r["batch"] / r["images_per_s"] for r in (row, other))

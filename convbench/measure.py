@@ -27,6 +27,7 @@ from . import (
     precision,
     proof,
     telemetry_checks,
+    training,
 )
 from .calibration import Rates, calibrate, limit
 from .clock import RULES, Clock, CudaClock, Inputs, Lane, Rules, StoppedClock, clock_of, rotating, time_lanes
@@ -87,7 +88,9 @@ def measure(
     device = cases[0].device
     rules, clock = rules or RULES[device], clock or clock_of(device)
     results = [Measurement.of(case, measured_at=datetime.now(UTC).isoformat(timespec="seconds")) for case in cases]
-    with ExitStack() as stack, torch.inference_mode():
+    # What is made in inference mode can never be trained.
+    still = torch.inference_mode() if cases[0].mode == "forward" else torch.no_grad()
+    with ExitStack() as stack, still:
         try:
             _measure(list(cases), results, rules, clock, report, stack)
         except ConvbenchError:
@@ -215,19 +218,24 @@ def _open(case: Case, result: Measurement, subject: Subject, alone: bool, clock:
     result.winograd_macs = counted.winograd_macs
     backend, takes = backends.find(case.backend), catalogue.find(case.model).signature.takes
     result.unranked = backend.unranked(case)
-    kind = precision.dtype_of(case.precision)
+    trains = case.mode != "forward"
+    kind = torch.float32 if trains else precision.dtype_of(case.precision)  # training keeps its weights in float32
     model = subject.model
-    if kind != torch.float32:
+    if trains or kind != torch.float32:
         model = (model if alone else copy.deepcopy(model)).to(kind)
     sets = [(x.to(kind), t, y) for x, t, y in subject.sets]
     with precision.applied(case.precision) as result.flags:
         rates = _rates(case)
         started = time.perf_counter()
-        step = stack.enter_context(backend.open(model, case, sets[0]))
+        step = forward = stack.enter_context(backend.open(model, case, sets[0]))
+        if trains:
+            step = stack.enter_context(training.training_step(forward, model, case))
         output = step(*sets[0]).clone()
         clock.wait()
         result.prepare_s = time.perf_counter() - started
         proved = proof.prove(step, sets, subject.reference, case.precision, output, takes)
+        if trains and (wrong := training.prove_gradient(forward, model, sets[0], case)):
+            proved.findings.append(wrong)
         found = precision.label(precision.read(), case.precision, case.device)  # a backend may have flipped a switch
         if found != case.precision:
             proved.findings.append(Finding("PREC", f"the switches read back say {found}"))
@@ -259,7 +267,9 @@ def _conclude(each: Opened, rules: Rules, clock: Clock, seen: list[Finding]) -> 
         result.zeros_ratio = checks.zeros_ratio(lane, lambda: each.step(*zeros), clock)
         latencies = _latencies(lane, clock)
         rates = each.rates.best(_rates(case))
-    floor = limit(counted, case.batch, rates, len(counted.operations) if each.backend.eager else 0)
+    passes = 1 if case.mode == "forward" else training.FORWARDS
+    state = 1 if case.mode == "forward" else training.STATE_PASSES
+    floor = limit(counted, passes * case.batch, rates, len(counted.operations) if each.backend.eager else 0, state)
 
     fast, slow = median_interval(samples)
     result.images_per_s, result.images_per_s_low, result.images_per_s_high = (
@@ -269,7 +279,7 @@ def _conclude(each: Opened, rules: Rules, clock: Clock, seen: list[Finding]) -> 
     result.latency_s_p90 = percentile(latencies, 0.9, at_least=10)
     result.latency_s_p99 = percentile(latencies, 0.99, at_least=100)
     result.blocks, result.steps_per_block, result.block_s = len(samples), lane.steps_per_block, samples
-    result.flops_per_s = 2 * counted.macs_full * result.images_per_s
+    result.flops_per_s = 2 * passes * counted.macs_full * result.images_per_s
     result.rates, result.peak_flops_per_s = asdict(rates), rates.peak_flops_per_s
     result.mfu = result.flops_per_s / rates.peak_flops_per_s
     result.limit_images_per_s, result.limit_wall = case.batch / floor.seconds, floor.wall

@@ -8,9 +8,10 @@ from typing import Literal
 
 from . import backends, catalogue
 from .errors import UsageError
-from .schema import PRECISIONS, Case
+from .schema import MODES, PRECISIONS, Case
 
 DEVICES = ("cpu", "cuda")
+TRAINING = {"ema", "checkpointing"}  # what may be added to a training step
 DEFAULT_BATCH = {"cpu": 1, "cuda": 32}
 
 
@@ -26,6 +27,7 @@ class Request:
     device: Sequence[str] = ("cpu",)
     threads: int | None = None
     weights: str | None = None
+    mode: Sequence[str] = ("forward",)
 
 
 def plan(request: Request, largest_batch: Callable[[Case], int] | None = None) -> list[Case]:
@@ -45,8 +47,9 @@ def plan(request: Request, largest_batch: Callable[[Case], int] | None = None) -
             device=device,
             threads=request.threads if device == "cpu" else None,
             weights=request.weights,
+            mode=mode,
         )
-        for device, model, res in itertools.product(request.device, request.model, request.res)
+        for device, model, res, mode in itertools.product(request.device, request.model, request.res, request.mode)
         for batch in request.batch or [DEFAULT_BATCH[device]]
         for precision, backend in itertools.product(request.precision, request.backend)
     ]
@@ -74,6 +77,11 @@ def _check(request: Request) -> None:
         for value in values:
             if value not in known:
                 raise UsageError(f"unknown {option} '{value}': there are {', '.join(known)}")
+    for asked in request.mode:
+        first, *more = asked.split("+")
+        if first not in MODES or len(set(more)) < len(more) or set(more) - TRAINING or (more and first != "train"):
+            modes = (*MODES, *(f"train+{each}" for each in sorted(TRAINING)), "train+ema+checkpointing")
+            raise UsageError(f"unknown mode '{asked}': there are {', '.join(modes)}")
     if request.weights and len(set(request.model)) > 1:
         raise UsageError(f"--weights is a checkpoint of one model, but --model names {len(set(request.model))}")
     if request.threads is not None and request.threads < 1:

@@ -41,6 +41,7 @@ def throughput(
     device: str | Sequence[str] | None = None,
     threads: int | None = None,
     weights: str | None = None,
+    mode: str | Sequence[str] = "forward",
     out: str | Path | None = None,
     compare_with: str | None = None,
 ) -> list[dict[str, Any]]:
@@ -66,6 +67,7 @@ def throughput(
         device=[default_device()] if device is None else listed(device),
         threads=threads,
         weights=weights,
+        mode=listed(mode),
     )
     cases = with_threads(plan(request, largest_batch))
     return list(run(bundles(cases, compare_with), None if out is None else Path(out)))
@@ -245,9 +247,15 @@ def unsupported(case: Case) -> str | None:
     """Why the case cannot run here, or None if it can: no device, precision, backend, or not enough memory."""
     import torch
 
+    from . import training
+
     if case.device == "cuda" and not torch.cuda.is_available():
         return "torch sees no NVIDIA GPU here" + ("" if torch.version.cuda else ": this is a CPU build of torch")
-    reason = precision.unsupported(case.precision, case.device) or backends.find(case.backend).unsupported(case)
+    reason = (
+        precision.unsupported(case.precision, case.device)
+        or backends.find(case.backend).unsupported(case)
+        or training.unsupported(case)
+    )
     if reason:
         return reason
     needed = estimate(case, quick_rates(case.device)).needed_bytes

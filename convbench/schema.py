@@ -20,6 +20,9 @@ Step = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
 PRECISIONS = ("fp32", "tf32", "torch-default", "bf16", "fp16")
 """fp32 and tf32: convolutions and matrix products alike; torch-default: TF32 convolutions, FP32 products."""
 
+MODES = ("forward", "train")
+"""What a step is. Behind train may stand +ema, a running average of the weights, and +checkpointing, of activations."""
+
 STATUSES = ("ok", "skipped", "out_of_memory", "wrong", "failed", "timeout")
 VERDICTS = ("VALID", "SUSPECT", "INVALID")
 
@@ -37,6 +40,7 @@ class Case:
     threads: int | None = None  # of a CPU; None on a GPU
     weights: str | None = None  # a checkpoint; None for random weights
     repeat: int = 1  # 2, 3 … where the same case is asked for more than once: an A/A comparison
+    mode: str = "forward"  # one of MODES, with what stands behind it
 
     @property
     def id(self) -> str:
@@ -44,6 +48,7 @@ class Case:
         parts = [self.model, f"{self.res}px", f"b{self.batch}", self.backend, self.precision, self.device]
         parts += [f"{self.threads}threads"] if self.threads else []
         parts += [f"weights={self.weights}"] if self.weights else []
+        parts += [self.mode] if self.mode != "forward" else []
         parts += [f"repeat{self.repeat}"] if self.repeat > 1 else []
         return "/".join(parts)
 
@@ -62,6 +67,7 @@ class Measurement:
     threads: int | None = None
     weights: str | None = None
     repeat: int = 1
+    mode: str = "forward"
 
     status: str = "failed"  # one of STATUSES
     verdict: str | None = None  # one of VERDICTS; None where nothing was timed
@@ -87,7 +93,7 @@ class Measurement:
     macs: int | None = None  # of one image, torchprofile's convention
     macs_full: int | None = None  # the same with what tracers cannot see, without elementwise work
     winograd_macs: int | None = None
-    flops_per_s: float | None = None  # 2 * macs_full * images_per_s
+    flops_per_s: float | None = None  # 2 * macs_full * images_per_s, and three times as many for a training step
     peak_flops_per_s: float | None = None  # best of this machine's measured rates at this precision
     mfu: float | None = None  # flops_per_s / peak_flops_per_s
     limit_images_per_s: float | None = None  # what measured rates allow

@@ -38,7 +38,7 @@ def render(
 
 def _split(rows: Sequence[Row], keys: Sequence[str]) -> tuple[list[str], list[str]]:
     """Conditions that all rows share stand above the table, once; columns nobody has a value for are left out."""
-    conditions = {"res", "batch", "backend", "precision", "device", "threads", "weights", "repeat"}
+    conditions = {"res", "batch", "backend", "precision", "device", "threads", "weights", "repeat", "mode"}
     constant: list[str] = []
     varying: list[str] = []
     for key in keys:
@@ -46,7 +46,7 @@ def _split(rows: Sequence[Row], keys: Sequence[str]) -> tuple[list[str], list[st
         if values == {NOTHING}:
             continue
         same = key in conditions and len(values) == 1
-        if not (same and key == "repeat"):
+        if not (same and (key == "repeat" or values == {"forward"})):
             (constant if same else varying).append(key)
     return constant, varying
 

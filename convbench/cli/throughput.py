@@ -21,6 +21,7 @@ KEYS = (
     "device",
     "threads",
     "repeat",
+    "mode",
     "params",
     "macs",
     "winograd_macs",
@@ -42,6 +43,7 @@ PLAN_KEYS = (
     "device",
     "threads",
     "repeat",
+    "mode",
     "needed_bytes",
     "total_s",
     "skipped",
@@ -71,6 +73,19 @@ NOTES = (
 @options.device()
 @click.option("--threads", type=int, help="CPU threads [default: all physical cores].")
 @click.option("--weights", help="A checkpoint, .pt or .safetensors [default: random weights].")
+@click.option(
+    "--mode",
+    type=options.CommaList(),
+    default="forward",
+    show_default=True,
+    metavar="M[,M…]",
+    help="forward, or train: forward, backward and AdamW, with train+ema and train+checkpointing too.",
+)
+@click.option(
+    "--sampling",
+    metavar="PLAN",
+    help="Time whole images instead: steps=250,cfg=1.5,decode=yes, with sampler=NAME and vae=PATH where wanted.",
+)
 @click.option("--compare-with", metavar="B|ID", help="A backend or a model, timed in turns with each case.")
 @click.option(
     "--out",
@@ -116,6 +131,8 @@ def command(
     device: list[str] | None,
     threads: int | None,
     weights: str | None,
+    mode: list[str],
+    sampling: str | None,
     compare_with: str | None,
     out: Path | None,
     cap: float | None,
@@ -144,7 +161,16 @@ def command(
         device=device or [runner.default_device()],
         threads=threads,
         weights=weights,
+        mode=mode,
     )
+    if sampling:
+        refused = {"--compare-with": compare_with, "--budget": budget, "--price": price, "--processes": processes - 1}
+        if given := [option for option, value in refused.items() if value]:
+            raise UsageError(f"{given[0]} does not go with --sampling yet")
+        cases = runner.with_threads(plan.plan(request, runner.largest_batch))
+        from .sampling import measure
+
+        return measure(sampling, cases, out, cap, timeout, dry_run, form)
     held = runner.held_rows(out)
     cases = runner.with_threads(plan.plan(request, runner.largest_batch))
     bundles = plan.bundles(cases, compare_with)
