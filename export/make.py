@@ -1,0 +1,274 @@
+"""What ``convbench export`` does: build an artefact, prove it, describe it."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from convbench import __version__, catalogue, models
+from convbench.errors import ConvbenchError, UsageError
+
+from . import PRECISIONS, TARGETS, aoti, autocast, folder, onnx, openvino, packages, quantize, shapes, tensorrt
+from .folder import Manifest
+from .shapes import Shapes
+
+Report = Callable[[str], None]
+"""Called with what is being done now."""
+
+FP8 = (
+    "fp8 is not built: the one quantiser for it needs a GPU of compute capability 8.9 or newer and was never run here; "
+    "int8 is the smallest that is"
+)
+SUPPORTED = {
+    "onnx": ("fp32", "fp16", "bf16", "int8"),
+    "tensorrt": ("fp32", "fp16", "bf16", "int8"),
+    "openvino": ("fp32", "fp16", "int8"),
+    "aoti": ("fp32",),
+}
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to export."""
+
+    model: str
+    res: int
+    to: str
+    precision: str = "fp32"
+    batch: tuple[int, int] = (1, 64)
+    dynamic: bool = False
+    weights: str | None = None
+    command: str = ""
+
+
+def export(wanted: Wanted, out: Path, force: bool = False, report: Report = lambda what: None) -> dict[str, Any]:
+    """Make the artefact folder ``out``. Returns what its verification found, as in ``verification.json``.
+
+    Raises:
+        UsageError: what cannot be, named before any work where it can be known.
+        ConvbenchError: the artefact is wrong; nothing is written then.
+    """
+    from . import verify
+
+    require_supported(wanted.to, wanted.precision)
+    variant = catalogue.find(wanted.model)
+    sizes = shapes.of_variant(variant, wanted.res, wanted.batch, wanted.dynamic)
+    folder.require_free(out, force)
+    report("loading")
+    network = models.create(wanted.model, wanted.weights, res=wanted.res)
+    with folder.making(out, force) as partial:
+        manifest = build(network, sizes, wanted, partial, report)
+        report("verifying")
+        found = verify.check(partial, network, sizes, takes_trajectory=True)
+        (partial / folder.VERIFICATION).write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        if found["status"] == "failed":
+            raise ConvbenchError(f"the exported file is wrong and was not kept: {found['reason']}")
+        (partial / folder.README).write_text(readme(manifest, found), "utf-8")
+    return found
+
+
+def require_supported(to: str, precision: str) -> None:
+    """Raise UsageError for a target and precision that are not built, or packages that are missing, before any work."""
+    if to not in TARGETS:
+        raise UsageError(f"unknown target '{to}': there are {', '.join(TARGETS)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision '{precision}': there are {', '.join(PRECISIONS)}")
+    if precision == "fp8":
+        raise UsageError(FP8)
+    if precision not in SUPPORTED[to]:
+        raise UsageError(f"--to {to} comes in {', '.join(SUPPORTED[to])}, not in {precision}")
+    needs = {"onnx": ["onnx", "onnxscript"], "openvino": ["onnx", "onnxscript", "openvino"], "aoti": []}
+    needs["tensorrt"] = needs["onnx"]
+    extra = {"fp16": ["modelopt"], "bf16": ["modelopt"], "int8": ["onnxruntime"]}.get(precision, [])
+    for name in (*needs[to], *extra):
+        if reason := packages.missing(name):
+            raise UsageError(reason)
+    if to == "tensorrt":
+        tensorrt.library()
+
+
+def build(
+    network: nn.Module,
+    sizes: Shapes,
+    wanted: Wanted,
+    into: Path,
+    report: Report = lambda what: None,
+    timing: Path | None = None,
+) -> Manifest:
+    """Write the files of an artefact and its manifest into a folder, without proving anything."""
+    started = time.perf_counter()
+    report("compiling" if wanted.to == "aoti" else "exporting")
+    details: dict[str, Any]
+    layers: list[onnx.Layer] = []
+    scratch = into / SCRATCH
+    if wanted.to == "aoti":
+        entry, target = aoti.ENTRY, aoti.target(next(network.parameters()).device.type)
+        details = aoti.write(network, sizes, into / entry)
+    else:
+        scratch.mkdir()
+        straight = wanted.to == "onnx"
+        source, details = _onnx(network.cpu(), sizes, wanted.precision, into if straight else scratch, scratch, report)
+        layers = details.pop("layers")
+        entry, target = onnx.ENTRY, {"device": "cpu"}
+        if wanted.to == "openvino":
+            report("converting")
+            entry = openvino.ENTRY
+            openvino.write(source, into)
+            layers = _present(layers, openvino.values(into / entry))
+        elif wanted.to == "tensorrt":
+            report("building the engine")
+            entry, target = tensorrt.ENTRY, tensorrt.target()
+            details |= tensorrt.build(source, sizes, into, timing=timing)
+            layers = []
+    shutil.rmtree(scratch, ignore_errors=True)
+    if layers:
+        (into / folder.LAYERS).write_text(json.dumps(layers, indent=0) + "\n", "utf-8")
+    inputs, outputs = sizes.ports()
+    manifest = Manifest(
+        model=wanted.model,
+        res=wanted.res,
+        to=wanted.to,
+        precision=wanted.precision,
+        batch=sizes.batch,
+        dimensions=sizes.dimensions,
+        inputs=inputs,
+        outputs=outputs,
+        entry=entry,
+        weights={"source": wanted.weights or "random, seed 0", "sha256": parameters_sha256(network)},
+        versions=versions(wanted.to),
+        target=target,
+        command=wanted.command,
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        build_s=round(time.perf_counter() - started, 3),
+        details=details,
+    )
+    return folder.write(into, manifest)
+
+
+def _onnx(
+    network: nn.Module, sizes: Shapes, precision: str, into: Path, scratch: Path, report: Report
+) -> tuple[Path, dict[str, Any]]:
+    """Write model.onnx in the precision. ``details["layers"]``: those that the file still names."""
+    file = into / onnx.ENTRY
+    if precision == "fp32":
+        return file, onnx.write(network, sizes, file)
+    wide = scratch / "fp32.onnx"
+    details = onnx.write(network, sizes, wide, onnx.OPSET_INT8 if precision == "int8" else None)
+    report("calibrating" if precision == "int8" else "converting")
+    if precision == "int8":
+        details |= quantize.write(wide, file, network, sizes)
+    else:
+        details |= autocast.write(wide, file, precision, network, sizes)
+    graph = packages.require("onnx").load(str(file), load_external_data=False).graph
+    details["layers"] = _present(details["layers"], {value for node in graph.node for value in node.output})
+    return file, details
+
+
+def _present(layers: list[onnx.Layer], values: set[str]) -> list[onnx.Layer]:
+    return [layer for layer in layers if layer["value"] in values]
+
+
+def parameters_sha256(network: nn.Module) -> str:
+    """Of names, types, shapes and values of all parameters: the same for the same weights from whatever file."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def versions(to: str) -> dict[str, str]:
+    """Of what takes part in making such an artefact."""
+    names = {
+        "onnx": ("onnx", "onnxscript", "onnxruntime", "nvidia-modelopt"),
+        "openvino": ("onnx", "onnxscript", "openvino"),
+        "tensorrt": ("onnx", "onnxscript", "tensorrt", "tensorrt_rtx_cu13_libs"),
+        "aoti": (),
+    }[to]
+    return {"convbench": __version__, "torch": torch.__version__, **packages.versions(*names)}
+
+
+RUN = {
+    "onnx": """\
+import numpy, onnxruntime
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+(out,) = session.run(["out"], {"x": x, "t": t, "y": y})""",
+    "openvino": """\
+import openvino
+model = openvino.Core().compile_model("model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+out = model({"x": x, "t": t, "y": y})["out"]""",
+    "aoti": """\
+import torch
+out = torch._inductor.aoti_load_package("model.pt2")(*map(torch.from_numpy, (x, t, y)))""",
+    "tensorrt": """\
+from convbench.export.runtimes import opened
+with opened(pathlib.Path(".")) as step:
+    out = step(*(torch.from_numpy(v).cuda() for v in (x, t, y)))""",
+}
+
+
+def readme(manifest: Manifest, found: dict[str, Any]) -> str:
+    """For a colleague who got this folder and nothing else."""
+    ports = "\n".join(
+        f"| {way} | {port.name} | {port.dtype} | {', '.join(map(str, port.shape))} |"
+        for way, port in [*(("in", port) for port in manifest.inputs), *(("out", port) for port in manifest.outputs)]
+    )
+    ranges = "\n".join(f"* {name}: {low} to {high}" for name, (low, high) in manifest.dimensions.items())
+    sizes = {"batch": manifest.batch[0], **{name: low for name, (low, _) in manifest.dimensions.items()}}
+    made = "\n".join(
+        f"{port.name} = numpy.{'random.standard_normal' if port.name == 'x' else 'full'}"
+        f'({_size(port.shape, sizes)}{"" if port.name == "x" else ", 7"}).astype("{port.dtype}")'
+        for port in manifest.inputs
+    )
+    beside = " Keep `model.onnx` and `model.onnx.data` together." if manifest.details.get("external_data") else ""
+    target = ", ".join(f"{key} {value}" for key, value in manifest.target.items())
+    return f"""# {manifest.model} at {manifest.res} pixels, {manifest.to}, {manifest.precision}
+
+The noise-predicting network of a diffusion model, made by convbench on {manifest.created_utc} with
+
+    {manifest.command or "convbench.export"}
+
+Weights: {manifest.weights["source"]}. Runs on: {target}.{beside}
+
+| | name | type | shape |
+| --- | --- | --- | --- |
+{ports}
+
+{ranges}
+
+x: the noisy latents. t: the timestep of each image. y: its class, or the number of classes for none.
+
+    import numpy, pathlib, torch
+{_indented(made)}
+{_indented(RUN[manifest.to])}
+
+Verification: {found["status"]}. {found["reason"]} Do it again with
+
+    convbench verify .
+
+which compares with the PyTorch network and says which layer differs first, should one. `manifest.json` holds the
+hashes of all files, the versions they were made with and everything else that is known.
+"""
+
+
+def _size(shape: tuple[int | str, ...], sizes: dict[str, int]) -> str:
+    def number(extent: int | str) -> int:
+        if isinstance(extent, int):
+            return extent
+        factor, _, name = extent.rpartition("*")
+        return int(factor or 1) * sizes[name]
+
+    return f"({', '.join(map(str, map(number, shape)))},)"
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())

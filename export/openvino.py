@@ -1,0 +1,63 @@
+"""OpenVINO: its own file format, made from the ONNX file, run on this machine's processor in float32."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convbench.schema import Step
+
+from . import packages
+
+ENTRY = "model.xml"
+
+
+def write(source: Path, folder: Path) -> None:
+    """Convert an ONNX file. Its weights stay as they are: OpenVINO would halve them unless told not to."""
+    ov = packages.require("openvino")
+    ov.save_model(ov.convert_model(str(source)), str(folder / ENTRY), compress_to_fp16=False)
+
+
+def session(
+    file: Path,
+    threads: int | None = None,
+    fixed: Mapping[str, tuple[int, ...]] | None = None,
+    taps: tuple[str, ...] = (),
+) -> Any:
+    """A compiled model.
+
+    Args:
+        fixed: shapes of inputs to compile for; without, those of the file.
+        taps: names of values to return behind the output.
+    """
+    ov = packages.require("openvino")
+    core = ov.Core()
+    model = core.read_model(str(file))
+    if taps:
+        model.add_outputs(list(taps))
+    if fixed:
+        model.reshape({name: list(shape) for name, shape in fixed.items()})
+    # The processor's default may be bf16; fixed threads, or it takes every core it sees.
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if threads:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    return core.compile_model(model, "CPU", settings)
+
+
+def values(file: Path) -> set[str]:
+    """The names of all values in the file."""
+    model = packages.require("openvino").Core().read_model(str(file))
+    return {name for node in model.get_ordered_ops() for output in node.outputs() for name in output.get_names()}
+
+
+def step(compiled: Any) -> Step:
+    """The compiled model as a step. Its output lies in memory of the runtime, which the next call overwrites."""
+    request = compiled.create_infer_request()
+
+    def run(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        request.infer({"x": x.numpy(), "t": t.numpy(), "y": y.numpy()}, share_inputs=True)
+        return torch.from_numpy(request.get_output_tensor(0).data)
+
+    return run

@@ -1,0 +1,187 @@
+"""Whether an artefact computes what fp32 PyTorch computes: over batches, sizes, timesteps, classes and a trajectory."""
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convbench.clock import Inputs
+from convbench.errors import UsageError
+from convbench.proof import relative_error
+from convbench.schema import Step
+from convbench.tolerances import RELATIVE_L2, TRAJECTORY_L2
+
+from . import folder, locate, runtimes
+from .shapes import Shapes
+
+BATCHES = (2, 3, 8)  # beside the smallest: of several images, of an odd number, of many
+TRAJECTORY_STEPS = 10
+Row = dict[str, Any]
+
+
+def check(
+    artefact: Path,
+    network: nn.Module,
+    sizes: Shapes,
+    takes_trajectory: bool = True,
+    threads: int | None = None,
+    report: Any = lambda what: None,
+) -> dict[str, Any]:
+    """Compare an artefact with the network it was made from.
+
+    Args:
+        network: in fp32, with the weights of the artefact.
+
+    Returns what ``verification.json`` holds: ``status`` (passed, failed or unchecked), ``reason``, ``precision``,
+    ``limit`` of the relative L2 error of the worst image, one row in ``checks`` for each batch and size, and where
+    something differs the ``layer`` that does so first.
+    """
+    manifest = folder.read(artefact)
+    limit = RELATIVE_L2[manifest.precision]
+    found: dict[str, Any] = {
+        "status": "passed",
+        "reason": "",
+        "precision": manifest.precision,
+        "limit": limit,
+        "checked_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "checks": [],
+        "layer": None,
+    }
+    changed = folder.changed_files(artefact, manifest)
+    if reason := _unchecked(manifest):
+        return {**found, "status": "failed" if changed else "unchecked", "reason": "; ".join([*changed, reason])}
+    rows: list[Row] = found["checks"]
+    worst: tuple[float, Inputs] | None = None
+    try:
+        with runtimes.opened(artefact, threads) as step, torch.inference_mode():
+            for inputs in pool(sizes):
+                report(f"batch {len(inputs[0])} of {inputs[0].shape[2]}x{inputs[0].shape[3]}")
+                out, reference = _run(step, inputs, manifest.target["device"]), network(*inputs)
+                rows.append(_compared(out, reference, inputs, limit))
+                if not rows[-1]["ok"] and (worst is None or rows[-1]["relative_l2"] > worst[0]):
+                    worst = rows[-1]["relative_l2"], inputs
+            if takes_trajectory and not worst and not sizes.takes.caption:
+                report("a trajectory")
+                found["trajectory"] = _trajectory(step, network, sizes, manifest)
+    except UsageError as error:
+        return {**found, "status": "failed" if changed else "unchecked", "reason": "; ".join([*changed, str(error)])}
+    except Exception as error:  # a runtime may raise anything about a file that is damaged
+        return {**found, "status": "failed", "reason": "; ".join([*changed, f"it does not run: {_line(error)}"])}
+    if worst:
+        found["layer"] = locate.first_difference(artefact, manifest, network, worst[1])
+    return found | _verdict(found, changed)
+
+
+def _unchecked(manifest: folder.Manifest) -> str | None:
+    """Why nothing here can run the artefact."""
+    if manifest.to == "onnx" and manifest.precision == "bf16" and manifest.target["device"] == "cpu":
+        return "ONNX Runtime has no bf16 convolution on a processor: verify it on a GPU"
+    if manifest.target["device"] == "cuda" and not torch.cuda.is_available():
+        return f"running it needs an NVIDIA GPU ({manifest.target.get('library', 'CUDA')}), and torch sees none here"
+    return None
+
+
+def _verdict(found: dict[str, Any], changed: list[str]) -> dict[str, Any]:
+    rows, walk = found["checks"], found.get("trajectory")
+    failed = [row for row in rows if not row["ok"]]
+    reasons = list(changed)
+    if failed:
+        row = max(failed, key=lambda row: row["relative_l2"] if row["relative_l2"] is not None else math.inf)
+        size = "not finite or of another shape" if row["relative_l2"] is None else f"{row['relative_l2']:.1e}"
+        reasons.append(
+            f"{len(failed)} of {len(rows)} comparisons are wrong: relative error {size} at batch {row['batch']} of "
+            f"{row['height']}x{row['width']}, at most {found['limit']:.0e} allowed"
+        )
+        if found["layer"]:
+            reasons.append(found["layer"]["text"])
+    elif walk and not walk["ok"]:
+        reasons.append(
+            f"after {walk['steps']} steps of {walk['sampler']} the images differ by {walk['relative_l2']:.1e}"
+        )
+    if reasons:
+        return {"status": "failed", "reason": "; ".join(reasons)}
+    most = max(row["relative_l2"] for row in rows)
+    return {
+        "status": "passed",
+        "reason": f"{len(rows)} comparisons with fp32 PyTorch, relative L2 error of the worst image {most:.1e}, "
+        f"at most {found['limit']:.0e} allowed.",
+    }
+
+
+def pool(sizes: Shapes) -> Iterator[Inputs]:
+    """What is compared: both ends of t and y and values between them, in several batches; other sizes, not square."""
+    low, high = sizes.batch
+    batches = sorted({low, *(min(max(low, batch), high) for batch in BATCHES)})
+    images = max(sum(batches), 4 * low)
+    x, t, y = sizes.inputs(images)
+    start = 0
+    while start < images:  # a batch that cannot vary is repeated until four different images were seen
+        for batch in batches:
+            if start < images:
+                chosen = slice(start, start + batch) if start + batch <= images else slice(images - batch, images)
+                yield x[chosen], t[chosen], y[chosen]
+                start += batch
+    if sizes.sides:
+        least, most = sizes.sides
+        between = least + (most - least) // 2 // sizes.multiple * sizes.multiple
+        for height, width in ((least, least), (least, between), (between, least)):
+            yield sizes.inputs(min(max(2, low), high), height, width, seed=1)
+
+
+def _run(step: Step, inputs: Inputs, device: str) -> Tensor:
+    return step(*(v.to(device) for v in inputs)).cpu().clone()
+
+
+def _compared(out: Tensor, reference: Tensor, inputs: Inputs, limit: float) -> Row:
+    x, t, y = inputs
+    row: Row = {
+        "batch": len(x),
+        "height": x.shape[2],
+        "width": x.shape[3],
+        "t_from": float(t.min()),
+        "t_to": float(t.max()),
+    }
+    if y.dim() == 1:
+        row |= {"y_from": int(y.min()), "y_to": int(y.max())}
+    if out.shape != reference.shape or not out.isfinite().all():
+        return {**row, "relative_l2": None, "max_abs": None, "cosine": None, "ok": False}
+    a, b = out.double().flatten(1), reference.double().flatten(1)
+    error = max(relative_error(mine, theirs) for mine, theirs in zip(a, b, strict=True))
+    return {
+        **row,
+        "relative_l2": error,
+        "max_abs": float((a - b).abs().max()),
+        "cosine": float(torch.cosine_similarity(a, b).min()),
+        "ok": error <= limit,
+    }
+
+
+def _trajectory(step: Step, network: nn.Module, sizes: Shapes, manifest: folder.Manifest) -> Row:
+    """The same start, noise and class through the sampler with both; how far apart the images are at the end."""
+    from convbench.sampling import samplers
+    from convbench.sampling.noise import PerImage, classes
+
+    sampler = samplers.create("euler" if sizes.takes.predicts == "velocity" else "ddim", steps=TRAJECTORY_STEPS)
+    images = range(sizes.batch[0])
+    noise = PerImage(0, images, (sizes.takes.channels, sizes.side, sizes.side))
+    y = torch.tensor(classes(0, images, sizes.takes.classes))
+    device = manifest.target["device"]
+    ends = [
+        sampler.sample(walked, noise.start(), noise)
+        for walked in (
+            lambda x, t: network(x, t.contiguous(), y),
+            lambda x, t: _run(step, (x, t.contiguous(), y), device),
+        )
+    ]
+    error, limit = relative_error(ends[1], ends[0]), TRAJECTORY_L2[manifest.precision]
+    known = error if math.isfinite(error) else None
+    facts: Row = {"sampler": sampler.name, "steps": sampler.steps, "relative_l2": known, "limit": limit}
+    return {**facts, "ok": error <= limit}
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
