@@ -232,7 +232,8 @@ def _open(case: Case, result: Measurement, subject: Subject, alone: bool, clock:
             step = stack.enter_context(training.training_step(forward, model, case))
         output = step(*sets[0]).clone()
         clock.wait()
-        result.prepare_s = time.perf_counter() - started
+        result.build_s = getattr(step, "build_s", None)  # of backends that open a file they made, now or before
+        result.prepare_s = time.perf_counter() - started - getattr(step, "waited_s", 0.0)
         proved = proof.prove(step, sets, subject.reference, case.precision, output, takes)
         if trains and (wrong := training.prove_gradient(forward, model, sets[0], case)):
             proved.findings.append(wrong)

@@ -124,6 +124,8 @@ COLUMNS: dict[str, Column] = {
     "images_per_s": Column("images/s", significant),
     "interval": Column("95 %", lambda value: f"±{100 * value:.1f} %", of=interval, spare=2),
     "latency_s_p50": Column("latency ms", milliseconds, spare=5),
+    "build_s": Column("build s", scaled(1, 1), spare=6),
+    "prepare_s": Column("prepare s", scaled(1, 1), spare=7),
     "peak_bytes": Column("peak GiB", scaled(2**30, 2)),
     "mfu": Column("MFU", percent),
     "limit_fraction": Column("of limit", percent),

@@ -86,6 +86,7 @@ class Measurement:
     processes: int = 1  # fresh processes that the samples come from
     process_s: list[Second] = field(default_factory=list)  # median seconds of a step of each
     prepare_s: Second | None = None  # from the model to the end of the first step: compilation and the like
+    build_s: Second | None = None  # making the file that the backend opens, whenever that was; not part of prepare_s
     load_s: Second | None = None  # making the model and its weights
     peak_bytes: int | None = None  # device memory while timing; on a CPU, resident memory of the process
 

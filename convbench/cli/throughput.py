@@ -28,6 +28,8 @@ KEYS = (
     "images_per_s",
     "interval",
     "latency_s_p50",
+    "build_s",
+    "prepare_s",
     "limit_fraction",
     "ratio",
     "difference",
