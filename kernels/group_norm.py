@@ -136,27 +136,39 @@ class Tile:
 
 
 MOMENT_ROWS = 128, 64  # pixels summed together, the second for maps that have no more: part of the op's meaning
-MOMENT_COLUMNS, MOMENT_WARPS = 64, 8
+MOMENT_COLUMNS, MOMENT_WARPS = 64, 4
 AFFINE_WARPS = 1
 SHIPPED = {torch.float32: Tile(16, 128, 4), torch.float16: Tile(32, 128, 4), torch.bfloat16: Tile(32, 128, 4)}
 
 
 @jit
 def moments_kernel(  # type: ignore[no-untyped-def]
-    x_ptr, mean_ptr, square_ptr, channels, pixels, blocks, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    x_ptr,
+    mean_ptr,
+    square_ptr,
+    channels,
+    pixels,
+    blocks,
+    EVEN: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
-    """Mean of each channel and sum of its squared deviations, over one block of pixels."""
+    """Mean of each channel and sum of its squared deviations, over one block of pixels; EVEN: no block is ragged."""
     c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     block = tl.program_id(1)
     row = block * ROWS + tl.arange(0, ROWS)
     n = tl.program_id(2).to(tl.int64)  # a batch may hold more than 2^31 elements
     known = c < channels
-    inside = (row < pixels)[:, None] & known[None, :]
+    inside = known[None, :] & (row >= 0)[:, None]
+    if not EVEN:
+        inside &= (row < pixels)[:, None]
 
     at = n * pixels * channels + row[:, None] * channels + c[None, :]
     x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
     mean = tl.sum(x, axis=0) / tl.minimum(pixels - block * ROWS, ROWS).to(tl.float32)
-    away = tl.where(inside, x - mean[None, :], 0.0)
+    away = x - mean[None, :]
+    if not EVEN:
+        away = tl.where(inside, away, 0.0)
 
     to = (n * blocks + block) * channels + c
     tl.store(mean_ptr + to, mean, mask=known)
@@ -271,6 +283,7 @@ def launch(
             c,
             pixels,
             blocks,
+            EVEN=pixels % rows == 0,
             ROWS=rows,
             COLUMNS=MOMENT_COLUMNS,
             num_warps=MOMENT_WARPS,
@@ -347,7 +360,7 @@ def compilations(precision: str) -> tuple[Compilation, ...]:
             function=moments_kernel,
             pointers={"x_ptr": kind} | sums,
             scalars=wholes | {"blocks": "i32"},
-            constants={"ROWS": rows, "COLUMNS": MOMENT_COLUMNS},
+            constants={"EVEN": True, "ROWS": rows, "COLUMNS": MOMENT_COLUMNS},
             aligned=("x_ptr", *sums, *wholes),
             num_warps=MOMENT_WARPS,
             num_stages=1,
