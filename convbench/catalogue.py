@@ -67,6 +67,11 @@ class Variant:
     signature: Signature = Signature()
     res: int = 256  # the side of an image that ``params`` and ``macs`` are given for
     shipped: str | None = None  # trained weights that are part of the package: the name of a file of models/weights
+    network: str | None = None  # the name of its class, where that is not the family's
+    stages: tuple[str, ...] = ()  # of a cascade: the ids of the networks it consists of
+    printed_as: str | None = None  # what the papers' lines call it, where that is not the id
+    runs: str = "yes"  # or with what
+    remark: str = ""  # what has to be known about this model
     ablated: bool = False  # a variant of a variant (ablations.py)
     factory: Callable[[int], Any] | None = None  # from outside the zoo (outside.py): a resolution to a network
 
@@ -87,7 +92,8 @@ class Variant:
 
     def constructor_arguments(self, res: int) -> dict[str, Any]:
         """What the family's class is called with for images of ``res`` pixels."""
-        return {**self.options, **({"res": res} if self.fixed_res else {})}
+        parts = {"stages": [variants()[id].constructor_arguments(res) for id in self.stages]} if self.stages else {}
+        return {**self.options, **parts, **({"res": res} if self.fixed_res else {})}
 
 
 @cache
@@ -120,6 +126,11 @@ def _rows(family: Family) -> Iterator[Variant]:
             signature=Signature(**inputs),
             res=options.pop("res", 256),
             shipped=options.pop("shipped", None),
+            network=options.pop("class", None),
+            stages=tuple(options.pop("stages", ())),
+            printed_as=options.pop("printed_as", None),
+            runs=options.pop("runs", None) or family.facts.get("runs", "yes"),
+            remark=options.pop("remark", None) or family.facts.get("remark", ""),
             options=options,
         )
 
@@ -136,11 +147,23 @@ def find(id: str) -> Variant:
     known = variants()
     if found := known.get(id) or variant_of(id):
         return found
+    if id in printed_only():
+        raise UsageError(f"{id} has only been printed and cannot run: {printed_only()[id]['reason']}")
     near = difflib.get_close_matches(
         id.lower().replace("-", "_").replace("/", "_"), [*known, *names()], n=3, cutoff=0.5
     )
     hint = f"did you mean {' or '.join(near)}?" if near else "`convbench models` lists all"
     raise UsageError(f"unknown model '{id}': {hint}")
+
+
+def find_printed(model: str | None, res: int) -> Variant | None:
+    """The variant that a printed line of that model and size is about; None for what is none of ours."""
+    if model is None:
+        return None
+    if "@" in model:
+        return find(model)
+    own = [variant for variant in variants().values() if variant.printed_as == model]
+    return next((variant for variant in own if variant.res == res), own[0] if own else variants().get(model))
 
 
 @cache
@@ -153,6 +176,11 @@ def papers() -> dict[str, dict[str, Any]]:
 def other_systems() -> dict[str, Any]:
     """Systems of the papers' tables that are no variants: ``counted`` MACs by id, ``published`` lines, ``sizes``."""
     return tomllib.loads((FOLDER / "published.toml").read_text("utf-8"))
+
+
+def printed_only() -> dict[str, dict[str, Any]]:
+    """Systems that nobody outside their papers can run, by id: ``name``, ``source`` and ``reason``."""
+    return dict(other_systems()["printed_only"])
 
 
 @cache

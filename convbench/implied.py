@@ -35,8 +35,8 @@ class Counted:
 @cache
 def counted(model: str | None, res: int) -> Counted:
     """Our count of a model: of our own families by counting.py, of others from published.toml."""
-    if model in catalogue.variants() or (model and "@" in model):
-        return _count(catalogue.find(model), res)
+    if variant := catalogue.find_printed(model, res):
+        return _count(variant, res)
     known = catalogue.other_systems()["counted"].get(model, {})
     macs = known.get("macs", {}).get(str(res))
     if macs is None:

@@ -4,6 +4,7 @@ import argparse
 import pickle
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,21 @@ KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def load_weights(model: nn.Module, path: str, variant: Variant) -> None:
     """Load a .pt or .safetensors file into the model, in place. All keys and shapes must match, all values be finite.
 
-    Fixed tables (``pos_embed``) may be absent, as they are computed. Values are cast to the model's dtype.
+    Fixed tables (such as ``pos_embed``) may be absent, as they are computed. Values are cast to the model's dtype.
     Raises WeightsError with one line that names what differs and the variant that would fit.
     """
+    from .models.random_weights import fixed_tables
+
     state = read_state_dict(path)
-    own = model.state_dict()
-    missing = [key for key in own if key not in state and key != "pos_embed"]
+    if convert := getattr(model, "from_official", None):  # whose layout for inference is another than in training
+        state = convert(state)
+    own, fixed = model.state_dict(), fixed_tables(model)
+    missing = [key for key in own if key not in state and key not in fixed]
     unexpected = [key for key in state if key not in own]
     misshaped = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing or unexpected or misshaped:
         raise WeightsError(_difference(path, variant, own, state, missing, unexpected, misshaped))
+    state = {key: value for key, value in state.items() if own[key].is_floating_point()}  # indices are computed
     for key, value in state.items():
         if value.layout != torch.strided or value.is_meta or value.dtype not in KINDS:
             kind = f"{value.dtype} {value.layout} {value.device}".replace("torch.", "")
@@ -141,6 +147,7 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in state.items() if key != "pos_embed"}
 
 
+@cache
 def _shapes_by_variant() -> dict[str, dict[str, tuple[int, ...]]]:
     from .models import on_meta
 

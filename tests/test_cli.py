@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -349,14 +350,28 @@ def test_a_table_in_a_pipe_is_plain_text(convbench: Run) -> None:
 def test_models_lists_every_id_in_every_format(form: str, convbench: Run) -> None:
     code, out, err = convbench(f"models --format {form}")
     assert (code, err) == (DONE, "")
+    known = {*catalogue.variants(), *catalogue.printed_only()}
     ids = {
         "json": lambda: [row["model"] for row in json.loads(out)],
         "csv": lambda: [row["model"] for row in csv.DictReader(io.StringIO(out))],
         "markdown": lambda: [row[0] for row in markdown_cells(out)[2:]],
-        "table": lambda: [line.split()[0] for line in out.splitlines() if line.split()[:1] and "_" in line.split()[0]],
+        "table": lambda: [line.split()[0] for line in out.splitlines() if {*line.split()[:1]} & known],
     }[form]()
-    assert ids == list(catalogue.variants())
-    assert len(ids) == 4 + 5 + 4 + 12 + 4 + 3  # DiC, DiCo, FCDM, DiT, DiG, and those of the digits
+    assert ids == [*catalogue.variants(), *catalogue.printed_only()]
+
+
+def test_systems_that_are_only_printed_say_why_and_cannot_be_asked_for(convbench: Run) -> None:
+    rows = {row["model"]: row for row in json_rows(convbench("models --format json"))}
+    for id in ("uvit_xl", "diffussm_xl", "sd_dit_xl_2", "maskdit_xl_2", "simple_diffusion", "vdm_pp", "cdm"):
+        row = rows[id]
+        assert (row["runs"], row["params"], row["macs"]) == ("printed only", None, None)
+        assert re.fullmatch(r"\d{4}\.\d{5}", row["paper"]) and row["remark"]
+        for command in ("throughput", "flops"):
+            code, out, err = convbench(f"{command} --model dic_s,{id}")
+            assert (code, out) == (USAGE, "")
+            assert err == f"convbench: {id} has only been printed and cannot run: {row['remark']}\n"
+    assert rows["dit_xl_2"]["runs"] == "yes" and rows["dit_xl_2"]["remark"] == ""
+    assert "nobody has released" in rows["pixart_xl_2_class"]["remark"]
 
 
 def test_models_of_one_family_know_their_source_and_size(convbench: Run) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from fill import CFG_SCALE
-from formula import IDS, TRACED, formula_model, golden, trace
+from formula import CORE, IDS, TRACED, formula_model, golden, trace
 from tolerances import assert_close
 from torch import Tensor, nn
 
@@ -26,8 +26,8 @@ from convbench.models.fcdm import FCDM, GlobalResponseNorm
 from convbench.models.layers import NORM_EPS, LayerNorm2d, TimestepEmbedder, position_table, timestep_frequencies
 from convbench.tolerances import RELATIVE_L2
 
-ALL = [id for id, variant in variants().items() if not variant.shipped]  # those of the papers
-SMALL = [id for id in ALL if id in IDS and "_s" in id]  # DiC-S, DiCo-S, DiG-S/2, DiT-S/2, FCDM-S
+ALL = [id for id, variant in variants().items() if variant.family.module in CORE and not variant.shipped]
+SMALL = [id for id in ALL if id in TRACED]  # DiC-S, DiCo-S, DiG-S/2, DiT-S/2, FCDM-S
 LARGE = [id for id in ALL if id in IDS and id not in SMALL]  # by family and size
 CONVOLUTIONAL = [id for id in SMALL if not find(id).fixed_res]
 BOUND = [id for id in SMALL if find(id).fixed_res]  # to the side that its position table was made for
@@ -111,7 +111,7 @@ def test_output_has_noise_and_variance_for_every_latent_pixel(id: str, res: int)
 
 
 def test_every_golden_is_of_a_registered_variant_and_every_family_has_one() -> None:
-    assert set(IDS) <= set(ALL)
+    assert set(IDS) <= set(variants())
     assert {find(id).family.module for id in SMALL} == {find(id).family.module for id in ALL}
     assert SMALL == TRACED == ["dic_s", "dico_s", "dig_s_2", "dit_s_2", "fcdm_s"]
     assert len(LARGE) == 9

@@ -1,5 +1,7 @@
 """``convbench models``: the catalogue."""
 
+from typing import Any
+
 import click
 
 from . import options
@@ -15,7 +17,9 @@ KEYS = ("model", "name", "params", "macs", "source", "licence", "runs")
 @click.option("--family", help="Only the models of this family.")
 @options.form()
 def command(family: str | None, form: str) -> None:
-    """List every known model: id, size (at the pixels of `res`), official code and its licence, and whether it runs here.
+    """List every known model: id, size (at the pixels of `res`), official code, its licence, and whether it runs here.
+
+    What is printed only stands in the papers' tables and cannot be run: it is never measured, never ranked.
 
     The licences are those of the official code; none of it is part of convbench.
     """
@@ -41,7 +45,24 @@ def command(family: str | None, form: str) -> None:
                     "res": variant.res,
                     "params": variant.params,
                     "macs": variant.macs,
-                    "runs": "yes",
+                    "runs": variant.runs,
+                    "remark": variant.remark,
                 }
             )
-    options.show(rows, KEYS, form)
+    if family is None:
+        rows += [_printed_only(id, system) for id, system in catalogue.printed_only().items()]
+    options.show(rows, KEYS, form, [f"{row['model']}: {row['remark']}." for row in rows if row["remark"]])
+
+
+def _printed_only(id: str, system: dict[str, Any]) -> dict[str, Any]:
+    unknown = dict.fromkeys(("family", "commit", "res", "params", "macs"))
+    return {
+        "model": id,
+        "name": system["name"],
+        **unknown,
+        "source": system.get("code"),
+        "licence": system.get("licence"),
+        "paper": system["source"],
+        "runs": "printed only",
+        "remark": system["reason"],
+    }

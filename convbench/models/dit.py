@@ -100,7 +100,7 @@ class DiT(nn.Module):
         self.pos_embed.data.copy_(position_table(self.pos_embed.shape[2], self.grid))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        require_side(x, self.side, "DiT")
+        require_side(x, self.side, type(self).__name__)
         c = self.t_embedder(t) + self.y_embedder(y)  # (B, C)
         x = self.x_embedder(x) + self.pos_embed  # (B, N, C)
         for block in self.blocks:

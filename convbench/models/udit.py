@@ -215,8 +215,12 @@ class UDiT(nn.Module):
 
     def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """What this network loads of an official state dict, which is that of a network in training."""
-        trained = any(".dwconv.2." in key for key in state)
-        return merge(state) if self.merged and trained else state
+        if not self.merged or not any(".dwconv.2." in key for key in state):
+            return state
+        try:
+            return merge(state)
+        except (KeyError, IndexError, RuntimeError):
+            return state  # keys or shapes of something else: the loader says which
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         require_side(x, self.side, "U-DiT")
