@@ -154,7 +154,8 @@ def unlike(conv: Any, *sides: int, depthwise: bool = False) -> str | None:
     if not isinstance(conv, nn.Conv2d):
         return f"is a {type(conv).__name__}, not a convolution"
     if len(set(conv.kernel_size)) > 1 or conv.kernel_size[0] not in sides:
-        return f"has a window of {'x'.join(map(str, conv.kernel_size))}: there are kernels for {sides}"
+        known = " and ".join(f"{side}x{side}" for side in sides)
+        return f"has a window of {'x'.join(map(str, conv.kernel_size))}: there are kernels for {known}"
     half = conv.kernel_size[0] // 2
     expected = (1, 1), (half, half), (1, 1), conv.in_channels if depthwise else 1, "zeros"
     if (conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode) != expected:
