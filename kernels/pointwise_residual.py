@@ -143,8 +143,8 @@ def _compilations(dtype: str, scaled: bool, name: str) -> tuple[Compilation, ...
     scalars = ("pixels", "C", "K", "factor_stride", "gate_stride")
     return tuple(
         product_compilation(name, _pointwise_residual, replace(tile, rows=rows), pointers, scalars, {"SCALED": scaled})
-        for tile in product_tiles(dtype)
-        for rows in sorted({tile.rows, 64})  # 64 at 8x8 pixels
+        for index, tile in enumerate(product_tiles(dtype))
+        for rows in sorted({tile.rows} if index else {tile.rows, 64})  # 64 at 8x8 pixels, where 128 divides the widths
     )
 
 
