@@ -103,8 +103,14 @@ def build(
     into: Path,
     report: Report = lambda what: None,
     timing: Path | None = None,
+    tf32: bool = False,
 ) -> Manifest:
-    """Write the files of an artefact and its manifest into a folder, without proving anything."""
+    """Write the files of an artefact and its manifest into a folder, without proving anything.
+
+    Args:
+        network: in float32, on the CPU; for AOTInductor on the device that it shall run on.
+        timing: an earlier timing cache of TensorRT.
+    """
     started = time.perf_counter()
     report("compiling" if wanted.to == "aoti" else "exporting")
     details: dict[str, Any]
@@ -116,7 +122,7 @@ def build(
     else:
         scratch.mkdir()
         straight = wanted.to == "onnx"
-        source, details = _onnx(network.cpu(), sizes, wanted.precision, into if straight else scratch, scratch, report)
+        source, details = _onnx(network, sizes, wanted.precision, into if straight else scratch, scratch, report)
         layers = details.pop("layers")
         entry, target = onnx.ENTRY, {"device": "cpu"}
         if wanted.to == "openvino":
@@ -127,7 +133,7 @@ def build(
         elif wanted.to == "tensorrt":
             report("building the engine")
             entry, target = tensorrt.ENTRY, tensorrt.target()
-            details |= tensorrt.build(source, sizes, into, timing=timing)
+            details |= tensorrt.build(source, sizes, into, tf32, timing)
             layers = []
     shutil.rmtree(scratch, ignore_errors=True)
     if layers:

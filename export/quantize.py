@@ -2,18 +2,14 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from convbench.clock import Inputs
-from convbench.sampling import samplers
-from convbench.sampling.noise import PerImage, classes
 
-from . import packages
+from . import packages, trajectories
 from .shapes import Shapes
 
 STEPS, IMAGES = 16, 2  # of the trajectories
@@ -26,7 +22,9 @@ def write(source: Path, out: Path, model: nn.Module, shapes: Shapes) -> dict[str
     Weights per channel, activations per tensor, both symmetric. Biases stay float32, as TensorRT refuses int32 ones.
     """
     quantization = packages.require("onnxruntime.quantization")
-    steps = list(trajectory(model, shapes))
+    steps: list[Inputs] = []
+    images = min(IMAGES, shapes.batch[1])
+    trajectories.sample(model, shapes, STEPS, images, lambda x, t, y: steps.append((x, t, y)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
@@ -44,28 +42,7 @@ def write(source: Path, out: Path, model: nn.Module, shapes: Shapes) -> dict[str
             )
         finally:
             logging.disable(logging.NOTSET)
-    return {"calibration": f"{len(steps)} steps of {IMAGES} images, {_sampler(shapes).name}"}
-
-
-def _sampler(shapes: Shapes) -> Any:
-    return samplers.create("euler" if shapes.takes.predicts == "velocity" else "ddim", steps=STEPS)
-
-
-def trajectory(model: nn.Module, shapes: Shapes) -> Iterator[Inputs]:
-    """What a network is given while it samples: (x, t, y) of every step of a deterministic sampler."""
-    seen: list[Inputs] = []
-    batch = min(IMAGES, shapes.batch[1])
-    images = range(batch)
-    noise = PerImage(0, images, (shapes.takes.channels, shapes.side, shapes.side))
-    y = shapes.inputs(batch)[2] if shapes.takes.caption else torch.tensor(classes(0, images, shapes.takes.classes))
-
-    def watched(x: Tensor, t: Tensor) -> Tensor:
-        seen.append((x, t, y))
-        return model(x, t, y)
-
-    with torch.inference_mode():
-        for _ in _sampler(shapes).trajectory(watched, noise.start(), noise):
-            yield seen.pop()
+    return {"calibration": f"{len(steps)} steps of {trajectories.sampler(shapes, STEPS).name}, {images} images"}
 
 
 class _Reader:
@@ -79,4 +56,4 @@ class _Reader:
         if found is None:
             return None
         x, t, y = found
-        return {"x": x.numpy(), "t": t.contiguous().numpy(), "y": y.numpy()}
+        return {"x": x.numpy(), "t": t.numpy(), "y": y.numpy()}

@@ -15,7 +15,7 @@ from convbench.proof import relative_error
 from convbench.schema import Step
 from convbench.tolerances import RELATIVE_L2, TRAJECTORY_L2
 
-from . import folder, locate, runtimes
+from . import folder, locate, runtimes, trajectories
 from .shapes import Shapes
 
 BATCHES = (2, 3, 8)  # beside the smallest: of several images, of an odd number, of many
@@ -64,7 +64,7 @@ def check(
                 rows.append(_compared(out, reference, inputs, limit))
                 if not rows[-1]["ok"] and (worst is None or rows[-1]["relative_l2"] > worst[0]):
                     worst = rows[-1]["relative_l2"], inputs
-            if takes_trajectory and not worst and not sizes.takes.caption:
+            if takes_trajectory and not worst and sizes.takes.predicts != "logits":
                 report("a trajectory")
                 found["trajectory"] = _trajectory(step, network, sizes, manifest)
     except UsageError as error:
@@ -162,25 +162,18 @@ def _compared(out: Tensor, reference: Tensor, inputs: Inputs, limit: float) -> R
 
 def _trajectory(step: Step, network: nn.Module, sizes: Shapes, manifest: folder.Manifest) -> Row:
     """The same start, noise and class through the sampler with both; how far apart the images are at the end."""
-    from convbench.sampling import samplers
-    from convbench.sampling.noise import PerImage, classes
-
-    sampler = samplers.create("euler" if sizes.takes.predicts == "velocity" else "ddim", steps=TRAJECTORY_STEPS)
-    images = range(sizes.batch[0])
-    noise = PerImage(0, images, (sizes.takes.channels, sizes.side, sizes.side))
-    y = torch.tensor(classes(0, images, sizes.takes.classes))
-    device = manifest.target["device"]
-    ends = [
-        sampler.sample(walked, noise.start(), noise)
-        for walked in (
-            lambda x, t: network(x, t.contiguous(), y),
-            lambda x, t: _run(step, (x, t.contiguous(), y), device),
-        )
-    ]
-    error, limit = relative_error(ends[1], ends[0]), TRAJECTORY_L2[manifest.precision]
-    known = error if math.isfinite(error) else None
-    facts: Row = {"sampler": sampler.name, "steps": sampler.steps, "relative_l2": known, "limit": limit}
-    return {**facts, "ok": error <= limit}
+    device, images = manifest.target["device"], max(1, sizes.batch[0])
+    expected = trajectories.sample(network, sizes, TRAJECTORY_STEPS, images)
+    found = trajectories.sample(lambda x, t, y: _run(step, (x, t, y), device), sizes, TRAJECTORY_STEPS, images)
+    error, limit = relative_error(found, expected), TRAJECTORY_L2[manifest.precision]
+    return {
+        "sampler": trajectories.sampler(sizes, TRAJECTORY_STEPS).name,
+        "steps": TRAJECTORY_STEPS,
+        "images": images,
+        "relative_l2": error if math.isfinite(error) else None,
+        "limit": limit,
+        "ok": error <= limit,
+    }
 
 
 def _line(error: Exception) -> str:

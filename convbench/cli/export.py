@@ -1,0 +1,121 @@
+"""``convbench export``: a backbone as a file that another runtime opens."""
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..export import PRECISIONS, TARGETS
+from . import options
+
+KEYS = ("artefact", "target", "precision", "checked", "relative_l2", "limit", "build_s", "artefact_bytes")
+
+
+class BatchRange(click.ParamType):  # type: ignore[type-arg] # generic in the newest click only
+    """A number of images, or the fewest and the most."""
+
+    name = "range"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        low, _, high = str(value).partition("..")
+        try:
+            found = int(low), int(high or low)
+        except ValueError:
+            self.fail(f"'{value}' is no number of images such as 8, and no range such as 1..64", param, ctx)
+        if not 1 <= found[0] <= found[1]:
+            self.fail(f"'{value}' must go from at least 1 upwards, such as 1..64", param, ctx)
+        return found
+
+
+@click.command(
+    "export",
+    short_help="make an ONNX, TensorRT, OpenVINO or AOTInductor artefact",
+    epilog="\b\nExamples:\n  convbench export --model dico_s --res 256 --to onnx --out dico_s.onnx.d\n"
+    "  convbench export --model dic_s --to openvino --precision int8 --weights dic_s.pt --out dic_s_int8",
+)
+@click.option("--model", required=True, metavar="ID", help="A model id, as `convbench models` lists them.")
+@click.option("--res", type=int, default=256, show_default=True, metavar="PX", help="Side of the decoded image.")
+@click.option("--to", type=click.Choice(TARGETS), required=True, help="What to make.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="The folder to make, whole or not at all.",
+)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
+@click.option(
+    "--batch",
+    type=BatchRange(),
+    default="1..64",
+    show_default=True,
+    metavar="N|N..M",
+    help="Images that one call takes.",
+)
+@click.option("--dynamic", is_flag=True, help="Height and width from half to twice --res, not only --res.")
+@click.option("--weights", help="A checkpoint [default: random weights].")
+@click.option("--force", is_flag=True, help="Replace an artefact that is there already.")
+@options.form()
+def command(
+    model: str,
+    res: int,
+    to: str,
+    out: Path,
+    precision: str,
+    batch: tuple[int, int],
+    dynamic: bool,
+    weights: str | None,
+    force: bool,
+    form: str,
+) -> int:
+    """Write a backbone as a file that another runtime opens, with a manifest, its verification and a README.
+
+    The folder appears only when everything in it is finished and has been compared with fp32 PyTorch; a file that
+    computes something else is not kept. TensorRT-RTX engines are built without a GPU; running one needs one.
+    """
+    from ..export import folder, make
+
+    typed = shlex.join(["convbench", *sys.argv[1:]])
+    wanted = make.Wanted(model, res, to, precision, batch, dynamic, weights, typed)
+    with stages() as report:
+        found = make.export(wanted, out, force, report)
+    manifest = folder.read(out)
+    row = {
+        "artefact": str(out),
+        "target": to,
+        "precision": precision,
+        "checked": found["status"],
+        "relative_l2": max((row["relative_l2"] for row in found["checks"]), default=None),
+        "limit": found["limit"],
+        "build_s": manifest.build_s,
+        "artefact_bytes": sum(facts["bytes"] for facts in manifest.files.values()),
+    }
+    notes = [] if found["status"] == "passed" else [f"{found['status']}: {found['reason']}"]
+    options.show([row], KEYS, form, notes)
+    return 0
+
+
+@contextmanager
+def stages() -> Iterator[Any]:
+    """What is being done and for how long, on stderr: a spinner on a terminal, a line a stage elsewhere.
+
+    No runtime says how far it is, so there is no time left to show.
+    """
+    if not sys.stderr.isatty():
+        started = time.monotonic()
+        yield lambda what: click.echo(f"[{time.monotonic() - started:.0f} s] {what}", err=True)
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("starting", total=None)
+        yield lambda what: progress.update(task, description=what)

@@ -1,0 +1,45 @@
+"""What a network is given while images are sampled with it: to calibrate with, and to follow an artefact along."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from convbench.sampling import samplers
+from convbench.sampling.noise import PerImage, classes
+from convbench.sampling.sampler import Sampler
+
+from .shapes import Shapes
+
+CLIP = {8: 4.0, 1: 1.0}
+"""Of the predicted data, by Signature.factor: latents are of unit size, pixels lie in -1 .. 1. A trained network stays
+within; one with random weights would leave the range of everything it will ever be given."""
+
+
+def sampler(sizes: Shapes, steps: int) -> Sampler:
+    """A deterministic one that suits what the network predicts."""
+    if sizes.takes.predicts == "velocity":
+        return samplers.create("euler", steps)
+    return samplers.create("ddim", steps, clip=CLIP.get(sizes.takes.factor, 4.0))
+
+
+def sample(
+    model: Callable[[Tensor, Tensor, Tensor], Tensor],
+    sizes: Shapes,
+    steps: int,
+    images: int,
+    seen: Callable[[Tensor, Tensor, Tensor], None] = lambda x, t, y: None,
+) -> Tensor:
+    """Images from fixed noise, each with a class. ``seen`` is called with what the network is given."""
+    takes = sizes.takes
+    numbers = range(images)
+    noise = PerImage(0, numbers, (takes.channels, sizes.side, sizes.side))
+    y = sizes.inputs(images)[2] if takes.caption else torch.tensor(classes(0, numbers, takes.classes))
+
+    def watched(x: Tensor, t: Tensor) -> Tensor:
+        t = t.contiguous()
+        seen(x, t, y)
+        return model(x, t, y)
+
+    with torch.inference_mode():
+        return sampler(sizes, steps).sample(watched, noise.start(), noise)
