@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)  # what kernels take
 
 
 def cdiv(a: int, b: int) -> int:
@@ -35,9 +35,16 @@ def nhwc(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
+def require_type(name: str, x: Tensor) -> None:
+    """Raise a UsageError if no kernel takes this type; on a CPU the references take every one."""
+    if x.is_cuda and x.dtype not in FLOATS:
+        raise UsageError(f"{name} must be float32, float16 or bfloat16 on a GPU, got {x.dtype}: float64 runs on a CPU")
+
+
 def require_nhwc(**tensors: Tensor) -> None:
     """Raise a UsageError unless each is (N, C, H, W) stored as N, H, W, C without gaps."""
     for name, x in tensors.items():
+        require_type(name, x)
         if x.dim() != 4:
             raise UsageError(f"{name} must be (N, C, H, W), got {x.dim()} dimensions")
         if not x.is_contiguous(memory_format=torch.channels_last):
@@ -50,6 +57,7 @@ def require_nhwc(**tensors: Tensor) -> None:
 def require_shape(shape: tuple[int, ...], dtype: torch.dtype | None = None, **tensors: Tensor) -> None:
     """Raise a UsageError unless each has this shape, no gaps and, if given, this type."""
     for name, x in tensors.items():
+        require_type(name, x)
         if tuple(x.shape) != shape:
             raise UsageError(f"{name} must have shape {shape}, got {tuple(x.shape)}")
         if not x.is_contiguous():

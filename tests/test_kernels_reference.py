@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from convbench.errors import UsageError
@@ -18,6 +19,7 @@ from convbench.kernels.channel_attention import channel_gates
 from convbench.kernels.depthwise import depthwise, window_rows
 from convbench.kernels.depthwise_gelu import depthwise_gelu
 from convbench.kernels.layer_norm import layer_norm_modulate
+from convbench.kernels.layout import require_nhwc
 from convbench.kernels.pointwise import pointwise
 from convbench.kernels.pointwise_residual import pointwise_residual
 from convbench.kernels.pointwise_squares import pointwise_squares, segment_pixels
@@ -183,6 +185,15 @@ def test_a_wrong_argument_is_named(change: Callable[..., tuple[Tensor, ...]], me
     x, weight, bias = small(KERNELS[[k.name for k in KERNELS].index("depthwise_7x7")])
     with pytest.raises(UsageError, match=message):
         depthwise(*change(x, weight, bias))
+
+
+def test_float64_on_a_gpu_is_refused() -> None:
+    """It would be computed in float32 and look like an oracle."""
+    with FakeTensorMode():
+        x = torch.empty(1, 8, 4, 4, dtype=torch.float64, device="cuda").contiguous(memory_format=torch.channels_last)
+        with pytest.raises(UsageError, match=r"got torch.float64"):
+            require_nhwc(x=x)
+        require_nhwc(x=x.float())
 
 
 @pytest.mark.parametrize(
