@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def prepared(network: nn.Module, case: Case, to: str, one_batch: bool) -> Prepar
         "machine": [facts["cpu"], facts["cpu_features"], facts["gpus"]] if to in ("aoti", "tensorrt") else None,
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    path = home() / "artefacts" / f"{case.model}-{case.res}-{to}-{name}"
+    path = home() / "artefacts" / f"{re.sub(r'[^a-z0-9_.]', '-', case.model)}-{case.res}-{to}-{name}"
     if (path / folder.MANIFEST).is_file():
         manifest = folder.read(path)
         if not folder.changed_files(path, manifest):

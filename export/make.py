@@ -5,7 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def export(wanted: Wanted, out: Path, force: bool = False, report: Report = lamb
     with folder.making(out, force) as partial:
         manifest = build(network, sizes, wanted, partial, report)
         report("verifying")
-        found = verify.check(partial, network, sizes, takes_trajectory=True)
+        found = verify.check(partial, network, sizes)
         (partial / folder.VERIFICATION).write_text(json.dumps(found, indent=1) + "\n", "utf-8")
         if found["status"] == "failed":
             raise ConvbenchError(f"the exported file is wrong and was not kept: {found['reason']}")
@@ -112,6 +112,8 @@ def build(
         timing: an earlier timing cache of TensorRT.
     """
     started = time.perf_counter()
+    channels, opset = onnx.tried(network, sizes)
+    sizes = replace(sizes, out_channels=channels)
     report("compiling" if wanted.to == "aoti" else "exporting")
     details: dict[str, Any]
     layers: list[onnx.Layer] = []
@@ -122,7 +124,7 @@ def build(
     else:
         scratch.mkdir()
         straight = wanted.to == "onnx"
-        source, details = _onnx(network, sizes, wanted.precision, into if straight else scratch, scratch, report)
+        source, details = _onnx(network, sizes, wanted.precision, opset, into if straight else scratch, scratch, report)
         layers = details.pop("layers")
         entry, target = onnx.ENTRY, {"device": "cpu"}
         if wanted.to == "openvino":
@@ -161,14 +163,14 @@ def build(
 
 
 def _onnx(
-    network: nn.Module, sizes: Shapes, precision: str, into: Path, scratch: Path, report: Report
+    network: nn.Module, sizes: Shapes, precision: str, opset: int, into: Path, scratch: Path, report: Report
 ) -> tuple[Path, dict[str, Any]]:
     """Write model.onnx in the precision. ``details["layers"]``: those that the file still names."""
     file = into / onnx.ENTRY
     if precision == "fp32":
-        return file, onnx.write(network, sizes, file)
+        return file, onnx.write(network, sizes, file, opset)
     wide = scratch / "fp32.onnx"
-    details = onnx.write(network, sizes, wide, onnx.OPSET_INT8 if precision == "int8" else None)
+    details = onnx.write(network, sizes, wide, onnx.OPSET_INT8 if precision == "int8" else opset)
     report("calibrating" if precision == "int8" else "converting")
     if precision == "int8":
         details |= quantize.write(wide, file, network, sizes)

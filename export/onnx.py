@@ -26,15 +26,10 @@ Layer = dict[str, str]
 """``layer``: the name of a module; ``side``: in or out; ``value``: what its first input or its output is called."""
 
 
-def write(model: nn.Module, shapes: Shapes, file: Path, opset: int | None = None) -> dict[str, Any]:
-    """Write a network in float32 and say what was written: opset, operators, layers.
-
-    Raises UsageError for a network in training mode, or whose output is zero or not finite whatever goes in.
-    """
+def write(model: nn.Module, shapes: Shapes, file: Path, opset: int = OPSET) -> dict[str, Any]:
+    """Write a network in float32 and say what was written: opset, operators, layers."""
     ir = packages.require("onnx_ir")
     packages.require("onnxscript")
-    uses_attention = require_meaningful(model, shapes)
-    opset = opset or (OPSET_ATTENTION if uses_attention else OPSET)
     with _quietly(), torch.no_grad():
         program: Any = torch.onnx.export(
             model,
@@ -58,12 +53,19 @@ def write(model: nn.Module, shapes: Shapes, file: Path, opset: int | None = None
     }
 
 
-def require_meaningful(model: nn.Module, shapes: Shapes) -> bool:
-    """Run the network once. Returns whether it uses scaled dot-product attention; raises UsageError as ``write``."""
+def tried(model: nn.Module, shapes: Shapes) -> tuple[int, int]:
+    """Run the network once. Returns the channels of its output and the opset that suits it.
+
+    Raises UsageError for a network in training mode, one that returns no images, and one whose output is zero or not
+    finite: any file made from it would look right.
+    """
     if any(module.training for module in model.modules()):
         raise UsageError("the network is in training mode: call model.eval() first, or dropout would be exported")
+    device = next(model.parameters()).device
     with torch.inference_mode(), operators_seen() as served:
-        out = model(*shapes.inputs(shapes.batch[0]))
+        out = model(*(v.to(device) for v in shapes.inputs(shapes.batch[0])))
+    if out.dim() != 4:
+        raise UsageError(f"the network returns {tuple(out.shape)}: only what returns images can be exported")
     if not out.isfinite().all():
         raise UsageError("the output of the network is not finite: nothing could be proved about a file made from it")
     if not out.any():
@@ -71,9 +73,7 @@ def require_meaningful(model: nn.Module, shapes: Shapes) -> bool:
             "the output of the network is zero for random inputs: its gates are as its constructor left them, "
             "and every file would look right; load weights, or use convbench.create"
         )
-    if out.shape[1] != shapes.out_channels:
-        raise UsageError(f"the network returns {out.shape[1]} channels, {shapes.out_channels} were announced")
-    return "attention" in served
+    return out.shape[1], OPSET_ATTENTION if "attention" in served else OPSET
 
 
 def layers(graph: Any, model: nn.Module) -> list[Layer]:

@@ -21,7 +21,7 @@ class Shapes:
     side: int  # of x, for which it is made
     multiple: int = 1  # height and width must be divisible by it
     sides: tuple[int, int] | None = None  # the smallest and largest, where they may vary
-    out_channels: int = 8
+    out_channels: int = 0  # known once the network has run
 
     @property
     def names(self) -> tuple[str, str]:
@@ -95,13 +95,12 @@ def of_variant(variant: Variant, res: int, batch: tuple[int, int], dynamic: bool
         raise UsageError(f"--batch {low}..{high}: give one number of images from 1 on, or a range such as 1..64")
     takes = variant.signature
     side, multiple = res // takes.factor, max(1, variant.res_multiple // takes.factor)
-    channels = takes.channels * (2 if takes.predicts == "noise and variance" else 1)
     if not dynamic:
-        return Shapes(takes, batch, side, multiple, None, channels)
+        return Shapes(takes, batch, side, multiple)
     if variant.fixed_res:
         raise UsageError(f"--dynamic does not suit {variant.id}: its table of positions belongs to {res} pixels")
     least = max(2 * multiple, -(-side // 2 // multiple) * multiple)  # torch.export takes a 1 for a constant
-    return Shapes(takes, batch, side, multiple, (least, 2 * side), channels)
+    return Shapes(takes, batch, side, multiple, (least, 2 * side))
 
 
 def of_ports(

@@ -50,7 +50,9 @@ class BatchRange(click.ParamType):  # type: ignore[type-arg] # generic in the ne
     metavar="FOLDER",
     help="The folder to make, whole or not at all.",
 )
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Of weights and arithmetic."
+)
 @click.option(
     "--batch",
     type=BatchRange(),

@@ -1,0 +1,41 @@
+"""Artefacts of tiny networks that several tests share: made once for all processes of a test run."""
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from convbench import catalogue, models
+from convbench.export import folder, make, shapes
+from convbench.export.shapes import Shapes
+
+RES = 64
+
+
+def network(family: str) -> nn.Module:
+    return models.create(f"tiny:{family}", res=RES)
+
+
+def sizes(family: str) -> Shapes:
+    """Batches of 1 to 8; of the convolutional families any size from 4x4 to 16x16, for DiT 8x8."""
+    return shapes.of_variant(catalogue.find(f"tiny:{family}"), RES, (1, 8), dynamic=family != "dit")
+
+
+def artefact(base: Path, family: str, to: str, precision: str = "fp32") -> Path:
+    """The folder of the artefact, made by the first process that asks for it."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        base = base.parent
+    path = base / f"{family}-{to}-{precision}"
+    with (base / f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            wanted = make.Wanted(f"tiny:{family}", RES, to, precision, (1, 8))
+            with folder.making(path) as partial:
+                make.build(network(family), sizes(family), wanted, partial)
+    return path
+
+
+def base(factory: pytest.TempPathFactory) -> Path:
+    return factory.getbasetemp()

@@ -1,0 +1,31 @@
+"""One network of each family, small enough to export in a test: ``tiny:dico`` and so on as a model id."""
+
+from torch import nn
+
+from convbench.models.dic import DiC
+from convbench.models.dico import DiCo
+from convbench.models.dit import DiT
+from convbench.models.fcdm import FCDM
+
+CLASSES = 10
+INPUTS = {"classes": CLASSES, "res_multiple": 32}
+
+
+def dico(res: int) -> nn.Module:
+    return DiCo(16, [1, 1, 1, 1, 1], num_classes=CLASSES)
+
+
+def dic(res: int) -> nn.Module:
+    return DiC(16, [1, 1, 1, 1, 1], num_classes=CLASSES)
+
+
+def fcdm(res: int) -> nn.Module:
+    return FCDM(16, [1, 1, 1, 1, 1], num_classes=CLASSES)
+
+
+def dit(res: int) -> nn.Module:
+    return DiT(32, 2, 2, 2, res=res, num_classes=CLASSES)
+
+
+for factory in (dico, dic, fcdm, dit):
+    factory.inputs = INPUTS  # type: ignore[attr-defined]
