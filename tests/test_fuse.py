@@ -14,10 +14,10 @@ from tolerances import assert_close
 from torch import Tensor, nn
 from watched import Watched
 
-from convbench import backends, models, precision
+from convbench import models
 from convbench.catalogue import find
 from convbench.errors import UsageError
-from convbench.kernels import dispatch, fuse, unfuse
+from convbench.kernels import fuse, unfuse
 from convbench.kernels.fused import Fused, FusedBlock
 from convbench.kernels.fusion import fused_copy, unfusable
 from convbench.kernels.resample import shuffle_beside, unshuffle
@@ -28,7 +28,6 @@ from convbench.models.fcdm import FCDM
 from convbench.models.layers import LayerNorm2d, TimestepEmbedder
 from convbench.models.random_weights import fill
 from convbench.proof import relative_error
-from convbench.schema import Case
 from convbench.tolerances import RELATIVE_L2
 
 Inputs = tuple[Tensor, Tensor, Tensor]
@@ -497,108 +496,6 @@ def test_every_registered_variant_of_the_families_can_be_fused() -> None:
     ids = ("dico_h", "dico_digits", "fcdm_l", "fcdm_xl", "dic_s", "dic_h", "dig_s_2")
     for id in ids:
         assert unfusable(models.create(id, device="meta", res=find(id).res)) is None, id
-
-
-# ---- the dispatch table ----
-
-
-def all_rows() -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    return [(product, row) for product in dispatch.table()["products"] for row in product["rows"]]
-
-
-@pytest.mark.parametrize(
-    ("product", "row"), all_rows(), ids=lambda v: "-".join(str(v.get(k)) for k in ("name", "gpu", "level") if k in v)
-)
-def test_a_modelled_row_follows_from_its_formula_and_a_measured_one_says_where(product: Any, row: Any) -> None:
-    """Passes saved, in the time a copy takes, as a share of the product's own time."""
-    if row["basis"] == "measured":
-        assert row["ours"] == (row["ratio"] > 1)
-        assert row["where"] and "margin" not in row
-        return
-    assert (row["basis"], set(row)) == ("modelled", {"gpu", "level", "channels", "ours", "margin", "basis"})
-    rates, c = dispatch.table()["rates"][row["gpu"]], row["channels"]
-    passes = product["saved_passes"] * c * 2 / rates["copy_bytes_per_s"]
-    itself = 2 * product["macs_per_c2"] * c**2 / rates["matmul_flops_per_s"]
-    assert row["margin"] == pytest.approx(passes / itself, abs=0.006)
-    assert row["ours"] == (passes / itself > dispatch.table()["assumed_shortfall"])
-
-
-def test_the_table_has_every_product_level_and_generation() -> None:
-    """At the widths of the XL models, which must be those of the catalogue."""
-    found = {(p["family"], p["name"], row["gpu"], row["level"], row["channels"]) for p, row in all_rows()}
-    names = {"dico": ("conv3", "conv4", "conv5"), "fcdm": ("pwconv1", "pwconv2")}
-    assert found == {
-        (family, name, gpu, level, find(f"{family}_xl").options["width"] * 2 ** (level - 1))
-        for family, products in names.items()
-        for name in products
-        for gpu in ("sm_80", "sm_90", "sm_100")
-        for level in (1, 2, 3)
-    }
-
-
-def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    def weight(dtype: torch.dtype, channels: int = 416) -> Any:
-        class Pretended:
-            device = torch.device("cuda", 0)
-            shape = (channels, channels, 1, 1)
-
-        Pretended.dtype = dtype  # type: ignore[attr-defined]
-        return Pretended()
-
-    def choice(name: str, dtype: torch.dtype = torch.bfloat16, channels: int = 416) -> bool:
-        return dispatch.choose("dico", name, weight(dtype, channels), "table")
-
-    def generation(*capability: int) -> None:
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-
-    generation(9, 0)
-    assert (choice("conv5"), choice("conv5", channels=1664), choice("conv5", channels=1408)) == (True, False, False)
-    assert choice("conv5", channels=352)
-    assert not choice("conv4", torch.float32)
-    with precision.applied("tf32"):
-        assert choice("conv4", torch.float32)
-    for unknown in ((8, 6), (8, 9), (12, 0)):
-        generation(*unknown)
-        assert not choice("conv3")
-    generation(10, 3)
-    assert choice("conv3")
-    assert dispatch.choose("dico", "conv3", weight(torch.float32), "ours")
-    assert not dispatch.choose("dico", "conv3", weight(torch.float16), "library")
-    assert dispatch.choose("dico", "conv5", torch.empty(1664, 1664), "table")  # a CPU runs every reference
-    with pytest.raises(KeyError, match="no product conv6 of dico"):
-        dispatch.rows("dico", "conv6")
-
-
-# ---- the backend ----
-
-
-def test_what_the_backends_refuse() -> None:
-    plain, graphs = backends.find("triton"), backends.find("triton_graphs")
-    assert (plain.name, graphs.name) == ("triton", "triton_graphs")
-    assert plain.unsupported(Case("fcdm_s", 256, 1)) is None
-    assert plain.unsupported(Case("dit_s_2", 256, 1)) == (
-        "no block of DiT has a fused kernel: there are kernels for DiC, DiCo, DiG, FCDM"
-    )
-    assert graphs.unsupported(Case("fcdm_s", 256, 1)) == "CUDA graphs need an NVIDIA GPU"
-    assert plain.unranked(Case("fcdm_s", 256, 1, device="cuda")) is None
-    assert graphs.unranked(Case("fcdm_s", 256, 1, device="cuda")) is None
-
-
-@pytest.mark.parametrize(
-    ("installed", "capability", "reason"),
-    [
-        (False, (9, 0), "Triton is not installed: pip install 'convbench[cuda]'"),
-        (True, (7, 5), "the fused kernels need an NVIDIA GPU of compute capability 8.0 (Ampere) or newer"),
-        (True, (8, 0), None),
-    ],
-)
-def test_what_a_gpu_needs(
-    installed: bool, capability: Any, reason: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if installed else None)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    for name in ("triton", "triton_graphs"):
-        assert backends.find(name).unsupported(Case("dico_s", 256, 1, device="cuda")) == reason
 
 
 def test_embedders_of_all_widths_give_one_code() -> None:

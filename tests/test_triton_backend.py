@@ -1,0 +1,38 @@
+"""What the backends of the fused kernels take. Their rows on a CPU: test_measure.py; on a GPU: test_fuse_gpu.py."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from convbench import backends
+from convbench.schema import Case
+
+
+def test_what_the_backends_refuse() -> None:
+    plain, graphs = backends.find("triton"), backends.find("triton_graphs")
+    assert (plain.name, graphs.name) == ("triton", "triton_graphs")
+    assert plain.unsupported(Case("fcdm_s", 256, 1)) is None
+    assert plain.unsupported(Case("dit_s_2", 256, 1)) == (
+        "no block of DiT has a fused kernel: there are kernels for DiC, DiCo, DiG, FCDM"
+    )
+    assert graphs.unsupported(Case("fcdm_s", 256, 1)) == "CUDA graphs need an NVIDIA GPU"
+    assert plain.unranked(Case("fcdm_s", 256, 1, device="cuda")) is None
+    assert graphs.unranked(Case("fcdm_s", 256, 1, device="cuda")) is None
+
+
+@pytest.mark.parametrize(
+    ("installed", "capability", "reason"),
+    [
+        (False, (9, 0), "Triton is not installed: pip install 'convbench[cuda]'"),
+        (True, (7, 5), "the fused kernels need an NVIDIA GPU of compute capability 8.0 (Ampere) or newer"),
+        (True, (8, 0), None),
+    ],
+)
+def test_what_a_gpu_needs(
+    installed: bool, capability: Any, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    for name in ("triton", "triton_graphs"):
+        assert backends.find(name).unsupported(Case("dico_s", 256, 1, device="cuda")) == reason
