@@ -408,3 +408,50 @@ def test_what_cannot_be_is_one_line(
 def test_a_model_without_shipped_weights_asks_for_some(run: Run) -> None:
     code, said = run("--model", "dico_s", "--out", "a.png", random=False)
     assert code == 2 and "no weights of dico_s are part of convbench: give --weights with" in said
+
+
+# ---- drift of engines ----
+
+
+def test_drift_prints_a_row_for_each_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the shipped weights: bfloat16 stays within its limit; an engine with another GELU is wrong: exit code 1."""
+    pytest.importorskip("matplotlib", reason="draws the plot")
+    args = ["sample", "--steps", "8", "--device", "cpu", "--format", "json"]
+
+    def drift(*more: str) -> tuple[int, list[dict[str, Any]]]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*args, *more])
+        return int(ended.value.code or 0), json.loads(capsys.readouterr().out)
+
+    code, rows = drift("--drift", "eager,eager/bf16", "--count", "100", "--out", str(tmp_path / "drift.png"))
+    assert code == 0 and [(row["backend"], row["precision"]) for row in rows] == [("eager", "fp32"), ("eager", "bf16")]
+    assert rows[0]["errors"] == [0] * 8 and rows[0]["shift"] == 0
+    assert len(rows[1]["errors"]) == 8 and rows[1]["error_last"] == rows[1]["errors"][-1]
+    assert 1e-4 < rows[1]["error_max"] <= rows[1]["limit"]
+    assert all(row["verdict"] == "ok" and 0 <= row["recognised"] <= 1 and row["frechet"] > 0 for row in rows)
+    assert (tmp_path / "drift.png").read_bytes()[:4] == b"\x89PNG"
+
+    code, (row,) = drift("--drift", "engines:tanh", "--count", "10")
+    assert code == 1 and row["verdict"] == "wrong" and row["error_max"] > row["limit"]
+    assert "recognised" not in row  # too few images for figures
+    code, (row,) = drift("--drift", "eager/tf32", "--count", "10")
+    assert code == 3 and row["status"] == "skipped" and "a CPU has no TF32 units" in row["reason"]
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["--drift", "eager/bf61"], "unknown precision 'bf61'"),
+        (["--drift", "eger"], "did you mean eager?"),
+        (["--drift", "eager", "--npz", "a.npz"], "--drift stores no images"),
+    ],
+)
+def test_what_drift_refuses(run: Run, args: list[str], reason: str) -> None:
+    code, said = run(*args)
+    assert code == 2 and reason in said and len(said.splitlines()) == 1
+
+
+def test_a_plot_without_its_library(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, said = run("--drift", "eager", "--out", "a.png")
+    assert code == 2 and "needs matplotlib" in said

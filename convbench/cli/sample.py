@@ -10,6 +10,7 @@ import click
 from .. import backends, catalogue
 from ..errors import UsageError
 from ..schema import PRECISIONS
+from . import options, sample_drift
 
 if TYPE_CHECKING:
     from ..sampling.images import Recipe
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 GRID = 40  # images of a grid
 EVALUATION = 50_000  # images that the papers' FID is measured on
+WALKED = 100  # images that engines are compared on
 BATCH = {"cpu": 40, "cuda": 64}
 
 
@@ -54,7 +56,9 @@ class Labels(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option("--latents", is_flag=True, help="Store latents in --npz as they are, float32, without decoding.")
 @click.option(
-    "--count", type=click.IntRange(min=1), help=f"Images [default: {GRID}; with --npz, {EVALUATION}, as for an FID]."
+    "--count",
+    type=click.IntRange(min=1),
+    help=f"Images [default: {GRID}; with --drift, {WALKED}; with --npz, {EVALUATION}, as for an FID].",
 )
 @click.option(
     "--class",
@@ -97,6 +101,13 @@ class Labels(click.ParamType):  # type: ignore[type-arg]
     help="A .pt or .safetensors file; hf:owner/repo/file[@revision]; official; shipped; or random "
     "[default: shipped, where the package holds some].",
 )
+@click.option(
+    "--drift",
+    metavar="B[/P][,…]",
+    help="Walk the images with these backends and precisions and print how far each leaves fp32 eager; --out then "
+    "draws the errors.",
+)
+@options.form()
 @click.option("--vae", metavar="V", help="Decoder of latents: a folder, or hf:stabilityai/sd-vae-ft-ema and the like.")
 def command(
     model: str,
@@ -116,6 +127,8 @@ def command(
     precision: str,
     device: str | None,
     weights: str | None,
+    drift: str | None,
+    form: str,
     vae: str | None,
 ) -> int:
     """Sample images from a backbone: by default, handwritten digits from a small DiCo that is part of convbench.
@@ -123,7 +136,9 @@ def command(
     An image depends on --seed and its number alone, not on --batch, on how many processes share the work, or on
     whether the run was resumed.
     """
-    if (out is None) == (npz is None):
+    if drift and (npz or latents):
+        raise UsageError("--drift stores no images: leave --npz and --latents away")
+    if (out is None) == (npz is None) and not drift:
         raise UsageError("where to? --out grid.png draws the images, --npz FILE stores them: give one of the two")
     if latents and not npz:
         raise UsageError("--latents are no pixels to draw: store them with --npz FILE")
@@ -134,6 +149,7 @@ def command(
     res = res or variant.res
     variant.require_res(res)
     backends.require(backend)
+    pairs = sample_drift.engines(drift, precision) if drift else []
     chosen = _labels(labels or ("random" if npz else "all"), variant)
     weights = _weights(weights, variant)
 
@@ -159,9 +175,11 @@ def command(
         precision=precision,
         decoded_by=None if latents or variant.signature.factor == 1 else vae,
     )
-    count = count or (EVALUATION if npz else GRID)
+    count = count or (EVALUATION if npz else WALKED if drift else GRID)
     batch = min(batch or BATCH[device], count)
     loaded = str(source.path) if source else None
+    if pairs:
+        return sample_drift.show(recipe, made, pairs, count, device, loaded, out, form)
     if out:
         return _draw(out, recipe, made, count, batch, device, loaded)
     assert npz

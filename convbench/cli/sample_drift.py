@@ -1,0 +1,146 @@
+"""``convbench sample --drift``: how far engines leave the fp32 trajectory, and what that does to the images."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import backends
+from ..errors import UsageError
+from ..schema import PRECISIONS
+from . import options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..sampling.images import Recipe
+    from ..sampling.sampler import Sampler
+
+KEYS = (
+    "model",
+    "res",
+    "batch",
+    "backend",
+    "precision",
+    "device",
+    "sampler",
+    "steps",
+    "cfg_scale",
+    "error_last",
+    "error_max",
+    "limit",
+    "first_wrong_step",
+    "recognised",
+    "frechet",
+    "shift",
+    "status",
+    "verdict",
+)
+JUDGED = 100  # images: the bootstrap of the figures needs several of each class
+FIGURE_KEYS = ("recognised", "frechet", "shift")
+NOTE = (
+    "error: of the state against fp32 eager PyTorch with the same noise, ||x - ref|| / ||ref||, at the end and at its "
+    "largest; wrong where it leaves the limit of its precision."
+)
+FIGURES = (
+    "recognised: share that a classifier of the real digits takes for the class asked for. Fréchet: distance of its "
+    "features from those of the real digits. shift: distance of the mean features from those of fp32 eager."
+)
+
+
+def engines(text: str, precision: str) -> list[tuple[str, str]]:
+    """Pairs of a backend and a precision from "eager/bf16,onnxruntime"; ``precision`` where none is given."""
+    pairs = []
+    for part in text.split(","):
+        backend, _, own = part.strip().partition("/")
+        backends.require(backend)
+        if (own or precision) not in PRECISIONS:
+            raise UsageError(f"--drift {part}: unknown precision '{own}', there are {', '.join(PRECISIONS)}")
+        pairs.append((backend, own or precision))
+    return pairs
+
+
+def show(
+    recipe: "Recipe",
+    made: "Sampler",
+    pairs: Sequence[tuple[str, str]],
+    count: int,
+    device: str,
+    weights: str | None,
+    out: Path | None,
+    form: str,
+) -> int:
+    """Walk ``count`` images with each engine; print a row for each and draw their errors. Returns the exit code."""
+    from ..sampling import drift
+
+    plot = _plotter(out) if out else None
+    finished: dict[tuple[str, str], Tensor] = {}
+    told: set[tuple[str, str]] = set()
+
+    def report(engine: tuple[str, str], step: int) -> None:
+        if sys.stderr.isatty():
+            click.echo(f"\r{', '.join(engine)}: step {step} of {made.steps} ", err=True, nl=step == made.steps)
+        elif engine not in told:
+            told.add(engine)
+            click.echo(f"{', '.join(engine)}: walking {count} images", err=True)
+
+    steps = list(drift.drift(recipe, pairs, made, count, device, weights, report, finished))
+    rows = [
+        row | {"errors": [step["error"] for step in steps if _engine(step) == _engine(row)]}
+        for row in drift.summary(steps)
+    ]
+    takes = recipe.variant.signature
+    judged = (takes.factor, takes.channels, takes.classes, recipe.res) == (1, 1, 10, 8) and count >= JUDGED
+    if judged:
+        _add_figures(rows, recipe, finished, count)
+    notes = [*([NOTE] if finished else []), *([FIGURES] if judged else []), *_reasons(rows)]
+    options.show(rows, KEYS if judged else [key for key in KEYS if key not in FIGURE_KEYS], form, notes)
+    if plot and out:
+        plot(steps, out)
+        click.echo(f"errors after every step: {out}", err=True)
+    if any(row["verdict"] == "wrong" for row in rows):
+        return 1
+    return 0 if any(row["status"] == "ok" for row in rows) else 3
+
+
+def _engine(row: dict[str, Any]) -> tuple[str, str]:
+    return row["backend"], row["precision"]
+
+
+def _plotter(out: Path) -> Any:
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:
+        raise UsageError(f"drawing {out} needs matplotlib: pip install 'convbench[plots]'; or leave --out away")
+    from ..reports.drift import plot
+
+    return plot
+
+
+def _add_figures(
+    rows: list[dict[str, Any]], recipe: "Recipe", finished: "dict[tuple[str, str], Tensor]", count: int
+) -> None:
+    """What the classifier of digits says of the images of each engine that came to the end."""
+    import torch
+
+    from ..sampling import figures
+    from ..sampling.drift import REFERENCE
+    from ..sampling.images import labels_of
+
+    classes = torch.tensor(labels_of(recipe, range(count)))
+    ended = {_engine(row): finished[_engine(row)] for row in rows if _engine(row) in finished and row["status"] == "ok"}
+    known = {_engine(row): row for row in figures.compared(ended, finished[REFERENCE], classes)}
+    for row in rows:
+        own = known.get(_engine(row), {})
+        row |= {key: value for key, value in own.items() if key not in ("verdict", "reason")}
+        if own.get("verdict") == "wrong":
+            row["verdict"] = "wrong"
+            row["reason"] = "; ".join(filter(None, [row["reason"], own["reason"]]))
+
+
+def _reasons(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        if row["reason"]:
+            yield f"{row['backend']}, {row['precision']}: {row['verdict'] or row['status']}, {row['reason']}"
