@@ -21,6 +21,7 @@ from .sampler import Sampler
 Row = dict[str, Any]
 Engine = tuple[str, str]  # a backend and a precision
 REFERENCE = ("eager", "fp32")
+FULL = 20  # from so many steps on the limits of tolerances.TRAJECTORY_L2 hold as they stand
 Report = Callable[[Engine, int], None]
 """Called after each step with how many are done."""
 
@@ -38,8 +39,8 @@ def drift(
     """Walk the first ``count`` images of a recipe with each engine; yields a row for each step of each.
 
     ``error`` is ||x - ref|| / ||ref|| over all images, ref being eager PyTorch in fp32, and ``error_worst`` that of
-    the worst image; both None where the images are not finite. ``limit`` is what tolerances.TRAJECTORY_L2 allows for
-    the precision; ``verdict`` is "ok", or "wrong" from the first step on that lies above it. An engine that cannot run
+    the worst image; both None where the images are not finite. ``limit`` is what ``limit`` allows for the precision;
+    ``verdict`` is "ok", or "wrong" from the first step on that lies above it. An engine that cannot run
     has one row without a step, with ``status`` "skipped" or "failed" and the reason.
 
     Args:
@@ -67,7 +68,7 @@ def _walk(
     finished: dict[Engine, Tensor],
 ) -> Iterator[Row]:
     engine, count = (recipe.backend, recipe.precision), len(known[0])
-    limit, verdict = TRAJECTORY_L2[recipe.precision], "ok"
+    allowed, verdict = limit(recipe.precision, made.steps), "ok"
     row: Row = {
         **{"model": recipe.model, "res": recipe.res, "batch": count, "backend": recipe.backend},
         **{"precision": recipe.precision, "device": device, "sampler": made.name, "steps": made.steps},
@@ -79,11 +80,11 @@ def _walk(
             zip(states(recipe, made, range(count), device, weights), known, strict=True)
         ):
             error, worst = distances(x.cpu(), reference)
-            verdict = verdict if error is not None and error <= limit else "wrong"
+            verdict = verdict if error is not None and error <= allowed else "wrong"
             report(engine, step + 1)
             if step == made.steps - 1:
                 finished[engine] = x.cpu()
-            numbers = {"error": error, "error_worst": worst, "limit": limit, "verdict": verdict}
+            numbers = {"error": error, "error_worst": worst, "limit": allowed, "verdict": verdict}
             reason = "the images are not finite" if error is None else ""
             yield {**row, "step": step, "t": made.times[step], **numbers, "reason": reason}
     except UsageError as error:
@@ -102,6 +103,11 @@ def states(
     with opened(recipe, len(numbers), device, weights) as step:
         model = guided(step, labels, takes.classes, recipe.cfg_scale, recipe.guided_channels)
         yield from made.trajectory(model, noise.start(), noise)
+
+
+def limit(precision: str, steps: int) -> float:
+    """The relative L2 error that is allowed after any of so many steps."""
+    return TRAJECTORY_L2[precision] * max(1.0, FULL / steps)
 
 
 def distances(x: Tensor, reference: Tensor) -> tuple[float | None, float | None]:
