@@ -12,8 +12,9 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from .catalogue import Variant
 from .container import MOST_BYTES
@@ -129,7 +130,7 @@ def cache() -> Path:
 
 def download(address: str, folder: Path) -> Path:
     """Fetch a file once; shows on stderr how far it is. Whole or not at all."""
-    file = folder / address.rpartition("/")[2]
+    file = folder / PurePosixPath(urlsplit(address).path).name
     if file.is_file():
         return file
     try:

@@ -405,6 +405,13 @@ def test_what_cannot_be_is_one_line(
     assert os.listdir(tmp_path) == []
 
 
+def test_a_schedule_that_is_not_there(run: Run) -> None:
+    code, said = run("--model", "uvit_l_2", "--weights", "w.pt", "--npz", "a.npz", "--latents", random=False)
+    assert code == 2 and "U-ViT was trained on another noise schedule than the samplers here have" in said
+    with pytest.raises(UsageError, match="only latents of four channels"):
+        decoding.decoder(replace(find("dico_s").signature, channels=3, factor=4), None, "cpu")
+
+
 def test_a_model_without_shipped_weights_asks_for_some(run: Run) -> None:
     code, said = run("--model", "dico_s", "--out", "a.png", random=False)
     assert code == 2 and "no weights of dico_s are part of convbench: give --weights with" in said

@@ -154,11 +154,13 @@ def command(
     weights = _weights(weights, variant)
 
     from .. import checkpoints, runner
-    from ..sampling import images
+    from ..sampling import images, samplers
 
     device = device or runner.default_device()
     if device == "cuda" and runner.default_device() != "cuda":
         raise UsageError("torch sees no NVIDIA GPU here: leave --device away")
+    if weights != "random" and variant.family.module in samplers.OTHER_SCHEDULES:
+        raise UsageError(f"{variant.family.name} was trained on another noise schedule than the samplers here have")
     made = images.sampler_for(variant, sampler, steps)
     source = None if weights == "random" else checkpoints.locate(weights, variant, res)
     recipe = images.Recipe(

@@ -30,6 +30,8 @@ def decoder(takes: Signature, vae: str | None, device: str) -> Decoder:
     """
     if takes.factor == 1:
         return lambda x: x
+    if (takes.factor, takes.channels) != (8, 4):
+        raise UsageError("only latents of four channels at an eighth of the side can be decoded: keep them (--latents)")
     if vae is None:
         raise UsageError(f"the samples are latents: give {ADVICE}; or keep them as they are (--latents with --npz)")
     return _autoencoder(vae, device)

@@ -14,6 +14,8 @@ PREDICTS = {  # what the network of each has to predict
     "euler-maruyama": "velocity",
 }
 DEFAULT = {"noise": "iddpm", "velocity": "euler-maruyama"}  # what the papers sample with
+OTHER_SCHEDULES = ("adm", "dim", "ldm", "uvit")
+"""Families whose networks were trained on another noise schedule than the one here, some of their variants at least."""
 STEPS = {"dpm-solver++": 20}  # where not 250, the papers' number
 
 
