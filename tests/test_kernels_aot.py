@@ -15,9 +15,11 @@ import pytest
 from convbench.errors import ConvbenchError, UsageError
 from convbench.kernels import all_kernels, aot
 
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Triton is made for Linux alone")
 WRITE = "python scripts/kernel_budgets.py writes them anew"
 
 
+@ON_LINUX
 @pytest.mark.slow
 @pytest.mark.parametrize("triton", aot.TRITONS)
 def test_every_shipped_configuration_takes_what_is_budgeted(triton: str) -> None:
@@ -165,6 +167,7 @@ def test_a_process_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         list(aot.compile_for("sm_90", ["bf16"]))
 
 
+@ON_LINUX
 def test_a_compilation_is_kept_by_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled once, then read; a torn file is compiled again. TRITON_INTERPRET is kept out of the process."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -186,6 +189,7 @@ def test_a_compilation_is_kept_by_its_source(tmp_path: Path, monkeypatch: pytest
     assert first["error"] is None
 
 
+@ON_LINUX
 def test_a_configuration_that_does_not_compile_is_a_row(tmp_path: Path) -> None:
     """In a process whose shipped list has one configuration with an argument left out."""
     program = (

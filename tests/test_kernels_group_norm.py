@@ -30,6 +30,7 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton is made for Linux alone")
 @pytest.mark.parametrize("triton", aot.TRITONS)
 def test_kernels_in_the_interpreter(triton: str) -> None:
     try:
