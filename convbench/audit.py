@@ -21,12 +21,17 @@ def audited_lines() -> list[Row]:
         key=lambda line: (order.index(line["paper"]), int(line["table"]) if line["table"].isdigit() else 0),
     )
     timed = {line["model"] for line in lines if "images_per_s" in line}
-    remarked = {id for id, known in catalogue.other_systems()["counted"].items() if "remark" in known}
     return [
         line
         for line in lines
-        if "images_per_s" in line or ("gmacs" in line and line["model"] in remarked and line["model"] not in timed)
+        if "images_per_s" in line or ("gmacs" in line and line["model"] not in timed and _remarked(line))
     ]
+
+
+def _remarked(line: Row) -> bool:
+    """Whether something has to be known beside the printed count of a line."""
+    variant = catalogue.find_printed(line["model"], line["res"])
+    return variant is not None and "remark" in variant.family.facts.get("counting", {})
 
 
 def audit(papers: Collection[str] | None = None, models: Collection[str] | None = None) -> list[Row]:

@@ -174,7 +174,7 @@ def papers() -> dict[str, dict[str, Any]]:
 
 @cache
 def other_systems() -> dict[str, Any]:
-    """Systems of the papers' tables that are no variants: ``counted`` MACs by id, ``published`` lines, ``sizes``."""
+    """Systems of the papers' tables that are no variants: ``printed_only``, ``published`` lines; and ``sizes``."""
     return tomllib.loads((FOLDER / "published.toml").read_text("utf-8"))
 
 

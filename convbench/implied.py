@@ -34,14 +34,9 @@ class Counted:
 
 @cache
 def counted(model: str | None, res: int) -> Counted:
-    """Our count of a model: of our own families by counting.py, of others from published.toml."""
-    if variant := catalogue.find_printed(model, res):
-        return _count(variant, res)
-    known = catalogue.other_systems()["counted"].get(model, {})
-    macs = known.get("macs", {}).get(str(res))
-    if macs is None:
-        return Counted(remark=known.get("remark"))
-    return Counted(macs, None, known.get("conv3x3", {}).get(str(res)), known["how"], known.get("remark"))
+    """Our count of a model by counting.py; nothing but the printed number of one that is none of ours."""
+    variant = catalogue.find_printed(model, res)
+    return _count(variant, res) if variant else Counted()
 
 
 def _count(variant: catalogue.Variant, res: int) -> Counted:

@@ -23,7 +23,7 @@ def build(variant: Variant, res: int) -> nn.Module:
     facts, module = variant.family.facts, variant.family.module
     if variant.ablated:
         facts, module = facts["ablations"], f"{module}_ablations"
-    network = getattr(import_module(f".{module}", __package__), facts["class"])
+    network = getattr(import_module(f".{module}", __package__), variant.network or facts["class"])
     model: nn.Module = network(**variant.constructor_arguments(res))
     return model.eval()
 
