@@ -65,7 +65,6 @@ def test_the_record_is_of_the_file_and_tells_how_it_was_made(id: str) -> None:
     assert (record["model"], record["params"]) == (id, find(id).params)
     assert (record["objective"], record["seed"]) == (find(id).signature.predicts, 0)
     assert record["command"] == f"python examples/train_digits.py {id}"
-    assert record["seconds"] < 30 * 60
     steps, losses = zip(*record["losses"], strict=True)
     assert steps[-1] == record["steps"] and len(steps) >= 30
     assert losses[-1] < losses[0] / 2
