@@ -11,6 +11,9 @@ pip    := $(python) -m pip install --disable-pip-version-check $(if $(CI),--quie
 # CUDA's Python packages only where nvidia-smi sees a GPU, as in scripts/install-torch.
 extras := $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU ' && echo dev,cuda || echo dev)
 
+# The kernels are compiled and interpreted with the newest Triton, of constraints.txt, and with the oldest supported.
+oldest_triton := 3.6.0
+
 .PHONY: help setup bench test lint wheel docs gpu clean
 .DELETE_ON_ERROR:
 
@@ -25,6 +28,9 @@ $(stamp): pyproject.toml constraints.txt scripts/install-torch
 	$(pip) setuptools wheel
 	scripts/install-torch $(python)
 	$(pip) --no-build-isolation --editable '.[$(extras)]'
+	$(pip) --no-deps nvidia-modelopt onnxconverter-common
+	$(python) -m pip install --disable-pip-version-check $(if $(CI),--quiet) --no-deps \
+	--target $(VENV)/triton-$(oldest_triton) triton==$(oldest_triton)
 	@touch $@
 
 bench: setup ## the FLOPs and throughput table of DiC-XL at 512 pixels
