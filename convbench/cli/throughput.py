@@ -74,7 +74,10 @@ NOTES = (
 @options.precision()
 @options.device()
 @click.option("--threads", type=int, help="CPU threads [default: all physical cores].")
-@click.option("--weights", help="A checkpoint, .pt or .safetensors [default: random weights].")
+@click.option(
+    "--weights",
+    help="A .pt or .safetensors file, hf:owner/repo/file[@revision], official or shipped [default: random].",
+)
 @click.option(
     "--mode",
     type=options.CommaList(),
