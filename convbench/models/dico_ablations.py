@@ -1,5 +1,6 @@
 """DiCo with parts changed, for the ablations of its paper: ``ablations`` in ``dico.toml``."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 from .dico import DiCo, DiCoBlock, Stage
 from .layers import modulate
 
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
 class SqueezeExcitation(nn.Sequential):
@@ -55,16 +56,17 @@ class AblatedDiCo(DiCo):
 
     def __init__(
         self,
-        *args: Any,
+        width: int,
+        depths: Sequence[int],
         mlp_ratio: float = 2,
         kernel: int = 3,
         activation: str = "gelu",
         attention: str = "cca",
-        **kwargs: Any,
+        **other: Any,
     ) -> None:
-        super().__init__(*args, mlp_ratio=mlp_ratio, **kwargs)
+        super().__init__(width, depths, mlp_ratio, **other)
         for stage in self.modules():
             if isinstance(stage, Stage):
-                width = stage[0].conv1.in_channels if len(stage) else 0
-                for index in range(len(stage)):
-                    stage[index] = AblatedDiCoBlock(width, mlp_ratio, kernel, activation, attention)
+                for index, block in enumerate(stage):
+                    assert isinstance(block, DiCoBlock)
+                    stage[index] = AblatedDiCoBlock(block.conv1.in_channels, mlp_ratio, kernel, activation, attention)
