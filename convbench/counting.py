@@ -5,7 +5,7 @@ Two conventions, because the field uses both and seldom says which:
 * ``macs``: torchprofile's. Convolutions, linear layers, matrix products and fused attention in full; one for
   each output element of an elementwise product, a mean or pooling, and a norm with affine; nothing for
   additions, ``addcmul``, activations, softmax, vector norms, norms without affine, and whatever happens inside
-  an operator that a tracer cannot open (DiG's linear attention). The papers print this under "FLOPs".
+  an operator that a tracer cannot open (DiG's linear attention, Mamba's scan). The papers print this under "FLOPs".
 * ``macs_full``: multiply-accumulates of convolutions, linear layers and matrix products, those inside such an
   operator included, and nothing elementwise.
 

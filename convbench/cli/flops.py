@@ -43,8 +43,8 @@ def command(model: list[str], res: list[int], by: str | None, profiler: str | No
     macs               torchprofile's convention: the number the papers print as FLOPs
     winograd_macs      4/9 of the 3x3 convolutions inside blocks: the DiC paper's rule
     winograd_macs_all  4/9 of every dense 3x3 convolution of stride 1
-    macs_full          products only, those included that no profiler sees (DiG's linear attention)
-    macs_as_printed    without what the papers' profilers left out (differs for DiG alone)
+    macs_full          products only, those included that no profiler sees (linear attention, selective scans)
+    macs_as_printed    without what the papers' profilers left out (differs for DiG, DiM and DiMSUM)
     """
     from .. import catalogue, counting
 
@@ -81,4 +81,4 @@ def _split(row: dict[str, Any], by: str, counted: Any) -> list[dict[str, Any]]:
 def _split_notes(by: str) -> list[str]:
     if by == "module":
         return ["The modules add up to macs."]
-    return ["The kinds add up to macs, but for gla_core, which only macs_full holds."]
+    return ["The kinds add up to macs, but for gla_core and scan_core, which only macs_full holds."]
