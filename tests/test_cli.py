@@ -195,7 +195,7 @@ MISTAKES = {
     "throughput --modle dic_s": "No such option '--modle'.",
     "flops --model dic_s --format xml": "Invalid value for '--format': 'xml' is not one of",
     "flops --model dic_s --by layer": "Invalid value for '--by': 'layer' is not one of",
-    "models --family resnet": "unknown family 'resnet': there are dic, dico",
+    "models --family resnet": "unknown family 'resnet': there are adm, dic, dico",
     "compare a.jsonl": "Missing argument 'B'.",
     "compare a.jsonl b.jsonl": "cannot read a.jsonl: No such file or directory",
     "compare a.jsonl b.jsonl --fail-above lots": "Invalid value for '--fail-above': 'lots' is not a share such as 3%",

@@ -43,8 +43,8 @@ def command(model: list[str], res: list[int], by: str | None, profiler: str | No
     macs               torchprofile's convention: the number the papers print as FLOPs
     winograd_macs      4/9 of the 3x3 convolutions inside blocks: the DiC paper's rule
     winograd_macs_all  4/9 of every dense 3x3 convolution of stride 1
-    macs_full          products only, those included that no profiler sees (linear attention, selective scans)
-    macs_as_printed    without what the papers' profilers left out (differs for DiG, DiM and DiMSUM)
+    macs_full          products only, those included that no profiler sees (linear attention, scans)
+    macs_as_printed    without what the papers' profilers left out (DiG, DiM, DiMSUM)
     """
     from .. import catalogue, counting
 
