@@ -26,10 +26,14 @@ def test_counts_are_those_of_the_official_class_with_the_same_change(id: str) ->
     assert (found.params, found.macs) == (row["params"], row["macs_torchprofile"])
 
 
-@pytest.mark.parametrize("id", ["fcdm_s", "dico_s"])
+@pytest.mark.parametrize("id", ["fcdm_s", "dico_s", "dic_s"])
 def test_a_change_to_what_is_already_there_changes_nothing(id: str) -> None:
     """The same keys, the same weights by name, the same output."""
-    option = "kernel=7" if id == "fcdm_s" else "activation=gelu@kernel=3@attention=cca@mlp_ratio=2"
+    option = {
+        "fcdm_s": "kernel=7@grn=yes@mlp_ratio=3",
+        "dico_s": "activation=gelu@kernel=3@attention=cca@mlp_ratio=2",
+        "dic_s": "activation=gelu@injection=middle@gate=yes@embedding=stage@skips=sparse",
+    }[id]
     own, varied = models.create(id, res=64), models.create(f"{id}@{option}", res=64)
     x, t, y = (torch.randn(2, 4, 8, 8), torch.tensor([17.0, 903.0]), torch.tensor([207, 1000]))
     assert own.state_dict().keys() == varied.state_dict().keys()
@@ -42,6 +46,31 @@ def test_a_change_without_weights_of_its_own_moves_the_output(change: str) -> No
     own, varied = models.create("dico_s", res=64), models.create(f"dico_s@{change}", res=64)
     x, t, y = (torch.randn(1, 4, 8, 8), torch.tensor([17.0]), torch.tensor([207]))
     assert (own(x, t, y) - varied(x, t, y)).abs().max() > 1e-3
+
+
+# DiC-S by hand, from the paper's five stages of 6, 6, 5, 6, 6 blocks of widths 96, 192, 384, 192, 96.
+WIDTHS = [96] * 6 + [192] * 6 + [384] * 5 + [192] * 6 + [96] * 6
+
+
+@pytest.mark.parametrize(
+    ("change", "params"),
+    [
+        ("gate=no", -sum(w * w + w for w in WIDTHS)),  # a third of each modulation
+        ("activation=silu", 0),
+        # One table of 1001 rows and one perceptron instead of three; each modulation from 96 channels.
+        (
+            "embedding=shared",
+            -sum(1001 * w + 257 * w + w * w + w for w in (192, 384)) - sum(3 * w * (w - 96) for w in WIDTHS),
+        ),
+        # A skip doubles a block's input: its norm, its first convolution, and a 1x1 convolution beside it.
+        ("skips=dense", 4 * sum(2 * w + 9 * w * w + 2 * w * w + w for w in (192, 96))),
+        ("skips=none", -2 * sum(2 * w + 9 * w * w + 2 * w * w + w for w in (192, 96))),
+        # The first norm of a block that takes a skip is twice as wide: two blocks a decoder stage.
+        ("injection=first", 2 * sum(2 * w * (w + 1) for w in (192, 96))),
+    ],
+)
+def test_parameters_of_the_roadmap_by_hand(change: str, params: int) -> None:
+    assert counted(f"dic_s@{change}").params - counted("dic_s").params == params
 
 
 def test_squeeze_and_excitation_by_hand() -> None:
