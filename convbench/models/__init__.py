@@ -45,12 +45,12 @@ def create(model: str, weights: str | None = None, device: str = "cpu", res: int
             the authors' file, "shipped" for the one that is part of convbench; None draws random weights that leave
             no layer at zero, so that every part of the network shows in its output.
         device: where the weights lie, such as "cpu", "cuda" or "meta".
-        res: side of the decoded image in pixels. DiT and DiG work at this size only; the convolutional
-            families take any latent whose height and width are divisible by 4.
+        res: side of the decoded image in pixels. Networks with a table of positions, such as DiT and DiG, work at
+            this size only; the convolutional families take any latent whose height and width are divisible by 4.
         seed: of the random weights.
 
-    The model is called with x (B, 4, H, W), t (B,) and y (B,), y = 1000 meaning no class, and returns
-    (B, 8, H, W): the noise, then the raw variance.
+    Most models are called with x (B, 4, H, W), t (B,) and y (B,), y = 1000 meaning no class, and return
+    (B, 8, H, W): the noise, then the raw variance. What others take and return says their ``catalogue.Signature``.
 
     Raises:
         UsageError: an unknown id or a size that the model cannot take.
