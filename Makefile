@@ -55,10 +55,8 @@ docs: setup ## write the table of docs/audit.md anew, below its introduction
 	{ sed '/^<!-- Below/q' docs/audit.md; echo; $(VENV)/bin/convbench audit --format markdown; } >docs/audit.new
 	mv docs/audit.new docs/audit.md
 
-gpu: ## the tests that need an NVIDIA GPU, with this machine's own python3; installs nothing
-	@$(PYTHON) -c 'import torch; assert torch.cuda.is_available()' || \
-	{ echo "make gpu needs an NVIDIA GPU and a python3 with a torch that sees it; another one: make gpu PYTHON=..."; exit 1; }
-	$(PYTHON) -m pytest -m gpu -W default $(ARGS)
+gpu: ## all that needs an NVIDIA GPU, with this machine's own python3: PARTS="tests tf32 kernels headline"
+	PYTHON=$(PYTHON) scripts/gpu $(PARTS)
 
 clean: ## remove the environment, builds and caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
