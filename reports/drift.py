@@ -35,11 +35,13 @@ def plot(rows: Sequence[Row], file: Path) -> None:
             axes.plot(wrong["step"] + 1, wrong["error"], "x", color=line.get_color(), ms=9, mew=2)
         if precision not in limits:
             limits[precision] = axes.axhline(first["limit"], color="0.5", ls=":", lw=1)
+            place, above = (first["steps"], first["limit"]), (0, 2)
             axes.annotate(
                 f"limit of {precision}",
-                (1, first["limit"]),
-                (0, 2),
+                place,
+                above,
                 textcoords="offset points",
+                ha="right",
                 color="0.4",
                 fontsize=8,
             )

@@ -228,6 +228,8 @@ def test_the_images_are_of_ten_classes_and_no_two_alike(walked: Walked) -> None:
     assert -1.5 < images.min() < -0.9 and 0.9 < images.max() < 1.5
     apart = torch.cdist(images.flatten(1), images.flatten(1)) + 10 * torch.eye(COUNT)
     assert apart.min() > 0.2  # no two the same: the model has not learned one picture of each
+    real = script().digits()[0].flatten(1)
+    assert torch.cdist(images.clamp(-1, 1).flatten(1), real).min() > 0.5  # nor is any the copy of a real one
     same_class = apart[torch.arange(COUNT)[:, None] % 10 == torch.arange(COUNT)[None] % 10]
     assert same_class.mean() < apart.mean()
 
