@@ -53,6 +53,7 @@ def _autoencoder(vae: str, device: str) -> Decoder:
             revision=revision or None,
             local_files_only=not vae.startswith(HUB),
             use_safetensors=True,  # a pickle could run code
+            low_cpu_mem_usage=False,  # it would ask for accelerate
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
