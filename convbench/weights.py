@@ -5,6 +5,7 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from functools import cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,7 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 @cache
+@cache  # building every network takes seconds
 def _shapes_by_variant() -> dict[str, dict[str, tuple[int, ...]]]:
     from .models import on_meta
 
