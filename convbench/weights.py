@@ -5,7 +5,6 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from functools import cache
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +147,6 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in state.items() if key != "pos_embed"}
 
 
-@cache
 @cache  # building every network takes seconds
 def _shapes_by_variant() -> dict[str, dict[str, tuple[int, ...]]]:
     from .models import on_meta
