@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from convbench import cli
 from convbench.catalogue import find
-from convbench.cli import sample as command
+from convbench.cli.sample_progress import Progress
 from convbench.errors import UsageError
 from convbench.models import create
 from convbench.sampling import decoding, images, png, samplers, shards
@@ -128,7 +128,7 @@ def test_a_reader_of_pictures_reads_it() -> None:
 
 
 def test_the_time_left_is_told(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command._Progress, "EVERY_S", 0.0)
+    monkeypatch.setattr(Progress, "EVERY_S", 0.0)
     _, said = run("--out", tmp_path / "a.png", "--count", 4, "--batch", 2)
     lines = said.splitlines()[:-1]
     assert len(lines) == 8
@@ -249,19 +249,19 @@ def test_an_interrupted_run_goes_on(
 ) -> None:
     monkeypatch.setattr(shards, "SHARD", 3)
     args = ("--npz", tmp_path / "a.npz", "--count", 11, "--batch", 4, "--latents")
-    update = command._Progress.update
+    update = Progress.update
 
     def interrupt(self: Any, finished: int, step: int) -> None:
         if (finished, step) == (8, 2):
             raise KeyboardInterrupt
         update(self, finished, step)
 
-    monkeypatch.setattr(command._Progress, "update", interrupt)
+    monkeypatch.setattr(Progress, "update", interrupt)
     assert run(*args)[0] == cli.INTERRUPTED
     parts = tmp_path / "a.npz.parts"
     held = {file.name: file.read_bytes() for file in parts.glob("*.npz")}
     assert sorted(held) == ["000000000.npz", "000000003.npz"]  # 8 images are two parts of 3, and 2 lost
-    monkeypatch.setattr(command._Progress, "update", update)
+    monkeypatch.setattr(Progress, "update", update)
     code, said = run(*args, "--seed", 5)
     assert code == 2 and "holds parts of another run: seed is 0, asked for is 5" in said
     code, said = run(*args)
