@@ -1,6 +1,8 @@
 """The chunked selective scan against the recurrence itself, token by token in float64; the layers around it by hand."""
 
 import math
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -9,10 +11,12 @@ from tolerances import assert_close_to_scale
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from convbench.models import selective_scan
 from convbench.models.dim import PAD, scan_order, turned
 from convbench.models.dimsum import WINDOW, WaveletScanBlock
 from convbench.models.mamba import NORM_EPS, STATE, Mamba, RMSNorm
 from convbench.models.selective_scan import CHUNK, SelectiveScan, chunked_scan, implementation
+from convbench.seen import operators_seen
 
 LENGTHS = (1, 15, 16, 17, 258, 1026)  # below, at and above a chunk; those of DiS at 256 and 512 pixels
 INPUTS = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -126,6 +130,64 @@ def test_the_module_adds_the_input_and_gates_and_counts_itself() -> None:
     assert_close_to_scale(SelectiveScan()(*arguments, skip, gate), expected, "scan fp64")
     counted = SelectiveScan().count_macs(*arguments, skip, gate)
     assert counted == {"scan_core": 3 * STATE * u.numel(), "mul": 2 * u.numel()}
+
+
+def test_mamba_ssm_is_called_as_it_documents_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in with its signature that steps through the recurrence: mixed-up arguments show without a GPU."""
+    torch.manual_seed(0)
+
+    def selective_scan_fn(
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None = None,
+        z: Tensor | None = None,
+        delta_bias: Tensor | None = None,
+        delta_softplus: bool = False,
+        return_last_state: bool = False,
+    ) -> Tensor:
+        assert A.dtype == torch.float32 and delta.dtype == u.dtype
+        assert delta_bias is None and not delta_softplus and not return_last_state  # the step is made before
+        assert D is not None and z is not None
+        return ((recurrence(u, delta, A, B, C) + D[:, None] * u) * torch.nn.functional.silu(z)).to(u.dtype)
+
+    stand_in = types.ModuleType("mamba_ssm.ops.selective_scan_interface")
+    stand_in.selective_scan_fn = selective_scan_fn  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
+    layer = Mamba(24, kernel=4, both_ways=True).requires_grad_(False)
+    for parameter in layer.parameters():
+        parameter.normal_(std=0.4)
+    x = torch.randn(2, 19, 24)
+    expected = layer(x)
+    monkeypatch.setattr(selective_scan, "implementation", lambda device: "mamba-ssm")
+    found = layer(x)
+    assert not torch.equal(found, expected)  # the stand-in has run
+    assert_close_to_scale(found, expected, "scan fp32")
+
+
+def test_what_ran_is_seen_and_depends_on_the_device_and_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    with operators_seen() as seen:
+        Mamba(24, kernel=4).requires_grad_(False)(torch.randn(1, 5, 24))
+    assert seen == {"scan": "chunked PyTorch"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if name == "mamba_ssm" else None)
+    assert (implementation("cuda"), implementation("cpu")) == ("mamba-ssm", "chunked PyTorch")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert implementation("cuda") == "chunked PyTorch"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tokens", [17, 366, 1026])
+def test_on_a_gpu_what_runs_agrees_with_the_recurrence(tokens: int) -> None:
+    """By mamba-ssm where it is installed, whose exp has fewer digits; else by the same chunks as on a CPU."""
+    arguments = inputs(tokens)
+    skip, gate = torch.randn(5), torch.randn(arguments[0].shape)
+    u = arguments[0].double()
+    expected = (recurrence(*arguments) + skip.double()[:, None] * u) * torch.nn.functional.silu(gate.double())
+    found = SelectiveScan()(*(v.cuda() for v in (*arguments, skip, gate))).cpu()
+    error = torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected)
+    assert error < (1e-4 if implementation("cuda") == "mamba-ssm" else 1e-6)
 
 
 # ---- the Mamba layer, token by token ----
