@@ -113,7 +113,7 @@ def _plotter(out: Path) -> Any:
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        raise UsageError(f"drawing {out} needs matplotlib: pip install 'convbench[plots]'; or leave --out away")
+        raise UsageError(f"drawing {out} needs matplotlib: pip install matplotlib; or leave --out away")
     from ..reports.drift import plot
 
     return plot

@@ -202,7 +202,8 @@ def command(
         except UsageError as error:  # such as a full disk: what is measured is shown all the same
             stopped = error
     notes = NOTES if any(row["status"] == "ok" for row in rows) else ()
-    options.show(rows, KEYS, form, [*notes, *_tells(rows), *_reasons(rows)])
+    if rows or not stopped:
+        options.show(rows, KEYS, form, [*notes, *_tells(rows), *_reasons(rows)])
     if stopped:
         raise stopped
     return INTERRUPTED if interrupted else _exit_code(rows)
