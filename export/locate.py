@@ -59,7 +59,7 @@ def first_difference(artefact: Path, manifest: Manifest, network: nn.Module, inp
         asked = [value for value in values if value not in errors]
         if asked:
             for value, out in zip(asked, _values(artefact, manifest, inputs, asked), strict=True):
-                errors[value] = relative_error(out.float(), expected[taps[value]].float())
+                errors[value] = worst_image(out.float(), expected[taps[value]].float())
         return [value for value in values if not errors[value] <= limit]
 
     chain = longest_chain(graph, set(taps))
@@ -108,6 +108,13 @@ def _operators_before(graph: Graph, known: set[str], value: str) -> list[str]:
             kinds.append(kind)
         todo += needs
     return kinds
+
+
+def worst_image(out: Tensor, reference: Tensor) -> float:
+    """The largest relative L2 error of an image; infinite where the shape is another or something is not finite."""
+    if out.shape != reference.shape:
+        return float("inf")
+    return max(relative_error(mine, theirs) for mine, theirs in zip(out, reference, strict=True))
 
 
 def captured(network: nn.Module, inputs: Inputs) -> dict[Tap, Tensor]:

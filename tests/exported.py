@@ -19,7 +19,7 @@ def network(family: str) -> nn.Module:
 
 
 def sizes(family: str) -> Shapes:
-    """Batches of 1 to 8; of the convolutional families any size from 4x4 to 16x16, for DiT 8x8."""
+    """Batches of 1 to 8; of the convolutional families any size from 8x8 to 16x16, for DiT 8x8."""
     return shapes.of_variant(catalogue.find(f"tiny:{family}"), RES, (1, 8), dynamic=family != "dit")
 
 

@@ -6,25 +6,32 @@ from convbench.models.dic import DiC
 from convbench.models.dico import DiCo
 from convbench.models.dit import DiT
 from convbench.models.fcdm import FCDM
+from convbench.models.random_weights import fill
 
 CLASSES = 10
 INPUTS = {"classes": CLASSES, "res_multiple": 32}
 
 
+def filled(network: nn.Module) -> nn.Module:
+    """The same weights in every process, none of them zero."""
+    fill(network)
+    return network
+
+
 def dico(res: int) -> nn.Module:
-    return DiCo(16, [1, 1, 1, 1, 1], num_classes=CLASSES)
+    return filled(DiCo(16, [1, 1, 1, 1, 1], num_classes=CLASSES))
 
 
 def dic(res: int) -> nn.Module:
-    return DiC(16, [1, 1, 1, 1, 1], num_classes=CLASSES)
+    return filled(DiC(16, [1, 1, 1, 1, 1], num_classes=CLASSES))
 
 
 def fcdm(res: int) -> nn.Module:
-    return FCDM(16, [1, 1, 1, 1, 1], num_classes=CLASSES)
+    return filled(FCDM(16, [1, 1, 1, 1, 1], num_classes=CLASSES))
 
 
 def dit(res: int) -> nn.Module:
-    return DiT(32, 2, 2, 2, res=res, num_classes=CLASSES)
+    return filled(DiT(32, 2, 2, 2, res=res, num_classes=CLASSES))
 
 
 for factory in (dico, dic, fcdm, dit):

@@ -37,8 +37,8 @@ class BatchRange(click.ParamType):  # type: ignore[type-arg] # generic in the ne
 @click.command(
     "export",
     short_help="make an ONNX, TensorRT, OpenVINO or AOTInductor artefact",
-    epilog="\b\nExamples:\n  convbench export --model dico_s --res 256 --to onnx --out dico_s.onnx.d\n"
-    "  convbench export --model dic_s --to openvino --precision int8 --weights dic_s.pt --out dic_s_int8",
+    epilog="\b\nExamples:\n  convbench export --model dico_s --res 256 --to onnx --out dico_s_onnx\n"
+    "  convbench export --model dic_s --to openvino --precision int8 --out dic_s_int8",
 )
 @click.option("--model", required=True, metavar="ID", help="A model id, as `convbench models` lists them.")
 @click.option("--res", type=int, default=256, show_default=True, metavar="PX", help="Side of the decoded image.")

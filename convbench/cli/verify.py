@@ -16,7 +16,7 @@ KEYS = ("batch", "height", "width", "t_from", "t_to", "relative_l2", "max_abs", 
 @click.command(
     "verify",
     short_help="prove an artefact against fp32 PyTorch",
-    epilog="\b\nExamples:\n  convbench verify dico_s.onnx.d\n  convbench verify dic_s_int8 --format json",
+    epilog="\b\nExamples:\n  convbench verify dico_s_onnx\n  convbench verify dic_s_int8 --format json",
 )
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--weights", help="The checkpoint it was made from, where that has moved.")
