@@ -88,6 +88,22 @@ def percent_interval(key: str) -> Callable[[dict[str, Any]], str | None]:
     return text
 
 
+def rank(row: dict[str, Any]) -> Any:
+    """The place among the rows of the same conditions, or that there is none for this one."""
+    refused = row.get("verdict") == "INVALID" or row.get("unranked")
+    return "not ranked" if refused else row.get("rank")
+
+
+def _number_or_note(number: str, note: str) -> Callable[[dict[str, Any]], Any]:
+    """A figure, or where there is none the words that say why."""
+    return lambda row: row.get(note) if row.get(number) is None else row[number]
+
+
+beside = _number_or_note("baseline_ratio", "baseline_note")
+own_ratio = _number_or_note("our_ratio", "our_note")
+over_printed = _number_or_note("over_printed", "over_printed_note")
+
+
 COLUMNS: dict[str, Column] = {
     "model": Column("model", left=True),
     "name": Column("name", left=True, spare=3),
@@ -226,4 +242,49 @@ COLUMNS: dict[str, Column] = {
     "reason": Column("because", left=True, spare=2),
     "what": Column("what", left=True),
     "value": Column("value", left=True),
+    # A report of stored runs.
+    "file": Column("file", left=True, spare=8),
+    "rank": Column("rank", of=rank),
+    "baseline_ratio": Column(
+        "× baseline", lambda value: value if isinstance(value, str) else f"{value:.3f}", of=beside
+    ),
+    "baseline_interval": Column("95 %", of=number_interval("baseline_ratio"), spare=3),
+    "images_per_s_low": Column("from", significant),
+    "images_per_s_high": Column("to", significant),
+    "latency_s_p90": Column("p90 ms", milliseconds),
+    "latency_s_p99": Column("p99 ms", milliseconds),
+    "blocks": Column("blocks"),
+    "processes": Column("processes"),
+    "load_s": Column("load s", scaled(1, 1)),
+    "flops_per_s": Column("TFLOP/s", lambda value: significant(value / 1e12)),
+    "peak_flops_per_s": Column("measured peak TFLOP/s", lambda value: significant(value / 1e12)),
+    "limit_images_per_s": Column("limit images/s", significant),
+    "limit_wall": Column("wall", left=True),
+    "error_vs_fp32": Column("error", lambda value: f"{value:.1e}"),
+    "zeros_ratio": Column("zeros", scaled(1, 2)),
+    "compared_with": Column("in turns with", left=True),
+    "smallest_difference": Column("can tell", lambda value: f"{100 * value:.1f} %"),
+    "joules_per_image": Column("J an image", significant),
+    "unranked": Column("not ranked because", left=True),
+    "measured_at": Column("measured at", left=True),
+    # A paper's table: as printed, as counted, as replayed and as measured.
+    "printed_params": Column("printed params M", scaled(1e6, 1)),
+    "printed_macs": Column("printed MACs G", lambda value: f"{value / 1e9:.10g}"),
+    "printed_winograd_macs": Column("printed Winograd G", lambda value: f"{value / 1e9:.10g}"),
+    "quoted_images_per_s": Column("printed images/s", lambda value: f"{value:.10g}"),
+    "quoted_ratio": Column("× of printed", scaled(1, 2)),
+    "replayed_images_per_s": Column("replayed images/s", significant, spare=2),
+    "our_images_per_s": Column("our images/s", significant),
+    "our_interval": Column("95 %", lambda value: f"±{100 * value:.1f} %", spare=1),
+    "our_ratio": Column("× of ours", lambda value: value if isinstance(value, str) else f"{value:.2f}", of=own_ratio),
+    "our_ratio_interval": Column("95 %", of=number_interval("our_ratio"), spare=1),
+    "over_printed": Column(
+        "ours / printed", lambda value: value if isinstance(value, str) else f"{value:.2f}", of=over_printed, spare=3
+    ),
+    "training": Column("steps trained", left=True, spare=4),
+    "guidance": Column("guidance", left=True, spare=5),
+    "fid": Column("FID (from the paper)", scaled(1, 2), spare=6),
+    "inception_score": Column("IS (from the paper)", scaled(1, 2), spare=7),
+    "quality_precision": Column("precision (from the paper)", scaled(1, 2), spare=8),
+    "quality_recall": Column("recall (from the paper)", scaled(1, 2), spare=9),
 }

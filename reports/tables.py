@@ -1,4 +1,4 @@
-"""Rows as a table on a terminal, Markdown, CSV or JSON. One list of rows, one list of columns, four formats."""
+"""Rows as a table on a terminal, Markdown, LaTeX, CSV or JSON. One list of rows, one list of columns."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ def render(
 
     Args:
         keys: the columns of a table; JSON and CSV hold every key.
-        form: "table" (a rich table), "plain" (the same without lines and colours), "markdown", "csv" or "json".
+        form: "table" (a rich table), "plain" (the same without lines and colours), "markdown", "latex", "csv", "json".
         notes: lines under a table.
         width: of the terminal, for "table" and "plain".
     """
@@ -26,23 +26,27 @@ def render(
         return json.dumps(rows, indent=1)
     if form == "csv":
         return _csv(rows)
+    if form == "latex":
+        from .latex import latex
+
+        return latex(rows, keys, notes)
     if not rows:
         return "\n".join(["nothing to show", *notes])
-    constant, varying = _split(rows, keys)
-    cells = [[_cell(row, key) for key in varying] for row in rows]
-    above = ", ".join(f"{COLUMNS[key].header} {_cell(rows[0], key)}" for key in constant)
+    constant, varying = split(rows, keys)
+    cells = [[cell_text(row, key) for key in varying] for row in rows]
+    above = ", ".join(f"{COLUMNS[key].header} {cell_text(rows[0], key)}" for key in constant)
     if form == "markdown":
         return "\n".join(filter(None, [above and f"{above}\n", _markdown(varying, cells), *(f"\n{n}" for n in notes)]))
     return _terminal(varying, cells, above, notes, form == "table", width)
 
 
-def _split(rows: Sequence[Row], keys: Sequence[str]) -> tuple[list[str], list[str]]:
+def split(rows: Sequence[Row], keys: Sequence[str]) -> tuple[list[str], list[str]]:
     """Conditions that all rows share stand above the table, once; columns nobody has a value for are left out."""
     conditions = {"res", "batch", "backend", "precision", "device", "threads", "weights", "repeat", "mode"}
     constant: list[str] = []
     varying: list[str] = []
     for key in keys:
-        values = {_cell(row, key) for row in rows}
+        values = {cell_text(row, key) for row in rows}
         if values == {NOTHING}:
             continue
         same = key in conditions and len(values) == 1
@@ -51,7 +55,7 @@ def _split(rows: Sequence[Row], keys: Sequence[str]) -> tuple[list[str], list[st
     return constant, varying
 
 
-def _cell(row: Row, key: str) -> str:
+def cell_text(row: Row, key: str) -> str:
     column = COLUMNS[key]
     value = column.of(row) if column.of else row.get(key)
     return NOTHING if value is None else column.text(value)
@@ -97,7 +101,12 @@ def _terminal(
     gap = (0, 1, 0, 0) if lines else (0, 2, 0, 0)
     table = Table(box=box.SIMPLE_HEAD if lines else None, show_edge=False, pad_edge=False, padding=gap)
     texts = [[COLUMNS[keys[i]].header, *(row[i] for row in cells)] for i in kept]
-    given = _shared([widths[i] for i in kept], [max(map(len, column)) for column in texts], console.width)
+    wanted = [max(map(len, column)) for column in texts]
+    given = _shared([widths[i] for i in kept], wanted, console.width)
+    if given == wanted and not lines:  # nothing to break into lines: a hundred times as fast as rich's table
+        left = [COLUMNS[keys[i]].left for i in kept]
+        body = [_line(line, given, left) for line in zip(*texts, strict=True)]
+        return "\n".join([*([above] if above else []), *body, *notes])
     for i, width in zip(kept, given, strict=True):
         column = COLUMNS[keys[i]]
         table.add_column(column.header, justify="left" if column.left else "right", width=width, overflow="fold")
@@ -109,6 +118,11 @@ def _terminal(
     for note in notes:
         console.print(note, style="dim" if lines else None)
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip("\n").split("\n"))
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], left: Sequence[bool]) -> str:
+    pairs = zip(cells, widths, left, strict=True)
+    return "  ".join(cell.ljust(width) if is_left else cell.rjust(width) for cell, width, is_left in pairs).rstrip()
 
 
 def _least_width(column: Column, cells: Sequence[str]) -> int:

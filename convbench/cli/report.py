@@ -1,0 +1,134 @@
+"""``convbench report``: tables and plots from stored runs."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import catalogue
+from . import options
+
+if TYPE_CHECKING:
+    from ..reports.runs import Runs
+
+FORMATS = (*options.FORMATS, "latex")
+KEYS = (
+    *("file", "model", "res", "batch", "backend", "precision", "device", "threads", "weights", "repeat", "mode"),
+    *("params", "macs", "winograd_macs", "images_per_s", "interval", "baseline_ratio", "baseline_interval"),
+    *("latency_s_p50", "prepare_s", "limit_fraction", "ratio", "difference", "rank", "status", "verdict"),
+)
+NAMED = 12  # so many notes of one kind, then how many more there are
+
+
+@click.command(
+    "report",
+    short_help="tables and plots from stored runs",
+    epilog="\b\nExamples:\n  convbench report run.jsonl --sort images_per_s --format latex\n"
+    "  convbench report run.jsonl --where res=256,batch=32 --baseline dit_xl_2",
+)
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN…")
+@click.option(
+    "--columns", type=options.CommaList(), metavar="KEY[,KEY…]", help="Only these, by the keys of --format json."
+)
+@click.option(
+    "--sort",
+    metavar="KEY",
+    help="Order of the rows: the largest first where more is better; -KEY the other way round.",
+)
+@click.option(
+    "--where", type=options.CommaList(), metavar="KEY=VALUE[,…]", help="Only rows such as res=256,batch=32,batch=64."
+)
+@click.option(
+    "--baseline", metavar="ID", help="The model that ratios are to [default: dit_xl_2, where it was measured]."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="table",
+    show_default=True,
+    help="latex has booktabs rules; json and csv hold every key in base units.",
+)
+def command(
+    runs: tuple[Path, ...],
+    columns: list[str] | None,
+    sort: str | None,
+    where: list[str] | None,
+    baseline: str | None,
+    form: str,
+) -> None:
+    """Tables from RUN…: files of --out and of --format json, or folders of them.
+
+    A ratio to the baseline is one of the same run: same file, machine, size, batch, backend, precision, threads and
+    mode. Elsewhere the cell says "not comparable". INVALID rows and rows that may be listed only have no rank.
+    """
+    from ..reports.runs import read_runs
+
+    read = read_runs(runs)
+    for note in read.notes:
+        click.echo(note, err=True)
+    _table(read, columns, sort, where, baseline, form)
+
+
+def _table(
+    runs: "Runs",
+    columns: list[str] | None,
+    sort: str | None,
+    where: list[str] | None,
+    baseline: str | None,
+    form: str,
+) -> None:
+    from ..errors import NothingMeasured
+    from ..reports import selection
+    from ..reports.baseline import BASELINE, beside_baseline
+    from ..reports.runs import records
+
+    if not runs.measurements:
+        held = ", ".join(kind for kind, rows in vars(runs).items() if rows and kind != "notes")
+        raise NothingMeasured(f"no row of convbench throughput in these files, only {held}")
+    _require_baseline(baseline, runs)
+    rows = records(beside_baseline(runs.frame, baseline or BASELINE))
+    rows = selection.sorted_rows(selection.where(rows, where or []), sort)
+    usual = [key for key in KEYS if key != "file" or len({row["file"] for row in rows}) > 1]
+    keys = selection.shown_columns(columns, usual, rows, form)
+    notes = list(_notes(rows))
+    if columns and form in ("json", "csv"):
+        rows = selection.narrowed(rows, keys)
+    options.show(rows, keys, form, notes)
+
+
+def _require_baseline(baseline: str | None, runs: "Runs") -> None:
+    """Raise UsageError unless the files hold the model that was asked for."""
+    from ..errors import UsageError
+    from ..reports.selection import require_known
+
+    models = list(dict.fromkeys(row["model"] for row in runs.measurements))
+    if baseline is not None and baseline not in models:
+        require_known(baseline, [*models, *catalogue.variants()], "model")
+        raise UsageError(f"--baseline {baseline} is in none of these files: there are {', '.join(models)}")
+
+
+def _notes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if any(row["baseline_ratio"] is not None for row in rows):
+        yield (
+            f"× baseline: images/s over those of {rows[0]['baseline']} in the same run and conditions; its interval is "
+            "made of both."
+        )
+    if any(row["baseline_note"] == "not comparable" for row in rows):
+        yield "not comparable: the baseline was measured in another run, on another device or under other conditions."
+    yield from _some([_unranked(row) for row in rows if _unranked(row)])
+
+
+def _unranked(row: dict[str, Any]) -> str:
+    """Why a row has no rank."""
+    if row["unranked"]:
+        return f"{row['case']}: not ranked, {row['unranked']}"
+    if row["verdict"] == "INVALID" or row["status"] != "ok":
+        return f"{row['case']}: {row['verdict'] or row['status']}, {row['reason']}"
+    return ""
+
+
+def _some(notes: list[str]) -> list[str]:
+    left = len(notes) - NAMED
+    return notes if left <= 0 else [*notes[:NAMED], f"… and {left} more rows without a rank."]

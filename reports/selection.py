@@ -1,0 +1,98 @@
+"""Which rows and which columns of a report are shown, and in what order. Every unknown name gets the nearest ones."""
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from convbench.errors import UsageError
+from convbench.metrics import COLUMNS
+
+from .baseline import is_ranked
+
+Row = dict[str, Any]
+
+LARGEST_FIRST = {
+    *("images_per_s", "baseline_ratio", "ratio", "limit_fraction", "mfu", "flops_per_s", "limit_images_per_s"),
+    *("peak_flops_per_s", "measured_at"),
+}
+
+
+def require_known(name: str, known: Iterable[str], what: str) -> None:
+    """Raise UsageError unless the name is one of the known, with the nearest of them."""
+    names = list(dict.fromkeys(known))
+    if name not in names:
+        near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+        raise UsageError(f"unknown {what} '{name}': {hint}")
+
+
+def shown_columns(asked: Sequence[str] | None, usual: Sequence[str], rows: Sequence[Row], form: str) -> list[str]:
+    """The keys to show: those asked for, each of which has to be a key of the rows or of the usual table."""
+    if asked is None:
+        return list(usual)
+    every = [*usual, *(key for row in rows[:1] for key in row)]
+    known = every if form in ("json", "csv") else [key for key in every if key in COLUMNS]
+    for key in asked:
+        require_known(key, known, "column")
+    return list(dict.fromkeys(asked))
+
+
+def narrowed(rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:
+    """Rows of those keys alone, for formats that otherwise hold every key; derived columns as printed."""
+    return [{key: _value(row, key) for key in keys} for row in rows]
+
+
+def _value(row: Row, key: str) -> Any:
+    column = COLUMNS.get(key)
+    return row[key] if key in row or column is None or column.of is None else column.of(row)
+
+
+def sorted_rows(rows: Sequence[Row], key: str | None) -> list[Row]:
+    """By one key: the largest first where more is better, else the smallest; with ``-`` in front the other way round.
+
+    Rows that are not ranked stand behind the others, those without a value last.
+    """
+    if key is None:
+        return list(rows)
+    name = key.removeprefix("-")
+    require_known(name, [known for row in rows[:1] for known in row if _sortable(rows, known)], "key to sort by")
+    falling = (name in LARGEST_FIRST) != key.startswith("-")
+    valued = [row for row in rows if row[name] is not None]
+    ordered = sorted(valued, key=lambda row: row[name], reverse=falling)
+    ordered.sort(key=lambda row: not is_ranked(row))
+    return ordered + [row for row in rows if row[name] is None]
+
+
+def _sortable(rows: Sequence[Row], key: str) -> bool:
+    kinds = {type(row.get(key)) for row in rows if row.get(key) is not None}
+    return kinds <= {int, float} or kinds == {str}
+
+
+def where(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
+    """The rows that meet every ``key=value``; values of one key add up.
+
+    Raises:
+        UsageError: an unknown key, or a value that no row has.
+    """
+    wanted: dict[str, list[str]] = {}
+    for condition in conditions:
+        key, equals, value = condition.partition("=")
+        if not equals:
+            raise UsageError(f"--where {condition}: say key=value, such as batch=32")
+        require_known(key, [known for row in rows[:1] for known in row], "key")
+        _require_value(rows, key, value)
+        wanted.setdefault(key, []).append(value)
+    tests: list[Callable[[Row], bool]] = [
+        lambda row, key=key, values=values: str(row[key]) in values  # type: ignore[misc]
+        for key, values in wanted.items()
+    ]
+    kept = [row for row in rows if all(test(row) for test in tests)]
+    if rows and not kept:
+        raise UsageError(f"no row has {', '.join(conditions)} together")
+    return kept
+
+
+def _require_value(rows: Sequence[Row], key: str, value: str) -> None:
+    held = list(dict.fromkeys(str(row[key]) for row in rows if not isinstance(row[key], list | dict)))
+    if value not in held:
+        raise UsageError(f"no row has {key}={value}: there are {', '.join(held[:12])}")
