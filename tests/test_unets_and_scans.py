@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from convbench import models
 from convbench.catalogue import Signature, find, variants
 from convbench.counting import Count, count, count_variant, meta_inputs, row
+from convbench.errors import WeightsError
 from convbench.models.adm import ADM, ADMU
 from convbench.models.dim import DiM
 from convbench.models.dimsum import DiMSUM
@@ -31,6 +32,7 @@ from convbench.models.ldm import LDM
 from convbench.models.random_weights import fill, fixed_tables
 from convbench.proof import LEAST_CHANGE
 from convbench.tolerances import RELATIVE_L2
+from convbench.weights import load_weights
 
 DATA = Path(__file__).parent / "data"
 REFERENCE: dict[str, Any] = json.loads(gzip.decompress((DATA / "unets_and_scans.json.gz").read_bytes()))
@@ -299,6 +301,19 @@ def test_a_size_that_does_not_suit_is_refused(network: Any, side: int, message: 
     channels = 3 if isinstance(model, ADM | LDM) else 4
     with pytest.raises(ValueError, match=message):
         model(torch.randn(1, channels, side, side), torch.rand(1), torch.tensor([3]))
+
+
+def test_a_whole_checkpoint_of_ldm_is_read_without_what_lies_beside_the_network(tmp_path: Path) -> None:
+    """Nothing else is passed over: loading stays strict."""
+    network, other = (LDM(32, [1, 2], 1, [2], num_classes=10) for _ in range(2))
+    fill(network, seed=1)
+    beside = dict.fromkeys(("first_stage_model.encoder.conv_in.weight", "betas", "model_ema.decay"), torch.zeros(1))
+    torch.save({"state_dict": {**network.state_dict(), **beside}}, tmp_path / "model.ckpt")
+    load_weights(other, str(tmp_path / "model.ckpt"), find("ldm_4"))
+    assert all(torch.equal(value, network.state_dict()[key]) for key, value in other.state_dict().items())
+    torch.save({**network.state_dict(), "another.weight": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match=r"1 unexpected \(first: another\.weight\)"):
+        load_weights(other, str(tmp_path / "other.pt"), find("ldm_4"))
 
 
 @pytest.mark.parametrize("id", OURS)

@@ -4,7 +4,7 @@ Paper: arXiv:2112.10752. Variants, sources and printed numbers: ``ldm.toml``.
 Shape letters: B batch, C channels, E width of the timestep's condition, H W latent height and width, N = H * W.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,13 @@ from .timestep import SinusoidalCode
 
 GROUPS = 32  # of every group norm
 CLASS_WIDTH = 512
+SCHEDULE = {
+    *("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod"),
+    *("log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod"),
+    *("posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"),
+    *("logvar", "lvlb_weights"),
+}
+"""Of the released checkpoints, beside the networks."""
 
 
 class ResBlock(nn.Module):
@@ -236,6 +243,14 @@ class LDM(nn.Module):
         unet = UNet(width, multipliers, depth, attention_at, in_channels, out)
         self.model = nn.ModuleDict({"diffusion_model": unet})
         self.cond_stage_model = nn.ModuleDict({"embedding": nn.Embedding(num_classes + 1, CLASS_WIDTH)})
+
+    def from_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A whole checkpoint without the autoencoder, the averaged copy and the schedule that lie in the same file."""
+        return {
+            key: value
+            for key, value in state.items()
+            if not key.startswith(("first_stage_model.", "model_ema.")) and key not in SCHEDULE
+        }
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         require_multiple(x, self.multiple, "LDM")
