@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch.nn import functional as F
 
+from . import derived
 from .clock import clock_of
 from .counting import Count
 from .precision import dtype_of
@@ -29,7 +30,7 @@ class Rates:
     @property
     def peak_flops_per_s(self) -> float:
         """The fastest of products and convolutions."""
-        return max(self.matmul_flops_per_s, self.conv1x1_flops_per_s, self.conv3x3_flops_per_s)
+        return derived.peak_flops_per_s(asdict(self))
 
     def best(self, other: "Rates") -> "Rates":
         """The higher of each rate: noise only ever lowers them."""
@@ -78,14 +79,9 @@ class Limit:
 def limit(counted: Count, batch: int, rates: Rates, launches: int = 0, weight_passes: int = 1) -> Limit:
     """Roofline floor of one forward pass of a batch.
 
-    compute: 2 * ``macs_full`` * batch / the best rate measured, convolution's included, so that no algorithm of the
-    library can pass it. memory: each weight once, or ``weight_passes`` times / copy rate, as activations might never leave the chip.
-    launch: operators / launch rate, for backends that launch each operator by itself.
+    By the walls of derived.py, compute with ``macs_full``; ``weight_passes``: how often each weight is moved.
     """
-    walls = {
-        "compute": 2 * counted.macs_full * batch / rates.peak_flops_per_s,
-        "memory": weight_passes * counted.weight_bytes / rates.copy_bytes_per_s,
-        "launch": launches / rates.launches_per_s,
-    }
-    wall = max(walls, key=lambda name: walls[name])
-    return Limit(walls[wall], wall)
+    wall, seconds = derived.nearest_wall(
+        derived.walls(counted.macs_full * batch, counted.weight_bytes, asdict(rates), launches, weight_passes)
+    )
+    return Limit(seconds, wall)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 
+from . import derived
 from .calibration import Rates, calibrate
 from .catalogue import find
 from .clock import RULES
@@ -13,7 +14,6 @@ from .schema import Case, Second
 START_S = 3.0  # process, imports, calibration
 WEIGHTS_PER_S = 1e8  # random weights drawn
 SHARE_OF_PEAK = 0.4  # that an unfused network reaches, about
-FORWARDS = 3  # as in training.py
 COMPILE_S = {"compile": 60.0}
 WORKSPACE = 2.0  # activations, over the least that must live at one time: layouts, libraries, fragmentation
 PROCESS_BYTES = 500e6
@@ -36,7 +36,7 @@ def estimate(case: Case, rates: Rates) -> Estimate:
     activations = case.batch * counted.peak_activation_bytes * WORKSPACE
     step = 2 * counted.macs_full * case.batch / (SHARE_OF_PEAK * rates.peak_flops_per_s)
     if case.mode != "forward":  # gradient, two moments, perhaps an average; every activation waits for its backward
-        step *= FORWARDS
+        step *= derived.passes(case.mode)
         weights = counted.weight_bytes * (5 if "ema" in case.mode else 4)
         kept = counted.peak_activation_bytes if "checkpointing" in case.mode else counted.activation_bytes / 2
         activations = case.batch * kept * WORKSPACE

@@ -21,6 +21,7 @@ from . import (
     catalogue,
     checks,
     compare,
+    derived,
     environment,
     kernels_seen,
     memory,
@@ -33,7 +34,7 @@ from .calibration import Rates, calibrate, limit
 from .clock import RULES, Clock, CudaClock, Inputs, Lane, Rules, StoppedClock, clock_of, rotating, time_lanes
 from .counting import Count, count_variant
 from .errors import ConvbenchError
-from .intervals import median_interval, percentile
+from .intervals import percentile
 from .models import create
 from .proof import Finding, Proof
 from .schema import VERDICTS, Backend, Case, Measurement, Second, Step
@@ -268,23 +269,20 @@ def _conclude(each: Opened, rules: Rules, clock: Clock, seen: list[Finding]) -> 
         result.zeros_ratio = checks.zeros_ratio(lane, lambda: each.step(*zeros), clock)
         latencies = _latencies(lane, clock)
         rates = each.rates.best(_rates(case))
-    passes = 1 if case.mode == "forward" else training.FORWARDS
-    state = 1 if case.mode == "forward" else training.STATE_PASSES
-    floor = limit(counted, passes * case.batch, rates, len(counted.operations) if each.backend.eager else 0, state)
+    worth, state = derived.passes(case.mode), derived.state_passes(case.mode)
+    floor = limit(counted, worth * case.batch, rates, len(counted.operations) if each.backend.eager else 0, state)
 
-    fast, slow = median_interval(samples)
-    result.images_per_s, result.images_per_s_low, result.images_per_s_high = (
-        case.batch / seconds for seconds in (step_s, slow, fast)
-    )
+    speed, result.images_per_s_low, result.images_per_s_high = derived.speeds(case.batch, samples)
+    result.images_per_s = speed
     result.latency_s_p50 = percentile(latencies, 0.5)
     result.latency_s_p90 = percentile(latencies, 0.9, at_least=10)
     result.latency_s_p99 = percentile(latencies, 0.99, at_least=100)
     result.blocks, result.steps_per_block, result.block_s = len(samples), lane.steps_per_block, samples
-    result.flops_per_s = 2 * passes * counted.macs_full * result.images_per_s
+    result.flops_per_s = derived.flops_per_s(case.mode, counted.macs_full, speed)
     result.rates, result.peak_flops_per_s = asdict(rates), rates.peak_flops_per_s
     result.mfu = result.flops_per_s / rates.peak_flops_per_s
     result.limit_images_per_s, result.limit_wall = case.batch / floor.seconds, floor.wall
-    result.limit_fraction = result.images_per_s / result.limit_images_per_s
+    result.limit_fraction = speed / result.limit_images_per_s
 
     found = [
         changed,

@@ -16,11 +16,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from . import backends, checks, compare, precision
+from . import backends, checks, compare, derived, precision
 from .environment import cores, describe, free_bytes
 from .errors import UsageError
 from .estimate import estimate, quick_rates
-from .intervals import median_interval
 from .plan import Request, bundles, plan
 from .schema import VERDICTS, Case, Measurement, Second
 from .store import append, read, require_writable
@@ -199,8 +198,7 @@ def merge(results: list[Measurement]) -> Measurement:
         return worst
     samples = [sample for result in results for sample in result.block_s]
     medians = [median(result.block_s) for result in results]
-    fast, slow = median_interval(samples)
-    speed = worst.batch / median(samples)
+    speed, low, high = derived.speeds(worst.batch, samples, medians)
     assert worst.images_per_s
     scale = speed / worst.images_per_s
     return replace(
@@ -210,8 +208,8 @@ def merge(results: list[Measurement]) -> Measurement:
         block_s=samples,
         blocks=len(samples),
         images_per_s=speed,
-        images_per_s_low=worst.batch / max(slow, *medians),
-        images_per_s_high=worst.batch / min(fast, *medians),
+        images_per_s_low=low,
+        images_per_s_high=high,
         reason="; ".join(dict.fromkeys(result.reason for result in results if result.reason)),
         **{key: scale * value for key in ("flops_per_s", "mfu", "limit_fraction") if (value := getattr(worst, key))},
     )

@@ -18,9 +18,7 @@ from .schema import Case, Step
 from .tolerances import RELATIVE_L2
 from .variants import checkpointed
 
-FORWARDS = 3  # a backward pass takes two products where the forward pass takes one
 EMA_DECAY = 0.9999
-STATE_PASSES = 6  # AdamW reads and writes weights and two moments, at least
 
 
 def unsupported(case: Case) -> str | None:
