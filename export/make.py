@@ -124,7 +124,16 @@ def build(
     else:
         scratch.mkdir()
         straight = wanted.to == "onnx"
-        source, details = _onnx(network, sizes, wanted.precision, opset, into if straight else scratch, scratch, report)
+        source, details = _onnx(
+            network,
+            sizes,
+            wanted.precision,
+            opset,
+            wanted.weights is not None,
+            into if straight else scratch,
+            scratch,
+            report,
+        )
         layers = details.pop("layers")
         entry, target = onnx.ENTRY, {"device": "cpu"}
         if wanted.to == "openvino":
@@ -163,7 +172,14 @@ def build(
 
 
 def _onnx(
-    network: nn.Module, sizes: Shapes, precision: str, opset: int, into: Path, scratch: Path, report: Report
+    network: nn.Module,
+    sizes: Shapes,
+    precision: str,
+    opset: int,
+    trained: bool,
+    into: Path,
+    scratch: Path,
+    report: Report,
 ) -> tuple[Path, dict[str, Any]]:
     """Write model.onnx in the precision. ``details["layers"]``: those that the file still names."""
     file = into / onnx.ENTRY
@@ -173,7 +189,7 @@ def _onnx(
     details = onnx.write(network, sizes, wide, onnx.OPSET_INT8 if precision == "int8" else opset)
     report("calibrating" if precision == "int8" else "converting")
     if precision == "int8":
-        details |= quantize.write(wide, file, network, sizes)
+        details |= quantize.write(wide, file, network, sizes, trained)
     else:
         details |= autocast.write(wide, file, precision, network, sizes)
     graph = packages.require("onnx").load(str(file), load_external_data=False).graph

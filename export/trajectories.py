@@ -12,15 +12,17 @@ from convbench.sampling.sampler import Sampler
 from .shapes import Shapes
 
 CLIP = {8: 4.0, 1: 1.0}
-"""Of the predicted data, by Signature.factor: latents are of unit size, pixels lie in -1 .. 1. A trained network stays
-within; one with random weights would leave the range of everything it will ever be given."""
+"""Of the predicted data, by Signature.factor: no latent of a trained network leaves it, pixels lie in -1 .. 1."""
+CLIP_RANDOM = (
+    1.0  # what random weights predict is clipped everywhere: this leaves states of unit size, as trained ones are
+)
 
 
-def sampler(sizes: Shapes, steps: int) -> Sampler:
+def sampler(sizes: Shapes, steps: int, trained: bool) -> Sampler:
     """A deterministic one that suits what the network predicts."""
     if sizes.takes.predicts == "velocity":
         return samplers.create("euler", steps)
-    return samplers.create("ddim", steps, clip=CLIP.get(sizes.takes.factor, 4.0))
+    return samplers.create("ddim", steps, clip=CLIP.get(sizes.takes.factor, 4.0) if trained else CLIP_RANDOM)
 
 
 def sample(
@@ -28,6 +30,7 @@ def sample(
     sizes: Shapes,
     steps: int,
     images: int,
+    trained: bool,
     seen: Callable[[Tensor, Tensor, Tensor], None] = lambda x, t, y: None,
 ) -> Tensor:
     """Images from fixed noise, each with a class. ``seen`` is called with what the network is given."""
@@ -42,4 +45,4 @@ def sample(
         return model(x, t, y)
 
     with torch.inference_mode():
-        return sampler(sizes, steps).sample(watched, noise.start(), noise)
+        return sampler(sizes, steps, trained).sample(watched, noise.start(), noise)

@@ -163,11 +163,12 @@ def _compared(out: Tensor, reference: Tensor, inputs: Inputs, limit: float) -> R
 def _trajectory(step: Step, network: nn.Module, sizes: Shapes, manifest: folder.Manifest) -> Row:
     """The same start, noise and class through the sampler with both; how far apart the images are at the end."""
     device, images = manifest.target["device"], max(1, sizes.batch[0])
-    expected = trajectories.sample(network, sizes, TRAJECTORY_STEPS, images)
-    found = trajectories.sample(lambda x, t, y: _run(step, (x, t, y), device), sizes, TRAJECTORY_STEPS, images)
+    trained = not manifest.weights["source"].startswith("random")
+    expected = trajectories.sample(network, sizes, TRAJECTORY_STEPS, images, trained)
+    found = trajectories.sample(lambda x, t, y: _run(step, (x, t, y), device), sizes, TRAJECTORY_STEPS, images, trained)
     error, limit = relative_error(found, expected), TRAJECTORY_L2[manifest.precision]
     return {
-        "sampler": trajectories.sampler(sizes, TRAJECTORY_STEPS).name,
+        "sampler": trajectories.sampler(sizes, TRAJECTORY_STEPS, trained).name,
         "steps": TRAJECTORY_STEPS,
         "images": images,
         "relative_l2": error if math.isfinite(error) else None,

@@ -211,7 +211,8 @@ def test_half_precision_keeps_the_response_norm_wide(artefact: Artefact) -> None
 def test_int8_is_calibrated_on_a_trajectory_and_keeps_its_biases(artefact: Artefact) -> None:
     path = artefact("dico", "onnx", "int8")
     found = verify.check(path, exported.network("dico"), exported.sizes("dico"))
-    assert 1e-3 < worst(found) < 2e-1  # of a network so small; the S sizes stay below the limit of 1e-1
+    assert found["status"] == "passed", found["reason"]
+    assert 1e-3 < worst(found) < 1e-1
     details = folder.read(path).details
     assert (details["opset"], details["calibration"]) == (20, "16 steps of ddim, 2 images")
     graph = graph_of(path)
