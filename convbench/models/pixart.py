@@ -156,7 +156,8 @@ class PixArt(nn.Module):
         require_side(x, self.side, "PixArt")
         time, caption = self.t_embedder(t), None  # (B, C)
         if self.text:
-            caption = self.y_embedder(y.squeeze(1) if y.dim() == 4 else y)  # (B, M, C)
+            text = y.squeeze(1) if y.dim() == 4 else y
+            caption = self.y_embedder(text.to(x.dtype))  # (B, M, C); text encoders answer in a precision of their own
         else:
             time = time + self.y_embedder(y)
         keep = None if mask is None else mask.bool()[:, None, None]
