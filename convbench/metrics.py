@@ -31,6 +31,11 @@ def significant(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 9999.5 else f"{value:.0f}"
 
 
+def as_printed(value: float) -> str:
+    """The digits that a paper prints, but for zeros at the end."""
+    return f"{value:.10g}"
+
+
 def milliseconds(value: float) -> str:
     return significant(1e3 * value)
 
@@ -157,6 +162,9 @@ COLUMNS: dict[str, Column] = {
     "b": Column("B images/s", significant),
     "label": Column("model", left=True),
     "printed_in": Column("printed in", left=True),
+    "gmacs_printed": Column("printed", significant),
+    "params_m_printed": Column("printed M", significant),
+    "remark": Column("difference", left=True),
     "printed_images_per_s": Column("images/s", lambda value: f"{value:.10g}"),
     "audited_macs": Column("MACs G", scaled(1e9, 2)),
     "implied_flops_per_s": Column("TFLOP/s", scaled(1e12, 1)),
@@ -268,23 +276,25 @@ COLUMNS: dict[str, Column] = {
     "unranked": Column("not ranked because", left=True),
     "measured_at": Column("measured at", left=True),
     # A paper's table: as printed, as counted, as replayed and as measured.
-    "printed_params": Column("printed params M", scaled(1e6, 1)),
-    "printed_macs": Column("printed MACs G", lambda value: f"{value / 1e9:.10g}"),
-    "printed_winograd_macs": Column("printed Winograd G", lambda value: f"{value / 1e9:.10g}"),
-    "quoted_images_per_s": Column("printed images/s", lambda value: f"{value:.10g}"),
+    "printed_params": Column("printed params M", lambda value: as_printed(value / 1e6)),
+    "printed_macs": Column("printed MACs G", lambda value: as_printed(value / 1e9)),
+    "printed_winograd_macs": Column("printed Winograd G", lambda value: as_printed(value / 1e9), spare=2),
+    "counted_winograd_macs": Column("Winograd MACs G", scaled(1e9, 2), spare=2),
+    "quoted_images_per_s": Column("printed images/s", as_printed),
     "quoted_ratio": Column("× of printed", scaled(1, 2)),
     "replayed_images_per_s": Column("replayed images/s", significant, spare=2),
     "our_images_per_s": Column("our images/s", significant),
-    "our_interval": Column("95 %", lambda value: f"±{100 * value:.1f} %", spare=1),
+    "our_verdict": Column("verdict", left=True, spare=1),
+    "our_interval": Column("95 %", lambda value: f"±{100 * value:.1f} %", spare=2),
     "our_ratio": Column("× of ours", lambda value: value if isinstance(value, str) else f"{value:.2f}", of=own_ratio),
-    "our_ratio_interval": Column("95 %", of=number_interval("our_ratio"), spare=1),
+    "our_ratio_interval": Column("95 %", of=number_interval("our_ratio"), spare=3),
     "over_printed": Column(
         "ours / printed", lambda value: value if isinstance(value, str) else f"{value:.2f}", of=over_printed, spare=3
     ),
     "training": Column("steps trained", left=True, spare=4),
     "guidance": Column("guidance", left=True, spare=5),
-    "fid": Column("FID (from the paper)", scaled(1, 2), spare=6),
-    "inception_score": Column("IS (from the paper)", scaled(1, 2), spare=7),
-    "quality_precision": Column("precision (from the paper)", scaled(1, 2), spare=8),
-    "quality_recall": Column("recall (from the paper)", scaled(1, 2), spare=9),
+    "fid": Column("FID (from the paper)", as_printed, spare=6),
+    "inception_score": Column("IS (from the paper)", as_printed, spare=7),
+    "quality_precision": Column("precision (from the paper)", as_printed, spare=8),
+    "quality_recall": Column("recall (from the paper)", as_printed, spare=9),
 }

@@ -8,6 +8,7 @@ import torch
 from ablated import OURS
 
 from convbench import models
+from convbench.ablations import options, printed
 from convbench.catalogue import families, find
 from convbench.counting import Count, count_variant, meta_inputs
 from convbench.errors import UsageError
@@ -109,3 +110,40 @@ def test_a_change_that_cannot_be_is_one_line(id: str, message: str) -> None:
     with pytest.raises(UsageError) as error:
         find(id)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_the_papers_ablations_stand_beside_our_counts() -> None:
+    rows = {row["model"] or row["label"]: row for row in printed()}
+    assert rows["dico_s@kernel=5"]["remark"] == "as printed"
+    # Table 11 of FCDM prints 3.7 where 3.910 are counted, and 15.4 where 16.254 are.
+    assert rows["fcdm_s@width=144@depths=4-4-4-4-4"]["remark"] == (
+        "printed MACs -5.4%: what leaving out the extra 3x3 output convolution gives"
+    )
+    assert rows["fcdm_l@kernel=5"]["remark"] == "printed MACs +0.1%: unexplained"
+    assert rows["4-level"] == {
+        "model": None,
+        "label": "4-level",
+        "printed_in": "fcdm, table 10",
+        "gmacs_printed": 16.0,
+        "macs": None,
+        "params_m_printed": 497.5,
+        "params": None,
+        "remark": "not built: four levels, which the official class doesn't have",
+    }
+    assert all(row["remark"] for row in rows.values())
+    ours = [row for row in rows.values() if row["macs"]]
+    assert len(ours) >= 20 and all(find(row["model"]).ablated for row in ours)
+
+
+def test_leaving_out_the_extra_convolution_gives_what_table_11_prints_three_times() -> None:
+    """The remark's arithmetic: C x C x 9 on 32 x 32 pixels."""
+    for id, width, prints in (
+        ("fcdm_s@width=144@depths=4-4-4-4-4", 144, 3.7),
+        ("fcdm_s@width=136@depths=2-4-6-4-2", 136, 3.1),
+        ("fcdm_b@width=296@depths=4-4-4-4-4", 296, 15.4),
+    ):
+        assert round((counted(id).macs - 9 * width**2 * 32**2) / 1e9, 1) == prints
+
+
+def test_the_list_of_options_names_every_family_that_has_some() -> None:
+    assert [line.split(":")[0] for line in options()] == ["DiC", "DiCo", "FCDM"]

@@ -45,7 +45,14 @@ def only(paper: str, table: str, model: str, res: int = 256) -> dict[str, Any]:
 # ---- the printed numbers ----
 
 
-UNNAMED = {"w/o CCA": "dico_s@attention=none", "CCA->SE module": "dico_s@attention=se"}  # nameless in the file
+UNNAMED = {  # nameless in the file
+    "w/o CCA": "dico_s@attention=none",
+    "CCA->SE module": "dico_s@attention=se",
+    "Sparse-Skip U-Net": "dic_xl@embedding=shared@injection=first@gate=no@activation=silu",
+    "+ Stage-Spec. Emb.": "dic_xl@injection=first@gate=no@activation=silu",
+    "+ Mid-Block Injection": "dic_xl@gate=no@activation=silu",
+    "+ DiT condition gating": "dic_xl@activation=silu",
+}
 
 
 def printed_in_csv() -> list[Number]:

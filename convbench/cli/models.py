@@ -6,17 +6,19 @@ import click
 
 from . import options
 
+ABLATION_KEYS = ("model", "label", "printed_in", "gmacs_printed", "macs", "params_m_printed", "params", "remark")
 KEYS = ("model", "name", "params", "macs", "source", "licence", "runs")
 
 
 @click.command(
     "models",
     short_help="list every known model",
-    epilog="\b\nExamples:\n  convbench models\n  convbench models --family dico --format json",
+    epilog="\b\nExamples:\n  convbench models --family dico --format json\n  convbench models --ablations",
 )
 @click.option("--family", help="Only the models of this family.")
+@click.option("--ablations", is_flag=True, help="Instead: the papers' ablations, and what may stand behind an id.")
 @options.form()
-def command(family: str | None, form: str) -> None:
+def command(family: str | None, ablations: bool, form: str) -> None:
     """List every known model: id, size (at the pixels of `res`), official code, its licence, and whether it runs here.
 
     What is printed only stands in the papers' tables and cannot be run: it is never measured, never ranked.
@@ -26,6 +28,12 @@ def command(family: str | None, form: str) -> None:
     from .. import catalogue
     from ..errors import UsageError
 
+    if ablations:
+        from ..ablations import options as changes
+        from ..ablations import printed
+
+        options.show(printed(), ABLATION_KEYS, form, changes())
+        return
     known = catalogue.families()
     if family is not None and family not in known:
         raise UsageError(f"unknown family '{family}': there are {', '.join(known)}")
