@@ -43,6 +43,13 @@ NAMED = 12  # so many notes of one kind, then how many more there are
     "--baseline", metavar="ID", help="The model that ratios are to [default: dit_xl_2, where it was measured]."
 )
 @click.option(
+    "--paper",
+    is_flag=False,
+    flag_value="all",
+    metavar="[all|TABLE[,…]]",
+    help="Instead: the papers' own tables with our numbers beside theirs; all, a paper such as dico, or dic:5,fcdm:2.",
+)
+@click.option(
     "--format",
     "form",
     type=click.Choice(FORMATS),
@@ -56,6 +63,7 @@ def command(
     sort: str | None,
     where: list[str] | None,
     baseline: str | None,
+    paper: str | None,
     form: str,
 ) -> None:
     """Tables from RUN…: files of --out and of --format json, or folders of them.
@@ -68,7 +76,30 @@ def command(
     read = read_runs(runs)
     for note in read.notes:
         click.echo(note, err=True)
-    _table(read, columns, sort, where, baseline, form)
+    if paper is None:
+        _table(read, columns, sort, where, baseline, form)
+        return
+    refused = {"--columns": columns, "--sort": sort, "--baseline": baseline}
+    if given := [option for option, value in refused.items() if value]:
+        raise click.UsageError(f"{given[0]} does not go with --paper: its tables have their own")
+    _paper_tables(read, paper, where, form)
+
+
+def _paper_tables(runs: "Runs", names: str, where: list[str] | None, form: str) -> None:
+    """Each table under its name; one list of all rows for json and csv."""
+    from ..reports import selection
+    from ..reports.papers import named_tables, paper_table
+
+    wanted = named_tables(names)
+    runs.measurements = selection.where(runs.measurements, where or [])
+    tables = [paper_table(name, runs) for name in wanted]
+    if form in ("json", "csv"):
+        options.show([row for table in tables for row in table.rows], (), form)
+        return
+    for number, table in enumerate(tables):
+        sign = {"markdown": "### ", "latex": "% "}.get(form, "")
+        click.echo(("\n" if number else "") + sign + table.heading + ("\n" if form == "markdown" else ""))
+        options.show(table.rows, table.keys, form, table.notes)
 
 
 def _table(
