@@ -11,16 +11,14 @@ from typing import Any
 import exported
 import pytest
 import torch
-from simulated import Simulated
+from simulated import QUICK, Simulated
 
 from convbench import backends, cli
-from convbench.clock import Rules
 from convbench.errors import UsageError
 from convbench.export import cache, folder, make, onnxruntime
 from convbench.measure import measure
 from convbench.schema import Case
 
-QUICK = Rules(block_s=0.01, warmup_s=0, min_s=0.01, cap_s=0.1, min_blocks=6, half_width=1)
 CASE = Case("tiny:dico", exported.RES, 2, threads=1)
 Built = list[make.Wanted]
 
