@@ -18,6 +18,7 @@ COMMANDS = {  # name -> what it is for; the module of that name holds `command`
     "kernels": "the fused kernels: what they replace, checked, compiled ahead of time, timed",
     "export": "a backbone as an ONNX, TensorRT, OpenVINO or AOTInductor artefact",
     "verify": "an artefact against fp32 PyTorch; names the first layer that differs",
+    "serve": "an artefact over HTTP, with the KServe v2 protocol and dynamic batching",
     "report": "tables and plots from stored runs; the papers' tables beside our numbers",
     "compare": "two stored runs, case by case; fails a CI job on a regression",
     "audit": "the printed throughputs of the papers against what a GPU can do and our own counts",

@@ -59,15 +59,16 @@ class BatchList(CommaList):
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
-    """Seconds, or a number with s, m or h behind it."""
+    """Seconds, or a number with ms, s, m or h behind it."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         text = str(value).strip()
-        unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
+        number = text.rstrip("msh")
+        unit = {"": 1, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}.get(text[len(number) :])
         try:
-            seconds = float(text[:-1]) * unit if unit else float(text)
+            seconds = float(number) * unit if unit else float(text)
         except ValueError:
             self.fail(f"'{value}' is not a time such as 90s, 30m or 2h", param, ctx)
         if not 0 < seconds < float("inf"):

@@ -1,0 +1,65 @@
+"""``convbench serve``: an artefact behind HTTP."""
+
+import ipaddress
+from pathlib import Path
+
+import click
+
+from . import options
+
+
+@click.command(
+    "serve",
+    short_help="serve an artefact over HTTP",
+    epilog="\b\nExamples:\n  convbench serve dico_s.onnx.d\n"
+    "  convbench serve dico_s.onnx.d --port 9000 --max-batch 8 --max-delay 5ms --threads 2",
+)
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 for all.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="The port; 0 for any that is free."
+)
+@click.option(
+    "--max-batch",
+    type=click.IntRange(min=1),
+    help="Images of a batch, and of a request [default: the artefact's most].",
+)
+@click.option(
+    "--max-delay",
+    type=options.Duration(),
+    default="5ms",
+    show_default=True,
+    help="How long a batch that is not full waits for more.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Images that may wait; more are refused with status 429.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: what the runtime takes].")
+def command(
+    folder: Path, host: str, port: int, max_batch: int | None, max_delay: float, queue: int, threads: int | None
+) -> None:
+    """Serve an artefact over HTTP with the KServe v2 protocol, which Triton's clients speak.
+
+    Requests of one size are joined into batches. /v2/health/ready, /v2/models/NAME and /metrics tell how it does.
+    SIGTERM and Ctrl-C stop it once everything accepted is answered. There is no authentication: other machines
+    reach it only with another --host.
+    """
+    from ..export.serving.listen import Settings, serve
+
+    def ready(address: str) -> None:
+        click.echo(f"serving {folder} at {address}; Ctrl-C stops it", err=True)
+
+    if not _is_loopback(host):
+        click.echo(f"warning: whoever reaches {host} can use this server: it asks nobody for a password", err=True)
+    serve(folder, Settings(host, port, max_batch, max_delay, queue, threads), ready)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
