@@ -16,4 +16,6 @@ OURS = {
     "dico_s+dw7": "dico_s@kernel=7",
     "dico_s+relu": "dico_s@activation=relu",
     "dico_s+nocca": "dico_s@attention=none",
+    "fcdm[1024;4-8-4]": "fcdm_l@width=1024@depths=4-8-4",
+    "fcdm[256;3-3-3-8-3-3-3]": "fcdm_l@width=256@depths=3-3-3-8-3-3-3",
 }

@@ -10,8 +10,9 @@ from ablated import OURS
 from convbench import models
 from convbench.ablations import options, printed
 from convbench.catalogue import families, find
-from convbench.counting import Count, count_variant, meta_inputs
+from convbench.counting import Count, count, count_variant, meta_inputs
 from convbench.errors import UsageError
+from convbench.models.fcdm_ablations import FCDMLevels
 
 REFERENCE = {row["id"]: row for row in json.loads((Path(__file__).parent / "data/ablations.json").read_text())["rows"]}
 
@@ -74,6 +75,25 @@ def test_parameters_of_the_roadmap_by_hand(change: str, params: int) -> None:
     assert counted(f"dic_s@{change}").params - counted("dic_s").params == params
 
 
+def test_three_levels_written_in_general_are_the_model_itself() -> None:
+    """The same counts, kind by kind, though the keys are others."""
+    with torch.device("meta"):
+        general = FCDMLevels(128, [2, 4, 8, 4, 2]).eval()
+    found, own = count(general, meta_inputs(256)), counted("fcdm_s")
+    assert (found.params, found.macs, found.by_kind()) == (own.params, own.macs, own.by_kind())
+
+
+@pytest.mark.parametrize("depths", ["1-1-1", "1-1-1-1-1-1-1"])
+def test_other_levels_run_and_refuse_sizes_they_cannot_halve(depths: str) -> None:
+    model = models.create(f"fcdm_digits@depths={depths}", res=8 if depths == "1-1-1" else 16)
+    x, t, y = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 0.9]), torch.tensor([3, 10])
+    assert model(x, t, y).shape == x.shape
+    with pytest.raises(ValueError, match="divisible by"):
+        model(x[..., :7], t, y)
+    with pytest.raises(ValueError, match="odd number"):
+        models.create("fcdm_digits@depths=1-1", res=8)
+
+
 def test_squeeze_and_excitation_by_hand() -> None:
     """At width 128: 128 x 8 + 8 down and 8 x 128 + 128 up, where the paper's attention has 128 x 128 + 128."""
     block = models.on_meta(find("dico_s@attention=se"), 256).encoder_level_1[0]  # type: ignore[union-attr, index]
@@ -120,16 +140,11 @@ def test_the_papers_ablations_stand_beside_our_counts() -> None:
         "printed MACs -5.4%: what leaving out the extra 3x3 output convolution gives"
     )
     assert rows["fcdm_l@kernel=5"]["remark"] == "printed MACs +0.1%: unexplained"
-    assert rows["4-level"] == {
-        "model": None,
-        "label": "4-level",
-        "printed_in": "fcdm, table 10",
-        "gmacs_printed": 16.0,
-        "macs": None,
-        "params_m_printed": 497.5,
-        "params": None,
-        "remark": "not built: four levels, which the official class doesn't have",
-    }
+    assert rows["fcdm_l@width=1024@depths=4-8-4"]["remark"] == "as printed"  # two levels: 482.1 M and 140.0 G
+    four = rows["fcdm_l@width=256@depths=3-3-3-8-3-3-3"]
+    assert (four["gmacs_printed"], four["params_m_printed"]) == (16.0, 497.5)
+    assert four["remark"].startswith("printed MACs -2.1%, printed parameters +0.1%: unexplained")
+    assert rows["ResNet block"]["macs"] is None and rows["ResNet block"]["remark"].startswith("not built")
     assert all(row["remark"] for row in rows.values())
     ours = [row for row in rows.values() if row["macs"]]
     assert len(ours) >= 20 and all(find(row["model"]).ablated for row in ours)

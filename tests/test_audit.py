@@ -225,7 +225,7 @@ FOUND = [  # paper, table, model, res, code, a part of the sentence
     ("dic", "5", "dic_xl", 256, "tensor_cores_or_winograd", "with F(4x4, 3x3) 98 %"),
     ("dic", "7", "dic_xl", 512, "tensor_cores", "with F(4x4, 3x3) 105 %, their transforms not counted: only tensor"),
     ("fcdm", "2", "dic_s", 256, "tensor_cores_or_winograd", "190 % of the A100's FP32 peak"),
-    ("fcdm", "10", "fcdm[1024;4-8-4]", 256, "above_fp32", "what Winograd could save is not known"),
+    ("fcdm", "10", "fcdm_l@width=1024@depths=4-8-4", 256, "tensor_cores", "with F(4x4, 3x3) 180 %"),
     ("dic", "5", "dic_xl", 256, "printed_differently", "263.1 (fcdm, table: 2; batch 64); here 313.7, batch 32."),
     ("dico", "1", "dico_xl", 256, "printed_differently", "174.2 (fcdm, table: 3; batch 64)"),
     ("fcdm", "3", "dico_xl", 256, "printed_differently", "208.47 (dico, table: 1; batch 64); 208.5 (fcdm, table: 2;"),

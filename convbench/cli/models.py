@@ -32,7 +32,7 @@ def command(family: str | None, ablations: bool, form: str) -> None:
         from ..ablations import options as changes
         from ..ablations import printed
 
-        options.show(printed(), ABLATION_KEYS, form, changes())
+        options.show(printed(), ABLATION_KEYS, form, list(changes()))
         return
     known = catalogue.families()
     if family is not None and family not in known:
