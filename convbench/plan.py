@@ -8,6 +8,7 @@ from typing import Literal
 
 from . import backends, catalogue
 from .errors import UsageError
+from .fastest import AUTO
 from .schema import MODES, PRECISIONS, Case
 
 DEVICES = ("cpu", "cuda")
@@ -72,7 +73,8 @@ def _check(request: Request) -> None:
         if batch != "max" and batch < 1:
             raise UsageError(f"--batch {batch}: a batch holds at least 1 image")
     for backend in request.backend:
-        backends.require(backend)
+        if backend != AUTO:
+            backends.require(backend)
     for option, values, known in (("precision", request.precision, PRECISIONS), ("device", request.device, DEVICES)):
         for value in values:
             if value not in known:

@@ -106,7 +106,7 @@ def backend() -> Decorator:
         default="eager",
         show_default=True,
         metavar="B[,B…]",
-        help=f"{', '.join(backends.names())}, or package.module:attribute.",
+        help=f"{', '.join(backends.names())}, package.module:attribute, or auto: the fastest that --out holds.",
     )
 
 
