@@ -26,6 +26,6 @@ def resolved(case: Case, rows: Iterable[dict[str, Any]]) -> Case:
         found = f"only {next(iter(speeds))}" if speeds else "no backend"
         raise UsageError(
             f"--backend auto for {case.model} at {case.res} px, batch {case.batch}, {case.precision}: {found} is "
-            "measured in the file of --out; measure several first, such as --backend eager,compile,onnxruntime --out FILE"
+            "measured in the file of --out; measure several first: --backend eager,compile,onnxruntime --out FILE"
         )
     return replace(case, backend=max(speeds, key=lambda name: speeds[name]))
