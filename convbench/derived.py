@@ -138,7 +138,9 @@ def paired(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
 
     Empty where those blocks are not in the file: more than one process, or the other case was held already.
     """
-    other = next((each for each in rows if each["case"] == row.get("compared_with")), None)
+    if not row.get("compared_with"):
+        return {}
+    other = next((each for each in rows if each["case"] == row["compared_with"]), None)
     together = other is not None and other["measured_at"] == row["measured_at"]
     if other is None or not together or not len(other["block_s"]) == len(row["block_s"]) > 0 or row["processes"] != 1:
         return {}

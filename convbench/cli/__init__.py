@@ -20,6 +20,7 @@ COMMANDS = {  # name -> what it is for; the module of that name holds `command`
     "verify": "an artefact against fp32 PyTorch; names the first layer that differs",
     "serve": "an artefact over HTTP, with the KServe v2 protocol and dynamic batching",
     "report": "tables and plots from stored runs; the papers' tables beside our numbers",
+    "verify-report": "a page of report --html: every cell anew from the samples inside it",
     "compare": "two stored runs, case by case; fails a CI job on a regression",
     "audit": "the printed throughputs of the papers against what a GPU can do and our own counts",
     "replay": "a paper's way of timing and ours, in turns, knob by knob",
@@ -38,7 +39,7 @@ class Contents(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        loaded: click.Command = import_module(f".{name}", __name__).command
+        loaded: click.Command = import_module(f".{name.replace('-', '_')}", __name__).command
         return loaded
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

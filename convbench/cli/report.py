@@ -18,6 +18,7 @@ KEYS = (
     *("params", "macs", "winograd_macs", "images_per_s", "interval", "baseline_ratio", "baseline_interval"),
     *("latency_s_p50", "prepare_s", "limit_fraction", "ratio", "difference", "rank", "status", "verdict"),
 )
+MORE_ON_A_PAGE = ("mfu", "flops_per_s", "peak_bytes", "error_vs_fp32")
 NAMED = 12  # so many notes of one kind, then how many more there are
 
 
@@ -50,6 +51,11 @@ NAMED = 12  # so many notes of one kind, then how many more there are
     help="Instead: the papers' own tables with our numbers beside theirs; all, a paper such as dico, or dic:5,fcdm:2.",
 )
 @click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Instead: write one page with the table, pictures, conditions and every raw sample; see verify-report.",
+)
+@click.option(
     "--format",
     "form",
     type=click.Choice(FORMATS),
@@ -64,6 +70,7 @@ def command(
     where: list[str] | None,
     baseline: str | None,
     paper: str | None,
+    html: Path | None,
     form: str,
 ) -> None:
     """Tables from RUN…: files of --out and of --format json, or folders of them.
@@ -76,6 +83,11 @@ def command(
     read = read_runs(runs)
     for note in read.notes:
         click.echo(note, err=True)
+    if html is not None:
+        if paper is not None:
+            raise click.UsageError("--html does not go with --paper: a page has the measurements themselves")
+        _page(read, html, columns, sort, where, baseline)
+        return
     if paper is None:
         _table(read, columns, sort, where, baseline, form)
         return
@@ -102,6 +114,27 @@ def _paper_tables(runs: "Runs", names: str, where: list[str] | None, form: str) 
         options.show(table.rows, table.keys, form, table.notes)
 
 
+def _page(
+    runs: "Runs", path: Path, columns: list[str] | None, sort: str | None, where: list[str] | None, baseline: str | None
+) -> None:
+    from ..errors import UsageError
+    from ..reports import page, selection
+    from ..reports.baseline import BASELINE
+    from ..whole import write_whole
+
+    _require_measurements(runs)
+    _require_baseline(baseline, runs)
+    baseline = baseline or BASELINE
+    rows = page.table_rows(runs.measurements, baseline)
+    keys = selection.shown_columns(columns, (*KEYS, *MORE_ON_A_PAGE), rows, "table")
+    text = page.page(runs, keys, baseline, where or [], sort)
+    try:
+        write_whole(path, text.encode())
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    click.echo(f"wrote {path}", err=True)
+
+
 def _table(
     runs: "Runs",
     columns: list[str] | None,
@@ -110,14 +143,11 @@ def _table(
     baseline: str | None,
     form: str,
 ) -> None:
-    from ..errors import NothingMeasured
     from ..reports import selection
     from ..reports.baseline import BASELINE, beside_baseline
     from ..reports.runs import records
 
-    if not runs.measurements:
-        held = ", ".join(kind for kind, rows in vars(runs).items() if rows and kind != "notes")
-        raise NothingMeasured(f"no row of convbench throughput in these files, only {held}")
+    _require_measurements(runs)
     _require_baseline(baseline, runs)
     rows = records(beside_baseline(runs.frame, baseline or BASELINE))
     rows = selection.sorted_rows(selection.where(rows, where or []), sort)
@@ -127,6 +157,14 @@ def _table(
     if columns and form in ("json", "csv"):
         rows = selection.narrowed(rows, keys)
     options.show(rows, keys, form, notes)
+
+
+def _require_measurements(runs: "Runs") -> None:
+    from ..errors import NothingMeasured
+
+    if not runs.measurements:
+        held = ", ".join(kind for kind, rows in vars(runs).items() if rows and kind != "notes")
+        raise NothingMeasured(f"no row of convbench throughput in these files, only {held}")
 
 
 def _require_baseline(baseline: str | None, runs: "Runs") -> None:

@@ -1,0 +1,41 @@
+"""``convbench verify-report``: whether a page still says what its samples say."""
+
+from pathlib import Path
+
+import click
+
+MOST = 40  # differences in full, then how many more there are
+
+
+@click.command(
+    "verify-report",
+    short_help="recompute every cell of a page's table from the samples inside it",
+    epilog="\b\nExamples:\n  convbench verify-report page.html\n  convbench verify-report downloads/page.html",
+)
+@click.argument("page", type=click.Path(path_type=Path))
+def command(page: Path) -> int:
+    """Compute every cell of the table of PAGE anew, one line a difference; exit 1 if there is one.
+
+    PAGE is a file of `convbench report --html`. images/s, intervals, ratios, MFU and shares of the limit follow from
+    the raw samples, counts and rates in it; the other cells are held against the rows as they were recorded. The raw
+    data are held against their SHA-256. The pictures are not looked at.
+    """
+    from ..errors import UsageError
+    from ..reports.checked_page import check_page
+
+    try:
+        text = page.read_text("utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read {page}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{page} is no page of convbench report --html") from None
+    checked = check_page(text, str(page))
+    found = [*checked.problems, *map(str, checked.differences)]
+    for line in found[:MOST]:
+        click.echo(line)
+    if len(found) > MOST:
+        click.echo(f"… and {len(found) - MOST} more")
+    if not checked.passed:
+        return 1
+    click.echo(f"{checked.cells} cells as they should be, {checked.recomputed} of them recomputed from raw samples")
+    return 0
