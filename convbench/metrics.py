@@ -250,6 +250,17 @@ COLUMNS: dict[str, Column] = {
     "reason": Column("because", left=True, spare=2),
     "what": Column("what", left=True),
     "value": Column("value", left=True),
+    "area": Column("for", left=True),
+    "works": Column("works", left=True),
+    "mend": Column("what mends it", left=True),
+    # Requests to a server.
+    "rate": Column("asked requests/s", significant),
+    "concurrency": Column("clients"),
+    "requests": Column("requests"),
+    "requests_per_s": Column("requests/s", significant),
+    "failed": Column("failed"),
+    "late_s": Column("sent late ms", milliseconds, spare=3),
+    "within": Column("within", left=True),
     # A report of stored runs.
     "file": Column("file", left=True, spare=8),
     "rank": Column("rank", of=rank),

@@ -25,6 +25,7 @@ COMMANDS = {  # name -> what it is for; the module of that name holds `command`
     "audit": "the printed throughputs of the papers against what a GPU can do and our own counts",
     "replay": "a paper's way of timing and ours, in turns, knob by knob",
     "card": "how published throughputs were made; checks a protocol card of yours",
+    "doctor": "what can run here, and the command that mends what cannot",
     "env": "this machine: devices, versions, measured peaks",
 }
 INTERRUPTED = 130
