@@ -51,7 +51,7 @@ def page(
     rows = table_rows(runs.measurements, baseline)
     positions = {id(row): position for position, row in enumerate(rows)}
     shown = sorted_rows(where(rows, conditions), sort)
-    columns = _columns(shown, keys)
+    columns, shared = _columns(shown, keys)
     places = [positions[id(row)] for row in shown]
     data = script_json(embedded(runs.measurements, baseline, columns, places))
     script = _environment().get_template("page.js.j2").render().strip()
@@ -64,7 +64,7 @@ def page(
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             data=data,
             digest=digest(data),
-            heads=[_head(key) for key in columns],
+            heads=[_head(key, key in shared) for key in columns],
             rows=[_row(row, place, columns) for row, place in zip(shown, places, strict=True)],
             filters=list(_filters(shown, columns)),
             files=list(dict.fromkeys(row["file"] for row in shown)),
@@ -83,12 +83,13 @@ def page(
     )
 
 
-def _columns(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
-    """Columns that say something: the model first, what all rows share behind the others, the file last."""
+def _columns(rows: Sequence[Row], keys: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Columns that say something: the model first, what all rows share behind the others, the file last; and which
+    of them all rows share."""
     constant, varying = split(rows, list(dict.fromkeys(keys)))
     last = [key for key in ("file",) if key in varying and len({row["file"] for row in rows}) > 1]
     first = [key for key in ("model",) if key in varying]
-    return [*first, *(key for key in varying if key not in ("file", "model")), *constant, *last]
+    return [*first, *(key for key in varying if key not in ("file", "model")), *constant, *last], constant
 
 
 def table_rows(measurements: Sequence[Row], baseline: str) -> list[Row]:
@@ -160,17 +161,17 @@ def _environment() -> Any:
     )
 
 
-def _head(key: str) -> Row:
+def _head(key: str, shared: bool) -> Row:
     return {
         "key": key,
         "text": COLUMNS[key].header,
-        "left": COLUMNS[key].left,
+        "classes": " ".join(filter(None, ["left" if COLUMNS[key].left else "", "shared" if shared else "", key])),
         "first": "descending" if key in LARGEST_FIRST else "ascending",
     }
 
 
 def _row(row: Row, place: int, columns: Sequence[str]) -> Row:
-    cells = [{"text": cell_text(row, key), "value": sort_value(row, key), "left": COLUMNS[key].left} for key in columns]
+    cells = [{"text": cell_text(row, key), "value": sort_value(row, key)} for key in columns]
     return {"place": place, "verdict": row["verdict"] or row["status"], "cells": cells}
 
 
