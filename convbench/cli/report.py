@@ -26,7 +26,7 @@ NAMED = 12  # so many notes of one kind, then how many more there are
     "report",
     short_help="tables and plots from stored runs",
     epilog="\b\nExamples:\n  convbench report run.jsonl --sort images_per_s --format latex\n"
-    "  convbench report run.jsonl --where res=256,batch=32 --baseline dit_xl_2",
+    "  convbench report run.jsonl counts.json --paper dic:5,fcdm:2 --plots pictures",
 )
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN…")
 @click.option(
@@ -51,6 +51,12 @@ NAMED = 12  # so many notes of one kind, then how many more there are
     help="Instead: the papers' own tables with our numbers beside theirs; all, a paper such as dico, or dic:5,fcdm:2.",
 )
 @click.option(
+    "--plots",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Draw every picture that the files have the numbers for, as SVG and PNG, too.",
+)
+@click.option(
     "--html",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Instead: write one page with the table, pictures, conditions and every raw sample; see verify-report.",
@@ -70,6 +76,7 @@ def command(
     where: list[str] | None,
     baseline: str | None,
     paper: str | None,
+    plots: Path | None,
     html: Path | None,
     form: str,
 ) -> None:
@@ -83,6 +90,8 @@ def command(
     read = read_runs(runs)
     for note in read.notes:
         click.echo(note, err=True)
+    if plots is not None:
+        _draw(read, plots, where, baseline)
     if html is not None:
         if paper is not None:
             raise click.UsageError("--html does not go with --paper: a page has the measurements themselves")
@@ -95,6 +104,19 @@ def command(
     if given := [option for option, value in refused.items() if value]:
         raise click.UsageError(f"{given[0]} does not go with --paper: its tables have their own")
     _paper_tables(read, paper, where, form)
+
+
+def _draw(runs: "Runs", folder: Path, where: list[str] | None, baseline: str | None) -> None:
+    from dataclasses import replace
+
+    from ..reports import selection
+    from ..reports.baseline import BASELINE
+    from ..reports.pictures import draw
+
+    _require_baseline(baseline, runs)
+    kept = replace(runs, measurements=selection.where(runs.measurements, where or []))
+    for file in draw(kept, folder, baseline or BASELINE):
+        click.echo(f"wrote {file}", err=True)
 
 
 def _paper_tables(runs: "Runs", names: str, where: list[str] | None, form: str) -> None:
