@@ -179,6 +179,9 @@ def application(service: Service) -> Starlette:
     async def about(request: Request) -> Response:
         return JSONResponse({"name": "convbench", "version": __version__, "extensions": ["binary_tensor_data"]})
 
+    async def index(request: Request) -> Response:
+        return JSONResponse([{"name": service.served.name, "version": "1", "state": "READY"}])
+
     async def metrics(request: Request) -> Response:
         return Response(generate_latest(service.metrics.registry), media_type="text/plain; version=0.0.4")
 
@@ -205,6 +208,7 @@ def application(service: Service) -> Starlette:
             Route("/v2", about),
             Route("/v2/health/live", live),
             Route("/v2/health/ready", ready),
+            Route("/v2/repository/index", index, methods=["POST"]),
             Route("/metrics", metrics),
             *(Route(base + end, handler, methods=[way]) for base in versions for end, handler, way in models),
         ],

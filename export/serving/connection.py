@@ -1,0 +1,79 @@
+"""The little of HTTP/1.1 that a load generator needs: connections that are kept, one request after another on each."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from convbench.errors import UsageError
+
+BACKLOG_S = 60.0  # for an answer, after which a request has failed
+
+
+@dataclass
+class Connections:
+    """Connections to one server; each request takes an idle one or opens another."""
+
+    host: str
+    port: int
+    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
+
+    async def request(self, method: str, path: str, body: bytes = b"", header: str = "") -> tuple[int, bytes]:
+        """Status and body. Raises OSError or asyncio.IncompleteReadError where the connection fails."""
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nContent-Length: {len(body)}\r\n{header}\r\n"
+        )
+        while True:
+            kept = bool(self.idle)
+            reader, writer = self.idle.pop() if kept else await asyncio.open_connection(self.host, self.port)
+            try:
+                async with asyncio.timeout(BACKLOG_S):
+                    writer.write(head.encode() + body)
+                    await writer.drain()
+                    lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                    headers = dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line)
+                    content = await reader.readexactly(int(headers.get("content-length", 0)))
+            except (ConnectionError, asyncio.IncompleteReadError):
+                writer.close()
+                if kept:
+                    continue  # the server had closed it in the meantime
+                raise
+            except BaseException:
+                writer.close()
+                raise
+            if headers.get("connection") == "close":
+                writer.close()
+            else:
+                self.idle.append((reader, writer))
+            return int(lines[0].split()[1]), content
+
+    async def ask(self, method: str, path: str) -> Any:
+        """JSON. Raises UsageError where there is no such server or no such thing."""
+        try:
+            status, content = await self.request(method, path)
+            answer = json.loads(content)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            raise UsageError(f"no answer from http://{self.host}:{self.port}: {error or 'timeout'}") from None
+        except (ValueError, IndexError):
+            raise UsageError(f"http://{self.host}:{self.port} does not speak the KServe v2 protocol") from None
+        if status != 200:
+            said = answer.get("error") if isinstance(answer, dict) else None
+            raise UsageError(f"http://{self.host}:{self.port}{path}: {said or f'status {status}'}")
+        return answer
+
+    def close(self) -> None:
+        for _, writer in self.idle:
+            writer.close()
+        self.idle.clear()
+
+
+def to(address: str) -> Connections:
+    """Connections to an address such as http://127.0.0.1:8000. Raises UsageError for another kind of address."""
+    try:
+        parts = urlsplit(address if "://" in address else f"http://{address}")
+        if parts.scheme == "http" and parts.hostname and parts.path in ("", "/"):
+            return Connections(parts.hostname, parts.port or 80)
+    except ValueError:
+        pass  # not a port
+    raise UsageError(f"'{address}' is not an address such as http://127.0.0.1:8000")
