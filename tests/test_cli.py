@@ -22,6 +22,7 @@ import click
 import pytest
 import torch
 from contract import DONE, FAILED, FLOPS_KEYS, INTERRUPTED, NOT_VALID, NOTHING_MEASURED, THROUGHPUT_KEYS, USAGE
+from shown_commands import parses
 
 from convbench import catalogue, runner
 from convbench.cli import COMMANDS, contents, main
@@ -84,19 +85,6 @@ def commands(
 
 
 ALL = dict(commands())
-
-
-def parses(line: str) -> None:
-    """Resolve and check every argument as a run would, and run nothing."""
-    program, *args = shlex.split(line)
-    assert program == "convbench"
-    command: click.Command = contents
-    while isinstance(command, click.Group):
-        with click.Context(command) as context:
-            _, found, args = command.resolve_command(context, args)
-        assert found is not None
-        command = found
-    command.make_context(command.name, args)
 
 
 @pytest.mark.parametrize("path", [(), *ALL], ids=lambda path: " ".join(path) or "convbench")
