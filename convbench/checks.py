@@ -53,9 +53,10 @@ def zeros_ratio(lane: Lane, zeros: Callable[[], object], clock: Clock, longest_s
 
 def monotony(rows: Iterable[dict[str, Any]], row: dict[str, Any]) -> Finding | None:
     """MONO: a batch does not take less time than a smaller one of the same run."""
-    same = ("model", "res", "backend", "precision", "device", "threads", "weights", "mode")
+    same = ("model", "res", "backend", "precision", "device", "threads", "weights")
     for other in rows:
-        if other["status"] == "ok" and other["batch"] < row["batch"] and all(other[k] == row[k] for k in same):
+        alike = all(other[k] == row[k] for k in same) and other.get("mode", "forward") == row.get("mode", "forward")
+        if other["status"] == "ok" and other["batch"] < row["batch"] and alike:
             seconds, less = (r["batch"] / r["images_per_s"] for r in (row, other))
             if seconds < (1 - MONOTONE) * less:
                 return Finding(
