@@ -14,7 +14,7 @@ extras := $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU ' && echo dev,cuda |
 # The kernels are compiled and interpreted with the newest Triton, of constraints.txt, and with the oldest supported.
 oldest_triton := 3.6.0
 
-.PHONY: help setup bench test lint wheel docs gpu clean
+.PHONY: help setup bench test lint wheel docs tables gpu clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -54,6 +54,9 @@ wheel: setup ## build the sdist and from it the wheel; run the program out of th
 docs: setup ## write the table of docs/audit.md anew, below its introduction
 	{ sed '/^<!-- Below/q' docs/audit.md; echo; $(VENV)/bin/convbench audit --format markdown; } >docs/audit.new
 	mv docs/audit.new docs/audit.md
+
+tables: setup ## write the tables and pictures of README.md and docs/ anew from reports/results
+	OMP_NUM_THREADS=1 $(python) scripts/tables.py --count
 
 gpu: ## all that needs an NVIDIA GPU, with this machine's own python3: PARTS="tests tf32 kernels headline"
 	PYTHON=$(PYTHON) scripts/gpu $(PARTS)

@@ -119,6 +119,7 @@ def _place(runs: Runs, row: Row, file: Path, number: int) -> None:
     row = {"file": str(file), **row}
     if kind == "measurements":
         row = {"file": str(file), **dict.fromkeys(Measurement.keys()), **row}
+        row["mode"] = row["mode"] or "forward"  # a file of before there was another
         if wrong := _wrong(row):
             raise UsageError(f"{file} row {number} has {wrong}: not a result file of convbench")
     getattr(runs, kind).append(row)

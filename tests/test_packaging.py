@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 LINKED = ("kernels", "export", "reports")
 CONTENT = ("convbench", *LINKED)
 REQUIRED = {"convbench/cli/__init__.py", "convbench/models/dic.toml", "convbench/reports/__init__.py"}
-FOR_READERS = {".md", ".jsonl"}  # documentation and committed results stay in the checkout
+FOR_READERS = {".md", ".jsonl", ".json"}  # documentation and committed results stay in the checkout
 
 
 def source_files() -> list[Path]:

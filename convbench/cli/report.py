@@ -139,8 +139,10 @@ def _paper_tables(runs: "Runs", names: str, where: list[str] | None, form: str) 
 def _page(
     runs: "Runs", path: Path, columns: list[str] | None, sort: str | None, where: list[str] | None, baseline: str | None
 ) -> None:
+    from dataclasses import replace
+
     from ..errors import UsageError
-    from ..reports import page, selection
+    from ..reports import drawing, page, pictures, selection
     from ..reports.baseline import BASELINE
     from ..whole import write_whole
 
@@ -149,7 +151,9 @@ def _page(
     baseline = baseline or BASELINE
     rows = page.table_rows(runs.measurements, baseline)
     keys = selection.shown_columns(columns, (*KEYS, *MORE_ON_A_PAGE), rows, "table")
-    text = page.page(runs, keys, baseline, where or [], sort)
+    chosen = replace(runs, measurements=selection.where(rows, where or []))
+    drawn = [(f"{each.says} ({each.name})", drawing.svg(each.figure())) for each in pictures.pictures(chosen, baseline)]
+    text = page.page(runs, keys, baseline, where or [], sort, drawn)
     try:
         write_whole(path, text.encode())
     except OSError as error:
@@ -175,7 +179,7 @@ def _table(
     rows = selection.sorted_rows(selection.where(rows, where or []), sort)
     usual = [key for key in KEYS if key != "file" or len({row["file"] for row in rows}) > 1]
     keys = selection.shown_columns(columns, usual, rows, form)
-    notes = list(_notes(rows))
+    notes = list(_notes(rows, keys))
     if columns and form in ("json", "csv"):
         rows = selection.narrowed(rows, keys)
     options.show(rows, keys, form, notes)
@@ -200,13 +204,14 @@ def _require_baseline(baseline: str | None, runs: "Runs") -> None:
         raise UsageError(f"--baseline {baseline} is in none of these files: there are {', '.join(models)}")
 
 
-def _notes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    if any(row["baseline_ratio"] is not None for row in rows):
+def _notes(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> Iterator[str]:
+    beside = "baseline_ratio" in keys
+    if beside and any(row["baseline_ratio"] is not None for row in rows):
         yield (
             f"× baseline: images/s over those of {rows[0]['baseline']} in the same run and conditions; its interval is "
             "made of both."
         )
-    if any(row["baseline_note"] == "not comparable" for row in rows):
+    if beside and any(row["baseline_note"] == "not comparable" for row in rows):
         yield "not comparable: the baseline was measured in another run, on another device or under other conditions."
     yield from _some([_unranked(row) for row in rows if _unranked(row)])
 
