@@ -317,6 +317,7 @@ def test_report_writes_a_page_that_verify_report_accepts_until_a_digit_is_change
     assert (code, err) == (0, "") and re.fullmatch(r"\d+ cells as they should be, \d+ of them .*\n", out)
 
     text = path.read_text("utf-8")
+    assert text.count("<figure") == text.count("</svg>") >= 2  # what the papers print, ratios to the baseline
     speed = cell_text(runs.measurements[1], "images_per_s")
     path.write_text(altered(text, *cell(text, "dico_s", speed)), "utf-8")
     code, out, err = run("verify-report", path)
