@@ -7,6 +7,7 @@ import copy
 import functools
 import math
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -318,3 +319,4 @@ def _fail(result: Measurement, error: BaseException) -> None:
         result.status, (result.verdict, result.reason) = "wrong", proof.report([found])
     else:
         result.status, result.reason = "failed", f"{type(error).__name__}: {text}"
+        traceback.print_exception(error)  # to stderr, which a worker's parent keeps to itself
