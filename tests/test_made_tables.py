@@ -1,6 +1,7 @@
 """The tables and pictures of README.md and docs/ say what the committed result files hold: else run `make tables`."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -8,7 +9,11 @@ from types import ModuleType
 import matplotlib
 import pytest
 
+from convbench.audit import audited_lines
+from convbench.catalogue import variants
+
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "reports" / "results"
 NUMBER = re.compile(r"-?\d+\.\d+")
 
 
@@ -67,6 +72,27 @@ def _words(text: str) -> list[str]:
 
 def _places(text: str) -> list[float]:
     return [float(number) for number in NUMBER.findall(re.sub(r'(id|href)="[^"]*"|url\([^)]*\)', "", text))]
+
+
+def test_what_is_counted_is_what_the_catalogue_says() -> None:
+    """The counts of the results against the catalogue's, which tests hold to the counter's."""
+    counted = json.loads((RESULTS / "counted-256px.json").read_text("utf-8"))
+    assert len(counted) == 8
+    for row in counted:
+        assert (row["macs"], row["params"]) == (variants()[row["model"]].macs, variants()[row["model"]].params)
+    split: dict[str, int] = {}
+    for row in json.loads((RESULTS / "counted-256px-by-kind.json").read_text("utf-8")):
+        if row["kind"] != "gla_core":  # which only macs_full holds
+            split[row["model"]] = split.get(row["model"], 0) + row["macs"]
+    assert split == {row["model"]: row["macs"] for row in counted if row["model"] in split}
+
+
+def test_the_audited_lines_are_those_that_are_printed() -> None:
+    keys = ("paper", "table", "model", "res", "images_per_s")
+    audited = json.loads((RESULTS / "audit.json").read_text("utf-8"))
+    assert [tuple(row[key] for key in keys) for row in audited] == [
+        tuple(line.get(key) for key in keys) for line in audited_lines()
+    ], "make tables"
 
 
 def test_a_changed_table_is_found_and_written_anew(tables: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
