@@ -51,6 +51,9 @@ NAMED = 12  # so many notes of one kind, then how many more there are
     help="Instead: the papers' own tables with our numbers beside theirs; all, a paper such as dico, or dic:5,fcdm:2.",
 )
 @click.option(
+    "--explain", metavar="MODEL/KEY", help="Instead: the case, raw samples, conditions and formula of dico_xl/mfu, say."
+)
+@click.option(
     "--plots",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
@@ -76,6 +79,7 @@ def command(
     where: list[str] | None,
     baseline: str | None,
     paper: str | None,
+    explain: str | None,
     plots: Path | None,
     html: Path | None,
     form: str,
@@ -97,6 +101,9 @@ def command(
             raise click.UsageError("--html does not go with --paper: a page has the measurements themselves")
         _page(read, html, columns, sort, where, baseline)
         return
+    if explain is not None:
+        _explain(read, explain, where, baseline, form)
+        return
     if paper is None:
         _table(read, columns, sort, where, baseline, form)
         return
@@ -104,6 +111,21 @@ def command(
     if given := [option for option, value in refused.items() if value]:
         raise click.UsageError(f"{given[0]} does not go with --paper: its tables have their own")
     _paper_tables(read, paper, where, form)
+
+
+def _explain(runs: "Runs", asked: str, where: list[str] | None, baseline: str | None, form: str) -> None:
+    import json
+
+    from ..reports import selection
+    from ..reports.baseline import BASELINE, beside_baseline
+    from ..reports.explain import as_text, explained
+    from ..reports.runs import records
+
+    _require_measurements(runs)
+    _require_baseline(baseline, runs)
+    rows = selection.where(records(beside_baseline(runs.frame, baseline or BASELINE)), where or [])
+    found = explained(rows, asked)
+    click.echo(json.dumps(found, indent=1) if form == "json" else as_text(found))
 
 
 def _draw(runs: "Runs", folder: Path, where: list[str] | None, baseline: str | None) -> None:
