@@ -24,6 +24,7 @@ LOOKS: dict[str, tuple[str, str, str]] = {  # family -> colour, mark, dashes
     "uvit": ("#E69F00", "P", "--"),
     "": ("#666666", "X", ":"),  # any other
 }
+INK = {"#CC79A7": "#8C3A66", "#E69F00": "#8A5F00"}  # of words, where the mark's colour is too pale to read
 SHADES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "++", "ooo")
 SHORT = 5  # an axis whose end is less than so many times its start is too short for 1, 2, 5, 10
@@ -132,7 +133,14 @@ def label_ends(axes: "Axes", ends: Sequence[tuple[str, float, float, str]]) -> N
         offset = (9, (at - wanted) * 72 / figure.dpi)
         line = {"arrowstyle": "-", "color": colour, "lw": 0.5} if at - wanted > height / 2 else None
         axes.annotate(
-            text, (x, y), offset, textcoords="offset points", va="center", color=colour, fontsize=8, arrowprops=line
+            text,
+            (x, y),
+            offset,
+            textcoords="offset points",
+            va="center",
+            color=INK.get(colour, colour),
+            fontsize=8,
+            arrowprops=line,
         )
 
 
@@ -172,7 +180,7 @@ def label_points(
                     textcoords="offset points",
                     ha={1: "left", -1: "right", 0: "center"}[dx],
                     va={1: "bottom", -1: "top", 0: "center"}[dy],
-                    color=colour,
+                    color=INK.get(colour, colour),
                     fontsize=8,
                     arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5} if ring > 2 else None,
                 )

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
+CLEAR = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}  # so that no line crosses a number
+
+
 def to_baseline(table: "DataFrame") -> "DataFrame":
     """The rows of ``beside_baseline`` that have a ratio, with ``label``, ``ratio`` and its interval."""
     keys = ("model", "verdict", "smallest_difference", "baseline")
@@ -64,7 +67,9 @@ def ratio_bars(table: "DataFrame", title: str = "") -> "Figure":
             capsize=3,
             **mark(row.get("verdict"), colour),
         )
-        axes.annotate(f"{ratio:.2f}", (ratio, place), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+        axes.annotate(
+            f"{ratio:.2f}", (ratio, place), (0, 6), textcoords="offset points", ha="center", fontsize=8, bbox=CLEAR
+        )
     axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.grid(axis="y", visible=False)
