@@ -49,6 +49,12 @@ AUDIT = [
     },
 ]
 
+KERNEL = {
+    **{"kernel": "norm", "model": "dic_xl", "precision": "bf16", "status": "ok"},
+    **{"flops": 1e9, "min_bytes": 1e9, "flops_per_s": 5e10, "cold_s_p20": 0.019, "cold_s_p80": 0.021},
+    **{"peak_flops_per_s": 3e11, "copy_bytes_per_s": 1e11},
+}
+
 
 def curves(figure: Figure, axes: int = 0) -> dict[str, tuple[list[float], list[float]]]:
     """The lines that bear the name of what they show."""
@@ -123,9 +129,7 @@ def test_fid_against_measured_throughput() -> None:
 
 def test_roofline() -> None:
     rows = [row for row in SWEEP if row["res"] == 256 and row["batch"] == 2]
-    kernel = {"kernel": "norm", "model": "dic_xl", "status": "ok", "flops": 1e9, "min_bytes": 1e9, "flops_per_s": 5e10}
-    kernel |= {"cold_s_p20": 0.019, "cold_s_p80": 0.021, "peak_flops_per_s": 3e11, "copy_bytes_per_s": 1e11}
-    table = roofline.roofline_points(COUNTS, rows, [kernel])
+    table = roofline.roofline_points(COUNTS, rows, [KERNEL])
     # 2e11 FLOP over half the weights' bytes (batch 2) and the activations'.
     assert list(table["intensity"]) == pytest.approx([2e11 / 1.5e9, 2e11 / 1.5e9, 1.0])
     figure = roofline.roofline(table)
@@ -135,6 +139,16 @@ def test_roofline() -> None:
     assert any(edge[1] == pytest.approx([4.0, 400.0]) for edge in edges)  # the ridge: 4e11 / 1e11
     half = roofline.roofline_points(COUNTS, [rows[0] | {"precision": "bf16"}])
     assert half["intensity"][0] == pytest.approx(2 * 2e11 / 1.5e9)
+
+
+def test_kernels_stand_with_the_models_of_a_gpu_at_their_precision() -> None:
+    gpu = {"device": "cuda", "precision": "bf16", "threads": None, "flops_per_s": 1e11, "rates": RATES}
+    models = [{"file": "a", **measured("dic_xl", 2.0, **gpu)}, {"file": "a", **SWEEP[0]}]
+    drawn = {each.name: list(each.table["label"]) for each in pictures(Runs(models, counts=COUNTS, kernels=[KERNEL]))}
+    assert drawn["roofline-cuda-256px-b1-eager-bf16"] == ["dic_xl", "norm"]
+    assert drawn["roofline-cpu-256px-b1-eager-fp32-1threads"] == ["dit_xl_2"]
+    assert "roofline-kernels-bf16" not in drawn
+    assert "roofline-kernels-bf16" in {each.name for each in pictures(Runs(kernels=[KERNEL]))}
 
 
 def test_a_model_without_a_count_is_not_on_the_roofline() -> None:
