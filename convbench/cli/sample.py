@@ -19,6 +19,7 @@ GRID = 40  # images of a grid
 EVALUATION = 50_000  # images that the papers' FID is measured on
 WALKED = 100  # images that engines are compared on
 BATCH = {"cpu": 40, "cuda": 64}
+SMALL_STEP = 2e9  # MACs of a guided step
 
 
 class Labels(click.ParamType):  # type: ignore[type-arg]
@@ -178,6 +179,10 @@ def command(
     )
     count = count or (EVALUATION if npz else WALKED if drift else GRID)
     batch = min(batch or BATCH[device], count)
+    if (variant.macs or SMALL_STEP) * 2 * batch < SMALL_STEP:
+        import torch
+
+        torch.set_num_threads(1)  # more gain nothing here, and stall each other where the machine is shared
     loaded = str(source.path) if source else None
     if pairs:
         return sample_drift.show(recipe, made, pairs, count, device, loaded, out, form)
