@@ -171,6 +171,24 @@ def test_the_command_prints_the_tables(tmp_path: Path, capsys: pytest.CaptureFix
             assert out.startswith("% DiC, Table 7: 512 pixels\n% \\usepackage{booktabs}\n\\begin{table}")
 
 
+def test_columns_make_a_table_narrow_enough_for_a_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = [measured("dit_xl_2", 2.0, res=512), measured("dic_xl", 6.0, res=512)]
+    run = str(write_lines(tmp_path / "run.jsonl", own))
+    columns = ["--columns", "label,quoted_ratio,our_ratio"]
+    with pytest.raises(SystemExit):
+        main(["report", run, "--paper", "dic:7", "--format", "latex", *columns])
+    assert "\nDiC-XL & 5.20 & 3.00 \\\\\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["report", run, "--paper", "dic:7", "--format", "json", *columns])
+    assert json.loads(capsys.readouterr().out)[1] == {
+        **{"label": "DiC-XL", "quoted_ratio": pytest.approx(84.2 / 16.2), "our_ratio": pytest.approx(3.0)}
+    }
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", run, "--paper", "dic:7", "--columns", "lable"])
+    assert stopped.value.code == 2
+    assert "unknown column 'lable': did you mean label" in capsys.readouterr().err
+
+
 def test_options_that_do_not_go_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(write_lines(tmp_path / "run.jsonl", [measured("dic_xl")]))
     with pytest.raises(SystemExit) as stopped:

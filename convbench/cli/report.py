@@ -1,5 +1,6 @@
 """``convbench report``: tables and plots from stored runs."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ KEYS = (
     *("params", "macs", "winograd_macs", "images_per_s", "interval", "baseline_ratio", "baseline_interval"),
     *("latency_s_p50", "prepare_s", "limit_fraction", "ratio", "difference", "rank", "status", "verdict"),
 )
+MOST_PICTURES = 20  # on a page
 MORE_ON_A_PAGE = ("mfu", "flops_per_s", "peak_bytes", "error_vs_fp32")
 NAMED = 12  # so many notes of one kind, then how many more there are
 
@@ -107,10 +109,10 @@ def command(
     if paper is None:
         _table(read, columns, sort, where, baseline, form)
         return
-    refused = {"--columns": columns, "--sort": sort, "--baseline": baseline}
+    refused = {"--sort": sort, "--baseline": baseline}
     if given := [option for option, value in refused.items() if value]:
         raise click.UsageError(f"{given[0]} does not go with --paper: its tables have their own")
-    _paper_tables(read, paper, where, form)
+    _paper_tables(read, paper, columns, where, form)
 
 
 def _explain(runs: "Runs", asked: str, where: list[str] | None, baseline: str | None, form: str) -> None:
@@ -141,7 +143,7 @@ def _draw(runs: "Runs", folder: Path, where: list[str] | None, baseline: str | N
         click.echo(f"wrote {file}", err=True)
 
 
-def _paper_tables(runs: "Runs", names: str, where: list[str] | None, form: str) -> None:
+def _paper_tables(runs: "Runs", names: str, columns: list[str] | None, where: list[str] | None, form: str) -> None:
     """Each table under its name; one list of all rows for json and csv."""
     from ..reports import selection
     from ..reports.papers import named_tables, paper_table
@@ -150,12 +152,14 @@ def _paper_tables(runs: "Runs", names: str, where: list[str] | None, form: str) 
     runs.measurements = selection.where(runs.measurements, where or [])
     tables = [paper_table(name, runs) for name in wanted]
     if form in ("json", "csv"):
-        options.show([row for table in tables for row in table.rows], (), form)
+        rows = [row for table in tables for row in table.rows]
+        keys = selection.shown_columns(columns, (), rows, form)
+        options.show(selection.narrowed(rows, keys) if columns else rows, keys, form)
         return
     for number, table in enumerate(tables):
         sign = {"markdown": "### ", "latex": "% "}.get(form, "")
         click.echo(("\n" if number else "") + sign + table.heading + ("\n" if form == "markdown" else ""))
-        options.show(table.rows, table.keys, form, table.notes)
+        options.show(table.rows, selection.shown_columns(columns, table.keys, table.rows, form), form, table.notes)
 
 
 def _page(
@@ -174,7 +178,10 @@ def _page(
     rows = page.table_rows(runs.measurements, baseline)
     keys = selection.shown_columns(columns, (*KEYS, *MORE_ON_A_PAGE), rows, "table")
     chosen = replace(runs, measurements=selection.where(rows, where or []))
-    drawn = [(f"{each.says} ({each.name})", drawing.svg(each.figure())) for each in pictures.pictures(chosen, baseline)]
+    first = list(itertools.islice(pictures.pictures(chosen, baseline), MOST_PICTURES + 1))
+    if len(first) > MOST_PICTURES:
+        runs.notes.append(f"These files give more pictures than the {MOST_PICTURES} below: --where narrows them")
+    drawn = [(f"{each.says} ({each.name})", drawing.svg(each.figure())) for each in first[:MOST_PICTURES]]
     text = page.page(runs, keys, baseline, where or [], sort, drawn)
     try:
         write_whole(path, text.encode())
