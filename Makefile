@@ -14,7 +14,10 @@ extras := $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU ' && echo dev,cuda |
 # The kernels are compiled and interpreted with the newest Triton, of constraints.txt, and with the oldest supported.
 oldest_triton := 3.6.0
 
-.PHONY: help setup bench test lint wheel docs tables gpu clean
+# It carries tritonserver 2.51 with the Python backend, and wants an older numpy than the rest.
+pytriton := 0.7.0
+
+.PHONY: help setup bench test lint wheel docs tables serving gpu clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -57,6 +60,12 @@ docs: setup ## write the table of docs/audit.md anew, below its introduction
 
 tables: setup ## write the tables and pictures of README.md and docs/ anew from reports/results
 	OMP_NUM_THREADS=1 $(python) scripts/tables.py --count
+
+serving: setup ## what deploy writes, in a real Triton Inference Server, which gets an environment of its own
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/pip install --disable-pip-version-check $(if $(CI),--quiet) \
+	nvidia-pytriton==$(pytriton) 'numpy<2' onnxruntime 'tritonclient[all]'
+	OMP_NUM_THREADS=1 CONVBENCH_TRITON=.venv-triton $(python) -m pytest tests/test_triton_server.py $(ARGS)
 
 gpu: ## all that needs an NVIDIA GPU, with this machine's own python3: PARTS="tests tf32 kernels headline"
 	PYTHON=$(PYTHON) scripts/gpu $(PARTS)

@@ -19,6 +19,7 @@ COMMANDS = {  # name -> what it is for; the module of that name holds `command`
     "export": "a backbone as an ONNX, TensorRT, OpenVINO or AOTInductor artefact",
     "verify": "an artefact against fp32 PyTorch; names the first layer that differs",
     "serve": "an artefact over HTTP, with the KServe v2 protocol and dynamic batching",
+    "deploy": "an artefact as a model repository for Triton Inference Server",
     "load": "requests to a server, and its latency and throughput under them",
     "report": "tables and plots from stored runs; the papers' tables beside our numbers",
     "verify-report": "a page of report --html: every cell anew from the samples inside it",
