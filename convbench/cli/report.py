@@ -19,7 +19,7 @@ KEYS = (
     *("params", "macs", "winograd_macs", "images_per_s", "interval", "baseline_ratio", "baseline_interval"),
     *("latency_s_p50", "prepare_s", "limit_fraction", "ratio", "difference", "rank", "status", "verdict"),
 )
-MOST_PICTURES = 20  # on a page
+MOST_PICTURES = 12  # on a page
 MORE_ON_A_PAGE = ("mfu", "flops_per_s", "peak_bytes", "error_vs_fp32")
 NAMED = 12  # so many notes of one kind, then how many more there are
 
