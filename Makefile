@@ -17,7 +17,7 @@ oldest_triton := 3.6.0
 # It carries tritonserver 2.51 with the Python backend, and wants an older numpy than the rest.
 pytriton := 0.7.0
 
-.PHONY: help setup bench test lint wheel docs tables serving gpu clean
+.PHONY: help setup bench test lint wheel docs tables serving site gpu clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -66,6 +66,11 @@ serving: setup ## what deploy writes, in a real Triton Inference Server, which g
 	.venv-triton/bin/pip install --disable-pip-version-check $(if $(CI),--quiet) \
 	nvidia-pytriton==$(pytriton) 'numpy<2' onnxruntime 'tritonclient[all]'
 	OMP_NUM_THREADS=1 CONVBENCH_TRITON=.venv-triton $(python) -m pytest tests/test_triton_server.py $(ARGS)
+
+site: setup ## write the generated pages of docs/ anew and build the documentation into build/site
+	$(pip) --quiet 'mkdocs>=1.6'
+	$(python) scripts/docs.py
+	$(python) -m mkdocs build --strict --quiet
 
 gpu: ## all that needs an NVIDIA GPU, with this machine's own python3: PARTS="tests tf32 kernels headline"
 	PYTHON=$(PYTHON) scripts/gpu $(PARTS)
