@@ -1,6 +1,9 @@
 """Models from outside the zoo: counted and measured like our own, refused in one line where they cannot be."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from convbench.catalogue import find
 from convbench.errors import UsageError
 from convbench.proof import input_sets
 from convbench.schema import Case
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_macs_by_hand() -> None:
@@ -67,8 +72,6 @@ def test_own_weights_are_kept_and_zeros_are_not(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_what_cannot_be_found_is_one_line(id: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "timm", None)  # not to be imported, whether it is installed or not
     with pytest.raises(UsageError) as error:
         find(id)
@@ -138,3 +141,24 @@ def test_a_config_that_is_none_is_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UsageError, match=rf"^{tmp_path}/config.json is no config of a diffusers model: "):
         find(f"diffusers:{tmp_path}/config.json")
+
+
+def test_it_is_exported_verified_measured_and_reported_from_outside_the_tree(tmp_path: Path) -> None:
+    """As its owner would, in a folder of their own that holds nothing but the module."""
+    (tmp_path / "theirs.py").write_text(Path(mynet.__file__).read_text("utf-8"), "utf-8")
+
+    def convbench(line: str) -> str:
+        command = [sys.executable, "-m", "convbench", *line.split()]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    convbench("export --model theirs:net --res 8 --to onnx --out engine")
+    (check,) = {json.loads((tmp_path / "engine/verification.json").read_text("utf-8"))["status"]}
+    assert check == "passed"
+    measured = json.loads(
+        convbench("throughput --model theirs:net --res 8 --threads 1 --cap 0.1 --out run.jsonl --format json")
+    )
+    (reported,) = json.loads(convbench("report run.jsonl --format json"))
+    assert reported["model"] == "theirs:net" and reported["images_per_s"] == measured[0]["images_per_s"]
