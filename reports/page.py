@@ -217,6 +217,7 @@ def _sweeps(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
 
 
 def _left_out(runs: Runs) -> Iterator[str]:
-    for kind, rows in vars(runs).items():
-        if rows and kind not in ("measurements", "notes"):
-            yield f"{len(rows)} rows of the kind '{kind}' are in these files and not in the table of this page"
+    kinds = {kind: len(rows) for kind, rows in vars(runs).items() if kind not in ("measurements", "notes") and rows}
+    if kinds:
+        held = ", ".join(f"{count} of {kind}" for kind, count in kinds.items())
+        yield f"Also in these files, and not in this table: rows {held}"
