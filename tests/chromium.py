@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PATIENCE_S = 60  # with an answer or an event
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
 QUIET = (
     "--disable-background-networking",
@@ -26,6 +28,7 @@ class Tab:
     def __init__(self, write: Any, read: Any) -> None:
         self.write, self.read = write, read
         self.number = 0
+        self.unread = b""
         self.events: list[dict[str, Any]] = []
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self.session: str | None = None
@@ -47,10 +50,12 @@ class Tab:
         return message["result"]
 
     def _next(self) -> dict[str, Any]:
-        text = bytearray()
-        while (byte := self.read.read(1)) != b"\0":
-            assert byte, "chromium ended"
-            text += byte
+        while b"\0" not in self.unread:
+            ready, _, _ = select.select([self.read], [], [], PATIENCE_S)
+            part = os.read(self.read.fileno(), 2**16) if ready else b""
+            assert part, "chromium ended" if ready else f"chromium said nothing for {PATIENCE_S} s"
+            self.unread += part
+        text, _, self.unread = self.unread.partition(b"\0")
         message: dict[str, Any] = json.loads(text)
         return message
 
@@ -116,7 +121,7 @@ def browser(folder: Path) -> Iterator[Tab]:
     )
     os.close(to_read)
     os.close(from_write)
-    with started, os.fdopen(to_write, "wb") as write, os.fdopen(from_read, "rb") as read:
+    with started, os.fdopen(to_write, "wb") as write, os.fdopen(from_read, "rb", buffering=0) as read:
         try:
             yield Tab(write, read)
         finally:
