@@ -132,9 +132,12 @@ def _servers() -> Iterator[Row]:
 
     reasons = [packages.missing(name) for name in ("starlette", "uvicorn", "prometheus_client")]
     yield row("servers", "convbench serve", next(filter(None, reasons), None))
-    found = shutil.which("tritonserver") or installed("nvidia-pytriton")
+    own = CONSTRAINTS.with_name(".venv-triton")
+    found = shutil.which("tritonserver") or installed("nvidia-pytriton") or own.is_dir()
     # The package carries a server with the Python backend; its numpy is too old to stand beside ours.
-    mend = None if found else "python3 -m venv .venv-triton && .venv-triton/bin/pip install nvidia-pytriton==0.7.0"
+    wanted = "nvidia-pytriton==0.7.0 'numpy<2' onnxruntime"
+    make = "make serving" if CONSTRAINTS.is_file() else f"python3 -m venv triton && triton/bin/pip install {wanted}"
+    mend = None if found else make
     missing = None if found else "no tritonserver on the path and no nvidia-pytriton: what `deploy` writes is not run"
     yield row("servers", "tritonserver", missing, mend)
 

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 
@@ -122,8 +122,9 @@ def test_the_tested_versions_are_those_of_the_constraints() -> None:
     assert {name: pins[name] for name in tested if name in pins and pins[name] != tested[name]} == {}
 
 
-def test_servers_and_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_and_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install(monkeypatch)
+    monkeypatch.setattr(doctor, "CONSTRAINTS", tmp_path / "constraints.txt")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("shutil.which", lambda name: None)
     rows: dict[str, Any] = {row["what"]: row for row in (*doctor._servers(), *doctor._parts())}
