@@ -4,6 +4,7 @@ import json
 import math
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -303,6 +304,7 @@ def _listen_to(
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": paths},
+        process_group=0,
     ) as worker:
         assert worker.stdin and worker.stdout and worker.stderr
 
@@ -323,20 +325,34 @@ def _listen_to(
                 worker.stdin.write(json.dumps(order) + "\n")
                 worker.stdin.flush()  # left open: the worker ends when it is closed
             deadline = time.monotonic() + timeout_s
-            while (line := lines.get(timeout=max(0.0, deadline - time.monotonic()))) is not None:
+            while (line := _next(lines, worker, deadline)) is not None:
                 message = json.loads(line)
                 if "error" in message:
                     raise UsageError(message["error"])
                 hear(message)
             worker.wait(max(0.0, deadline - time.monotonic()))
-        except (queue.Empty, subprocess.TimeoutExpired):
+        except subprocess.TimeoutExpired:
             raise TimeoutError from None
         finally:
+            with suppress(ProcessLookupError):
+                os.killpg(worker.pid, signal.SIGKILL)  # with what it started: a compiler's helpers hold its pipes open
             worker.kill()
             for thread in threads:
                 if thread.ident:  # it was started
                     thread.join()
     return worker.returncode, [line.rstrip() for line in errors if line.strip()]
+
+
+def _next(lines: queue.Queue[str | None], worker: subprocess.Popen[str], deadline: float) -> str | None:
+    """The next line of a worker; None where it has ended, even if somebody else still holds its pipe open."""
+    while (left := deadline - time.monotonic()) > 0:
+        ended = worker.poll() is not None
+        try:
+            return lines.get(timeout=min(left, 0.5))
+        except queue.Empty:
+            if ended:
+                return None
+    raise TimeoutError
 
 
 def _death(code: int, errors: list[str]) -> tuple[str, str]:

@@ -65,6 +65,8 @@ def _send(channel: TextIO, **message: Any) -> None:
 
 def _end_with_parent() -> None:
     sys.stdin.read()  # returns when the other end is closed: the parent is gone
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)  # with what it started, such as a compiler's helpers
     os._exit(1)
 
 

@@ -323,3 +323,13 @@ def _open_eager(model: nn.Module, case: Case, inputs: Inputs) -> Iterator[Step]:
 fine = Backend("fine", "eager by another name", _open_eager)
 needs_a_licence = Backend("needs_a_licence", "", _open_eager, unsupported=lambda case: "needs a licence")
 not_a_backend = "a text"
+
+
+@faulty
+def crashes_and_leaves_a_child(model: nn.Module, case: Case, inputs: Inputs) -> Step:
+    """As a compiler with helper processes does: they go on holding the pipes of the dead."""
+    if os.fork() == 0:
+        time.sleep(60)
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return model

@@ -55,7 +55,7 @@ def test_a_worker_that_dies_takes_its_case_and_not_the_run(workers_find_the_faul
     out = tmp_path / "run.jsonl"
     bundles = [
         (case(), case(repeat=2)),
-        *alone(*(case(f"faulty:{name}") for name in ("exits", "is_killed", "crashes"))),
+        *alone(*(case(f"faulty:{name}") for name in ("exits", "is_killed", "crashes_and_leaves_a_child"))),
     ]
     bundles += alone(case("faulty:prints"))
     rows = list(run(bundles, out, settings=Settings(TINY)))
