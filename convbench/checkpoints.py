@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from .catalogue import Variant
 from .container import MOST_BYTES
-from .errors import WeightsError
+from .errors import WeightsError, first_line
 from .whole import whole
 
 HUB = "hf:"
@@ -120,7 +120,7 @@ def _hub_reason(errors: Any, error: Exception, where: str, name: str) -> str:
         return f"there is no such revision: {where}"
     if isinstance(error, errors.EntryNotFoundError):
         return f"{where} has no file {name}"
-    return _first_line(error)
+    return first_line(error)
 
 
 def cache() -> Path:
@@ -144,7 +144,7 @@ def download(address: str, folder: Path) -> Path:
         raise WeightsError(f"{address} answered {error.code} {error.reason}") from None
     except (OSError, ValueError) as error:  # no network, a broken connection, a full disk
         raise WeightsError(
-            f"{address} is not on this machine and could not be fetched: {_first_line(error)}; fetched elsewhere, "
+            f"{address} is not on this machine and could not be fetched: {first_line(error)}; fetched elsewhere, "
             f"the file can be given by its path, or laid into {folder}"
         ) from None
     return file
@@ -176,7 +176,3 @@ def announce(source: Source) -> str:
     digest = source.sha256()
     print(f"weights: {source}, sha256 {digest}", file=sys.stderr)
     return digest
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

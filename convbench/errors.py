@@ -27,3 +27,8 @@ class NothingMeasured(ConvbenchError):
     """No case of a run could be measured."""
 
     exit_code = 3
+
+
+def first_line(error: BaseException, most: int = 160) -> str:
+    """What an error of somebody else's says, short enough for a message; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .catalogue import Variant, variants
 from .container import require_sane_header, require_sane_size, require_sane_zip
-from .errors import WeightsError
+from .errors import WeightsError, first_line
 
 # Keys under which training scripts save a state dict beside optimiser state and arguments; averaged weights first.
 WRAPPERS = ("ema", "ema_state_dict", "model", "state_dict", "model_state_dict", "net")
@@ -47,7 +47,7 @@ def load_weights(model: nn.Module, path: str, variant: Variant) -> None:
     try:
         model.load_state_dict(state, strict=False)  # strict but for the tables, as just checked
     except RuntimeError as error:  # sparse, complex or without storage
-        raise WeightsError(f"{path} holds tensors that are no plain weights: {_first_line(error)}") from None
+        raise WeightsError(f"{path} holds tensors that are no plain weights: {first_line(error)}") from None
 
 
 def read_state_dict(path: str) -> dict[str, Tensor]:
@@ -84,7 +84,7 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
     try:
         return dict(load_file(file))
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{file} is not a readable safetensors file: {_first_line(error)}") from None
+        raise WeightsError(f"{file} is not a readable safetensors file: {first_line(error)}") from None
 
 
 def _read_pickle(file: Path) -> dict[str, Any]:
@@ -102,15 +102,11 @@ def _read_pickle(file: Path) -> dict[str, Any]:
             ) from None
         # Torch's own words for an unreadable pickle are advice to load it unsafely.
         broken = isinstance(error, pickle.UnpicklingError)
-        reason = "it is cut off, or torch.save did not write it" if broken else _first_line(error)
+        reason = "it is cut off, or torch.save did not write it" if broken else first_line(error)
         raise WeightsError(f"{file} is not a readable PyTorch checkpoint: {reason}") from None
     if not isinstance(content, Mapping):
         raise WeightsError(f"{file} holds a {type(content).__name__}, not a state dict")
     return dict(content)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def _difference(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convbench.errors import UsageError
+from convbench.errors import UsageError, first_line
 from convbench.schema import Step
 
 from . import packages
@@ -66,7 +66,7 @@ def session(
         opened = ort.InferenceSession(_tapped(file, taps, options) if taps else str(file), options, providers=wanted)
     except Exception as error:  # its errors have no common class
         if "fallback" in str(error).lower():
-            raise UsageError(f"{file.name}: the CUDA provider cannot run every operator: {_line(error)}") from None
+            raise UsageError(f"{file.name}: the CUDA provider cannot run every operator: {first_line(error)}") from None
         raise
     opened.disable_fallback()
     ran = opened.get_providers()[0]
@@ -85,10 +85,6 @@ def _tapped(file: Path, taps: Sequence[str], options: Any) -> bytes:
         "session.model_external_initializers_file_folder_path", str(file.parent.absolute())
     )
     return bytes(model.SerializeToString())
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200]
 
 
 def step(opened: Any) -> Step:

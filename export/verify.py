@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convbench.clock import Inputs
-from convbench.errors import UsageError
+from convbench.errors import UsageError, first_line
 from convbench.proof import relative_error
 from convbench.schema import Step
 from convbench.tolerances import RELATIVE_L2, TRAJECTORY_L2
@@ -70,7 +70,11 @@ def check(
     except UsageError as error:
         return {**found, "status": "failed" if changed else "unchecked", "reason": "; ".join([*changed, str(error)])}
     except Exception as error:  # a runtime may raise anything about a file that is damaged
-        return {**found, "status": "failed", "reason": "; ".join([*changed, f"it does not run: {_line(error)}"])}
+        return {
+            **found,
+            "status": "failed",
+            "reason": "; ".join([*changed, f"it does not run: {first_line(error, 300)}"]),
+        }
     if worst:
         found["layer"] = locate.first_difference(artefact, manifest, network, worst[1])
     return found | _verdict(found, changed)
@@ -175,7 +179,3 @@ def _trajectory(step: Step, network: nn.Module, sizes: Shapes, manifest: folder.
         "limit": limit,
         "ok": error <= limit,
     }
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

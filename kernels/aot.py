@@ -243,13 +243,6 @@ def compile_for(
             raise ConvbenchError(f"compiling for {target} ended with code {process.returncode}: {last}")
 
 
-def configurations(precisions: Sequence[str]) -> int:
-    """How many rows ``compile_for`` gives for one target."""
-    from . import all_kernels
-
-    return sum(len(kernel.compilations(precision)) for kernel in all_kernels() for precision in precisions)
-
-
 # The gate
 
 

@@ -291,13 +291,6 @@ def is_killed(model: nn.Module, case: Case, inputs: Inputs) -> Step:
 
 
 @faulty
-def crashes(model: nn.Module, case: Case, inputs: Inputs) -> Step:
-    """A wild pointer."""
-    os.kill(os.getpid(), signal.SIGSEGV)
-    raise AssertionError
-
-
-@faulty
 def hangs(model: nn.Module, case: Case, inputs: Inputs) -> Step:
     """Waits for a device that never answers."""
     time.sleep(3600)

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from convbench import __version__
+from convbench.errors import first_line
 
 from . import protocol
 from .batching import Batcher, QueueFull, Run, Stopped
@@ -102,7 +103,7 @@ class Service:
         except (QueueFull, Stopped):
             raise
         except Exception as failed:  # of the runtime, whatever class it has
-            raise Refused(500, f"the artefact failed: {_line(failed)}") from failed
+            raise Refused(500, f"the artefact failed: {first_line(failed)}") from failed
         content, headers = protocol.answer(asked, out, self.served)
         return Response(content, headers=headers)
 
@@ -152,10 +153,6 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.service.batcher.hurry()
         await super().shutdown(sockets)
-
-
-def _line(failed: Exception) -> str:
-    return " ".join(str(failed).split())[:200] or type(failed).__name__
 
 
 def error(status: int, message: str, retry: int | None = None) -> Response:
