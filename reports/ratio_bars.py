@@ -73,7 +73,7 @@ def ratio_bars(table: "DataFrame", title: str = "") -> "Figure":
     axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("ratio of images/s, with its 95 % interval; hollow: SUSPECT")
+    axes.set_xlabel("ratio of images/s and 95 % interval\nhollow: SUSPECT")
     if title:
         axes.set_title(title, fontsize=9)
     return figure
