@@ -58,14 +58,14 @@ docs: setup ## write the table of docs/audit.md anew, below its introduction
 	{ sed '/^<!-- Below/q' docs/audit.md; echo; $(VENV)/bin/convbench audit --format markdown; } >docs/audit.new
 	mv docs/audit.new docs/audit.md
 
-tables: setup ## write the tables and pictures of README.md and docs/ anew from reports/results
+tables: setup ## write the tables and pictures of README.md and docs/ anew from results
 	OMP_NUM_THREADS=1 $(python) scripts/tables.py --count
 
 serving: setup ## what deploy writes, in a real Triton Inference Server, which gets an environment of its own
 	$(PYTHON) -m venv .venv-triton
 	.venv-triton/bin/pip install --disable-pip-version-check $(if $(CI),--quiet) \
 	nvidia-pytriton==$(pytriton) 'numpy<2' onnxruntime 'tritonclient[all]'
-	OMP_NUM_THREADS=1 CONVBENCH_TRITON=.venv-triton $(python) -m pytest tests/test_triton_server.py $(ARGS)
+	OMP_NUM_THREADS=1 CONVBENCH_TRITON=.venv-triton $(python) -m pytest tests/serving/triton/test_server.py $(ARGS)
 
 site: setup ## write the generated pages of docs/ anew and build the documentation into build/site
 	$(pip) --quiet 'mkdocs>=1.6'

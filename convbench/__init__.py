@@ -9,11 +9,11 @@ __all__ = ["create", "flops", "load", "throughput"]
 if TYPE_CHECKING:
     from .counting import flops
     from .models import create
-    from .runner import throughput
+    from .run.runner import throughput
     from .store import load
 
 # Loaded when first used, so that `import convbench` and `convbench --help` don't wait for torch.
-_HOMES = {"create": "models", "flops": "counting", "throughput": "runner", "load": "store"}
+_HOMES = {"create": "models", "flops": "counting", "throughput": "run.runner", "load": "store"}
 
 
 def __getattr__(name: str) -> Any:

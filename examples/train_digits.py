@@ -27,8 +27,8 @@ from torch import Tensor, nn
 import convbench
 from convbench import models
 from convbench.catalogue import FOLDER, Variant, find
+from convbench.files import write_whole
 from convbench.sampling import diffusion, flow
-from convbench.whole import write_whole
 
 DROPPED = 0.1  # labels replaced by "no class", so that guidance has both
 WARM_UP = 100  # steps to the full learning rate; from there it falls to zero along a cosine

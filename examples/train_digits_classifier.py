@@ -19,8 +19,8 @@ from safetensors.torch import save
 from torch.nn import functional as F
 from train_digits import commit, digits
 
+from convbench.files import write_whole
 from convbench.sampling.figures import WEIGHTS, DigitClassifier
-from convbench.whole import write_whole
 
 EPOCHS, BATCH, RATE = 60, 64, 2e-3
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convbench.clock import Inputs
-from convbench.proof import relative_error
+from convbench.checks.output import relative_error
+from convbench.timing.clock import Inputs
 from convbench.tolerances import RELATIVE_L2
 
 from . import folder, onnxruntime, openvino, packages

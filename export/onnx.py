@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from convbench.checks.operators import operators_seen
 from convbench.errors import UsageError
-from convbench.seen import operators_seen
 
 from . import packages
 from .shapes import Shapes

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from convbench.clock import Inputs
+from convbench.timing.clock import Inputs
 
 from . import packages, trajectories
 from .shapes import Shapes

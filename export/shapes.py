@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from convbench.catalogue import Signature, Variant
-from convbench.clock import Inputs
 from convbench.errors import UsageError
+from convbench.timing.clock import Inputs
 
 from .folder import Port
 

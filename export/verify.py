@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convbench.clock import Inputs
+from convbench.checks.output import relative_error
 from convbench.errors import UsageError, first_line
-from convbench.proof import relative_error
 from convbench.schema import Step
+from convbench.timing.clock import Inputs
 from convbench.tolerances import RELATIVE_L2, TRAJECTORY_L2
 
 from . import folder, locate, runtimes, trajectories

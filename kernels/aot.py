@@ -255,7 +255,7 @@ def write_budgets(rows: Sequence[Row], path: Path = BUDGETS) -> None:
     """Make what was compiled the new budget."""
     lines = [
         "# What each shipped configuration takes, compiled ahead of time by the oldest and the newest Triton.",
-        "# Written by scripts/kernel_budgets.py; tests/test_kernels_aot.py holds every line to the compiler's answer.",
+        "# Written by scripts/kernel_budgets.py; tests/kernels/test_aot.py holds every line to the compiler's answer.",
         "# stack and shared in bytes, registers of a thread, the rest counts of instructions.",
     ]
     for triton in sorted({row["triton"] for row in rows}):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import precision
-from ..proof import relative_error
+from ..checks.output import relative_error
 from .schema import DTYPES, Kernel, Shape
 
 Arguments = tuple[Any, ...]

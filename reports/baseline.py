@@ -3,8 +3,8 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from convbench.compare import CONDITIONS as OF_THE_MACHINE
-from convbench.compare import compare_rows
+from convbench.timing.compare import CONDITIONS as OF_THE_MACHINE
+from convbench.timing.compare import compare_rows
 
 from .runs import frame, records
 

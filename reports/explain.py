@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from convbench.compare import CONDITIONS
-from convbench.derived import FORMULAS
 from convbench.errors import UsageError
-from convbench.metrics import COLUMNS, NOTHING
+from convbench.reports.columns import COLUMNS, NOTHING
+from convbench.timing.compare import CONDITIONS
+from convbench.timing.derived import FORMULAS
 
 from .selection import require_known
-from .tables import cell_text
+from .tables.text import cell_text
 
 Row = dict[str, Any]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from convbench.errors import UsageError
-from convbench.metrics import COLUMNS
+from convbench.reports.columns import COLUMNS
 
 from .baseline import is_ranked
 

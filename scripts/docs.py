@@ -15,10 +15,11 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from convbench import catalogue, derived  # noqa: E402
+from convbench import catalogue  # noqa: E402
 from convbench.cli import COMMANDS, contents  # noqa: E402
 from convbench.cli import throughput as throughput_command  # noqa: E402
-from convbench.metrics import COLUMNS  # noqa: E402
+from convbench.reports.columns import COLUMNS  # noqa: E402
+from convbench.timing import derived  # noqa: E402
 
 HEAD = "<!-- Written by scripts/docs.py: change what it is made from, not this page. -->\n\n"
 Row = dict[str, Any]

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from torch import Tensor, nn  # noqa: E402
 
-from convbench.runner import throughput  # noqa: E402
+from convbench.run.runner import throughput  # noqa: E402
 from convbench.schema import Backend, Case, Step  # noqa: E402
 
 RUNS = 20

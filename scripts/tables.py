@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Write the tables and pictures of README.md and docs/ anew from reports/results/. `make tables` runs it.
+"""Write the tables and pictures of README.md and docs/ anew from results/. `make tables` runs it.
 
     python scripts/tables.py           tables and pictures
     python scripts/tables.py --count   before that, what is counted and audited without measuring: a minute
 
 A table stands between two comments, and the first says which command makes it:
 
-    <!-- made by: convbench report reports/results --columns model,macs --format markdown -->
+    <!-- made by: convbench report results --columns model,macs --format markdown -->
     <!-- end -->
 
-Pictures stand between `<!-- pictures of reports/results -->` and `<!-- end -->`; their files are in docs/pictures.
+Pictures stand between `<!-- pictures of results -->` and `<!-- end -->`; their files are in docs/pictures.
 """
 
 import io
@@ -23,17 +23,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from convbench.cli import main  # noqa: E402
-from convbench.reports.drawing import svg  # noqa: E402
-from convbench.reports.pictures import pictures  # noqa: E402
+from convbench.files import write_whole  # noqa: E402
+from convbench.reports.plots.drawing import svg  # noqa: E402
+from convbench.reports.plots.pictures import pictures  # noqa: E402
 from convbench.reports.runs import read_runs  # noqa: E402
-from convbench.whole import write_whole  # noqa: E402
 
-RESULTS = "reports/results"
+RESULTS = "results"
 PICTURES = "docs/pictures"
 TABLE = re.compile(r"(<!-- made by: (convbench [^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 SHOWN = re.compile(rf"(<!-- pictures of {RESULTS} -->\n).*?(<!-- end -->)", re.DOTALL)
 XL = "dit_xl_2,dig_xl_2,dic_xl,dico_xl,fcdm_xl"
-COUNTED = {  # file of reports/results -> the command that makes it
+COUNTED = {  # file of results -> the command that makes it
     "counted-256px.json": f"convbench flops --model {XL},dic_s,dic_b,dic_h --res 256 --format json",
     "counted-512px.json": f"convbench flops --model {XL},dic_h,dim_h,dis_h_2 --res 512 --format json",
     "counted-256px-by-kind.json": f"convbench flops --model {XL} --res 256 --by kind --format json",

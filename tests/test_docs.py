@@ -9,9 +9,10 @@ import click
 import pytest
 from shown_commands import parses, shown, words
 
-from convbench import catalogue, derived
+from convbench import catalogue
 from convbench.cli import COMMANDS
-from convbench.metrics import COLUMNS
+from convbench.reports.columns import COLUMNS
+from convbench.timing import derived
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -22,15 +22,15 @@ FORBIDDEN = {
     "convbench.schema": ("convbench",),
     "convbench.errors": ("convbench",),
     "convbench.catalogue": ("torch",),
-    "convbench.plan": ("torch",),
-    "convbench.metrics": ("torch",),
+    "convbench.run.plan": ("torch",),
+    "convbench.reports.columns": ("torch",),
     "convbench.store": ("torch",),
     "convbench.models": ("convbench.kernels",),
-    "convbench.reports": ("torch", "convbench.runner", "convbench.backends"),
+    "convbench.reports": ("torch", "convbench.run.runner", "convbench.backends"),
     "convbench": (*LINKED, "convbench.cli"),
 }
 MAY_IMPORT_CLI = ("convbench.cli", "convbench.__main__")
-LIGHT = ("schema", "errors", "catalogue", "plan", "metrics", "store", "reports", "cli")  # never load torch
+LIGHT = ("schema", "errors", "catalogue", "run.plan", "reports.columns", "store", "reports", "cli")  # never load torch
 VAGUE = {"utils", "helpers", "common", "base"}
 
 
@@ -115,7 +115,7 @@ def test_light_modules_leave_torch_unloaded() -> None:
     """What the layers forbid directly must not come in through a third module either."""
     program = (
         f"import importlib, json, sys; [importlib.import_module('convbench.' + name) for name in {LIGHT}];"
-        "print(json.dumps([name for name in ('torch', 'convbench.runner') if name in sys.modules]))"
+        "print(json.dumps([name for name in ('torch', 'convbench.run.runner') if name in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
@@ -126,15 +126,19 @@ def test_light_modules_leave_torch_unloaded() -> None:
     [
         ("convbench.schema", "from .errors import E", ["convbench.schema -> convbench.errors.E"]),
         ("convbench.schema", "from . import errors", ["convbench.schema -> convbench.errors"]),
-        ("convbench.plan", "def f():\n    import torch.nn", ["convbench.plan -> torch.nn"]),
+        ("convbench.run.plan", "def f():\n    import torch.nn", ["convbench.run.plan -> torch.nn"]),
         ("convbench.store", "from torch import Tensor", ["convbench.store -> torch.Tensor"]),
         ("convbench.models.dic", "from ..kernels.norm import n", ["convbench.models.dic -> convbench.kernels.norm.n"]),
         ("convbench.models.dic", "from .. import kernels", ["convbench.models.dic -> convbench.kernels"]),
-        ("convbench.reports.page", "from ..runner import run", ["convbench.reports.page -> convbench.runner.run"]),
+        (
+            "convbench.reports.page",
+            "from ..run.runner import run",
+            ["convbench.reports.page -> convbench.run.runner.run"],
+        ),
         ("convbench.reports.page", "import convbench.backends", ["convbench.reports.page -> convbench.backends"]),
-        ("convbench.runner", "from convbench.cli import main", ["convbench.runner -> convbench.cli.main"]),
-        ("convbench.runner", "if 1:\n    from . import cli", ["convbench.runner -> convbench.cli"]),
-        ("convbench.runner", "import kernels", ["convbench.runner -> kernels"]),
+        ("convbench.run.runner", "from convbench.cli import main", ["convbench.run.runner -> convbench.cli.main"]),
+        ("convbench.run.runner", "if 1:\n    from .. import cli", ["convbench.run.runner -> convbench.cli"]),
+        ("convbench.run", "import kernels", ["convbench.run -> kernels"]),
         ("convbench.kernels.norm", "from reports.page import p", ["convbench.kernels.norm -> reports.page.p"]),
     ],
 )
@@ -145,9 +149,9 @@ def test_a_forbidden_import_is_found(module: str, source: str, expected: list[st
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("convbench.runner", "import torch, torchprofile"),
-        ("convbench.plan", "import torchprofile"),  # not torch, only spelt like it
-        ("convbench.plan", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from torch import Tensor"),
+        ("convbench.run", "import torch, torchprofile"),
+        ("convbench.run.plan", "import torchprofile"),  # not torch, only spelt like it
+        ("convbench.run.plan", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from torch import Tensor"),
         ("convbench.backends.triton", "from ..kernels import norm"),
         ("convbench.kernels.norm", "from .layout import rows"),
         ("convbench.cli.flops", "from . import options\nfrom ..plan import plan"),

@@ -15,7 +15,7 @@ LINKED = ("kernels", "export", "reports")
 CONTENT = ("convbench", *LINKED)
 REQUIRED = {"convbench/cli/__init__.py", "convbench/models/dic.toml", "convbench/reports/__init__.py"}
 FOR_READERS = {".md", ".jsonl"}  # documentation and committed results stay in the checkout
-RESULTS = Path("reports/results")
+RESULTS = Path("results")
 
 
 def source_files() -> list[Path]:

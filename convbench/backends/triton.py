@@ -15,14 +15,14 @@ OLDEST_GPU = (8, 0)  # Ampere
 
 @contextmanager
 def _open(model: nn.Module, case: Case, inputs: tuple[Tensor, Tensor, Tensor]) -> Iterator[Step]:
-    from ..kernels.fusion import fused_copy
+    from ..kernels.fused.fusion import fused_copy
 
     yield fused_copy(model)  # the model may be timed by another backend in turns: only its weights are shared
 
 
 def unsupported(case: Case) -> str | None:
     """Why the fused kernels cannot run a case here, or None if they can. A CPU can always run their references."""
-    from ..kernels.fusion import FAMILIES
+    from ..kernels.fused.fusion import FAMILIES
 
     variant = catalogue.find(case.model)
     family, classes = variant.family, {network.__name__ for network in FAMILIES}

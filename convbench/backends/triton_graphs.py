@@ -14,7 +14,7 @@ WARM_UP = 3  # steps before the capture: kernels are compiled and convolutions t
 
 @contextmanager
 def _open(model: nn.Module, case: Case, inputs: tuple[Tensor, Tensor, Tensor]) -> Iterator[Step]:
-    from ..kernels.fusion import fused_copy
+    from ..kernels.fused.fusion import fused_copy
 
     fused = fused_copy(model)
     held = tuple(value.clone() for value in inputs)

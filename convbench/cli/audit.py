@@ -41,7 +41,7 @@ def command(paper: list[str] | None, model: list[str] | None, form: str) -> None
     MACs are our own count where there is one, else the printed one. Tables show lines of one paper with the same
     numbers once; json and csv have a row for each, with both counts, every share, and the findings in words.
     """
-    from .. import audit
+    from ..papers import audit
 
     _require_known(paper, model)
     rows = audit.audit(paper, model)
@@ -55,8 +55,8 @@ def command(paper: list[str] | None, model: list[str] | None, form: str) -> None
 
 def _require_known(papers: list[str] | None, models: list[str] | None) -> None:
     """Raise UsageError for a paper or model that has no row, or for a pair of them that has none."""
-    from ..audit import audited_lines
     from ..errors import UsageError
+    from ..papers.audit import audited_lines
 
     lines = audited_lines()
     for paper in papers or []:
@@ -73,8 +73,8 @@ def _require_known(papers: list[str] | None, models: list[str] | None) -> None:
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
     """The row with what a table shows in place of several keys."""
-    from ..findings import FINDINGS
-    from ..implied import macs_used
+    from ..papers.findings import FINDINGS
+    from ..papers.implied import macs_used
 
     tables = row["table"] if row["table"][0].isdigit() else ""  # the poster's tables have titles
     return {
@@ -88,8 +88,8 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 def _notes(rows: list[dict[str, Any]]) -> list[str]:
     """What the table's words mean, what has to be known beside some counts, and under which conditions papers timed."""
-    from ..findings import FINDINGS
-    from ..implied import counted
+    from ..papers.findings import FINDINGS
+    from ..papers.implied import counted
 
     found = {code for row in rows for code in row["findings"]}
     meanings = [f"{name}: {meaning}." for code, (name, meaning) in FINDINGS.items() if name and code in found]

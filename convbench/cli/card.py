@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from .. import cards
+from ..papers import cards
 from . import options
 
 KEYS = ("card", "status", "gpu", "batch", "t_shape", "sync_end", "completeness", "ranked")

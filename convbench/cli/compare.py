@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ..compare import changed_conditions, compare_rows
+from ..timing.compare import changed_conditions, compare_rows
 from . import options
 
 KEYS = ("case", "a", "b", "ratio", "ratio_low", "ratio_high", "difference")

@@ -52,7 +52,7 @@ def command(
     With dynamic batching, a bounded queue and a warm-up. The python backend runs the artefact by a model.py of
     convbench, where Triton's own backends are not installed; it needs the artefact's runtime in Triton's Python.
     """
-    from ..export.triton import repository
+    from ..serving.triton import repository
 
     wanted = repository.Deployment(backend, max_batch, max_delay, queue, instances, threads or 0, guidance)
     names = repository.deploy(folder, out, wanted, force)

@@ -18,11 +18,11 @@ from . import options
 def command(precision: list[str], form: str) -> None:
     """Describe this machine: devices, versions, and the peaks it reaches, measured now in a few seconds."""
     from .. import environment
-    from ..calibration import calibrate
     from ..errors import UsageError
     from ..precision import applied, unsupported
-    from ..runner import default_device
+    from ..run.runner import default_device
     from ..schema import PRECISIONS
+    from ..timing.calibration import calibrate
 
     facts: dict[str, Any] = environment.describe()
     device = default_device()

@@ -162,7 +162,7 @@ def _list(kernels: "Sequence[Kernel]", form: str) -> int:
 
 def _check(kernels: "Sequence[Kernel]", precisions: list[str], form: str) -> int:
     from ..kernels.check import check
-    from ..runner import default_device
+    from ..run.runner import default_device
 
     device = default_device()
     if device == "cuda":
@@ -217,8 +217,8 @@ def _bench(
     budget: float,
     form: str,
 ) -> int:
-    from ..kernels import bench
-    from ..kernels.stopwatch import Stopwatch, facts
+    from ..kernels.bench import bench
+    from ..kernels.bench.stopwatch import Stopwatch, facts
 
     works = bench.plan(kernels, precisions, batch or bench.BATCHES, res or bench.RESOLUTIONS)
     if not works:

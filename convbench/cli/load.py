@@ -61,7 +61,7 @@ def command(
     """
     if sum(value is not None for value in (rate, concurrency, slo)) > 1:
         raise UsageError("--rate, --concurrency and --slo exclude each other: give one")
-    from ..export.serving import load
+    from ..serving import load
 
     with stages() as report:
         rows = load.run(url, model, batch, side, duration, rate, concurrency, slo, report)

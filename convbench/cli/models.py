@@ -29,8 +29,8 @@ def command(family: str | None, ablations: bool, form: str) -> None:
     from ..errors import UsageError
 
     if ablations:
-        from ..ablations import options as changes
-        from ..ablations import printed
+        from ..papers.ablations import options as changes
+        from ..papers.ablations import printed
 
         options.show(printed(), ABLATION_KEYS, form, list(changes()))
         return

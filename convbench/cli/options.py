@@ -8,7 +8,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from .. import backends, catalogue
-from ..plan import DEVICES
+from ..run.plan import DEVICES
 from ..schema import PRECISIONS
 
 FORMATS = ("table", "json", "csv", "markdown")
@@ -128,7 +128,7 @@ def form() -> Decorator:
 
 def show(rows: Sequence[dict[str, Any]], keys: Sequence[str], form: str, notes: Sequence[str] = ()) -> None:
     """Print rows to stdout: a rich table on a terminal, a plain one elsewhere, or the format that was asked for."""
-    from ..reports.tables import render
+    from ..reports.tables.text import render
 
     if form == "table":
         form = "table" if sys.stdout.isatty() else "plain"

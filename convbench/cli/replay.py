@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from ..plan import DEVICES
+from ..run.plan import DEVICES
 from . import options
 
 KEYS = ("knob", "from", "to", "images_per_s_before", "images_per_s", "ratio", "ratio_interval")
@@ -55,7 +55,7 @@ def command(
     ratio        speed after a knob over speed before it, from paired blocks
     unexplained  printed over replayed: never a claim unless the GPU is of the same type
     """
-    from .. import runner
+    from ..run import runner
     from ..store import require_writable
 
     device = device or runner.default_device()
@@ -81,28 +81,28 @@ def _replay(
     out: Path | None,
     form: str,
 ) -> int:
-    from .. import bridge, knobs
     from ..catalogue import find
-    from ..replay import replay
+    from ..papers import differences, waterfall
+    from ..papers.replay import replay
     from ..store import append
 
-    knobs.require_paper(paper)
-    own_model, own_res = knobs.default_case(paper, device)
+    differences.require_paper(paper)
+    own_model, own_res = differences.default_case(paper, device)
     model, res = model or own_model, res or own_res
     find(model).require_res(res)
-    small = knobs.made_small(paper, device, batch) or ""
+    small = differences.made_small(paper, device, batch) or ""
     click.echo(f"{paper}: {model} at {res} px on {device}, every variant in turns. {small}".rstrip(), err=True)
-    rows = bridge.rows(replay(paper, model, res, device, batch, cap, report=_phases()))
+    rows = waterfall.rows(replay(paper, model, res, device, batch, cap, report=_phases()))
     if out:
         for row in rows:
             append(out, row)
-    options.show(rows, KEYS, form, [bridge.summary(rows), *bridge.sentences(rows), *filter(None, [small])])
+    options.show(rows, KEYS, form, [waterfall.summary(rows), *waterfall.sentences(rows), *filter(None, [small])])
     return 4 if any(row["step"] == "ours" and row["verdict"] == "INVALID" for row in rows) else 0
 
 
 def _experiment(res: int, batch: int | None, device: str, cap: float | None, out: Path | None, form: str) -> None:
-    from .. import tf32
     from ..errors import NothingMeasured
+    from ..papers import tf32
     from ..store import append
 
     if device == "cpu":

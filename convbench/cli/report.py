@@ -135,7 +135,7 @@ def _draw(runs: "Runs", folder: Path, where: list[str] | None, baseline: str | N
 
     from ..reports import selection
     from ..reports.baseline import BASELINE
-    from ..reports.pictures import draw
+    from ..reports.plots.pictures import draw
 
     _require_baseline(baseline, runs)
     kept = replace(runs, measurements=selection.where(runs.measurements, where or []))
@@ -146,7 +146,7 @@ def _draw(runs: "Runs", folder: Path, where: list[str] | None, baseline: str | N
 def _paper_tables(runs: "Runs", names: str, columns: list[str] | None, where: list[str] | None, form: str) -> None:
     """Each table under its name; one list of all rows for json and csv."""
     from ..reports import selection
-    from ..reports.papers import named_tables, paper_table
+    from ..reports.tables.papers import named_tables, paper_table
 
     wanted = named_tables(names)
     runs.measurements = selection.where(runs.measurements, where or [])
@@ -168,21 +168,23 @@ def _page(
     from dataclasses import replace
 
     from ..errors import UsageError
-    from ..reports import drawing, page, pictures, selection
+    from ..files import write_whole
+    from ..reports import selection
     from ..reports.baseline import BASELINE
-    from ..whole import write_whole
+    from ..reports.page import build
+    from ..reports.plots import drawing, pictures
 
     _require_measurements(runs)
     _require_baseline(baseline, runs)
     baseline = baseline or BASELINE
-    rows = page.table_rows(runs.measurements, baseline)
+    rows = build.table_rows(runs.measurements, baseline)
     keys = selection.shown_columns(columns, (*KEYS, *MORE_ON_A_PAGE), rows, "table")
     chosen = replace(runs, measurements=selection.where(rows, where or []))
     first = list(itertools.islice(pictures.pictures(chosen, baseline), MOST_PICTURES + 1))
     if len(first) > MOST_PICTURES:
         runs.notes.append(f"These files give more pictures than the {MOST_PICTURES} below: --where narrows them")
     drawn = [(f"{each.says} ({each.name})", drawing.svg(each.figure())) for each in first[:MOST_PICTURES]]
-    text = page.page(runs, keys, baseline, where or [], sort, drawn)
+    text = build.page(runs, keys, baseline, where or [], sort, drawn)
     try:
         write_whole(path, text.encode())
     except OSError as error:

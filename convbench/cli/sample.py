@@ -153,8 +153,9 @@ def command(
     chosen = _labels(labels or ("random" if npz else "all"), variant)
     weights = _weights(weights, variant)
 
-    from .. import checkpoints, runner
+    from ..run import runner
     from ..sampling import images, samplers
+    from ..weights import locate
 
     device = device or runner.default_device()
     if device == "cuda" and runner.default_device() != "cuda":
@@ -162,11 +163,11 @@ def command(
     if weights != "random" and variant.family.module in samplers.OTHER_SCHEDULES:
         raise UsageError(f"{variant.family.name} was trained on another noise schedule than the samplers here have")
     made = images.sampler_for(variant, sampler, steps)
-    source = None if weights == "random" else checkpoints.locate(weights, variant, res)
+    source = None if weights == "random" else locate.locate(weights, variant, res)
     recipe = images.Recipe(
         model=model,
         res=res,
-        weights_sha256=checkpoints.announce(source) if source else None,
+        weights_sha256=locate.announce(source) if source else None,
         sampler=made.name,
         steps=made.steps,
         cfg_scale=cfg_scale,
@@ -206,7 +207,7 @@ def _labels(labels: Any, variant: catalogue.Variant) -> tuple[int, ...] | None:
 
 def _weights(weights: str | None, variant: catalogue.Variant) -> str:
     if weights is None and variant.shipped_weights is None:
-        from ..checkpoints import KINDS
+        from ..weights.locate import KINDS
 
         raise UsageError(f"no weights of {variant.id} are part of convbench: give --weights with {KINDS}; or random")
     return weights or "shipped"
@@ -217,8 +218,8 @@ def _draw(
 ) -> int:
     import numpy as np
 
+    from ..files import write_whole
     from ..sampling import decoding, images, png
-    from ..whole import write_whole
 
     decode = decoding.decoder(recipe.variant.signature, recipe.decoded_by, device)
     columns = len(recipe.labels) if recipe.labels and len(recipe.labels) <= 10 and count > len(recipe.labels) else 8

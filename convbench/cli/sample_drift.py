@@ -114,7 +114,7 @@ def _plotter(out: Path) -> Any:
 
     if find_spec("matplotlib") is None:
         raise UsageError(f"drawing {out} needs matplotlib: pip install matplotlib; or leave --out away")
-    from ..reports.drift import plot
+    from ..reports.plots.drift import plot
 
     return plot
 

@@ -43,7 +43,7 @@ def measure(
     text: str, cases: Sequence[Case], out: Path | None, cap: float | None, timeout: float, dry_run: bool, form: str
 ) -> int:
     """Measure the cases as ``text`` says they are sampled, and show them. Returns the exit code."""
-    from ..sampling import runs
+    from ..run import sampling
     from ..sampling.images import sampler_for
     from ..sampling.plan import Plan, new_row
 
@@ -51,14 +51,14 @@ def measure(
     for case, plan in planned:  # what cannot be is said before anything is measured
         sampler_for(catalogue.find(case.model), plan.sampler, plan.steps)
     if dry_run:
-        rows = [new_row(case, plan) | {"skipped": runs.unsupported(case, plan)} for case, plan in planned]
+        rows = [new_row(case, plan) | {"skipped": sampling.unsupported(case, plan)} for case, plan in planned]
         options.show(rows, PLAN_KEYS, form)
         return 0
     rules = {} if cap is None else {"cap_s": cap, "min_s": min(3.0, cap)}
     rows, interrupted = [], False
     with _Status() as status:
         try:
-            for row in runs.run(planned, out, status.update, rules, timeout):
+            for row in sampling.run(planned, out, status.update, rules, timeout):
                 rows.append(row)
                 status.finished(row, len(rows), len(planned))
         except KeyboardInterrupt:

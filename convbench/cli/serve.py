@@ -48,7 +48,7 @@ def command(
     SIGTERM and Ctrl-C stop it once everything accepted is answered. There is no authentication: other machines
     reach it only with another --host.
     """
-    from ..export.serving.listen import Settings, serve
+    from ..serving.listen import Settings, serve
 
     def ready(address: str) -> None:
         click.echo(f"serving {folder} at {address}; Ctrl-C stops it", err=True)

@@ -154,8 +154,8 @@ def command(
     correct before it is timed; its number carries a verdict, VALID, SUSPECT or INVALID, with the reasons. A case
     that is named twice is measured twice, in turns: an A/A comparison.
     """
-    from .. import fastest, plan, runner
     from ..errors import UsageError
+    from ..run import auto, plan, runner
 
     request = plan.Request(
         model=model,
@@ -178,7 +178,7 @@ def command(
         return measure(sampling, cases, out, cap, timeout, dry_run, form)
     held = runner.held_rows(out)
     cases = runner.with_threads(plan.plan(request, runner.largest_batch))
-    cases = [fastest.resolved(case, held.values()) if case.backend == fastest.AUTO else case for case in cases]
+    cases = [auto.resolved(case, held.values()) if case.backend == auto.AUTO else case for case in cases]
     bundles = plan.bundles(cases, compare_with)
     planned = _plan([case for bundle in bundles for case in bundle if case.id not in held], price)
     summary = _summary(planned, sum(map(len, bundles)) - len(planned), budget, price)
@@ -212,8 +212,8 @@ def command(
 
 def _plan(cases: list[Case], price: float | None) -> list[dict[str, Any]]:
     """What each case will need, or why it will be skipped."""
-    from ..estimate import estimate, quick_rates
-    from ..runner import unsupported
+    from ..measure.estimate import estimate, quick_rates
+    from ..run.runner import unsupported
 
     rows = []
     for case in cases:

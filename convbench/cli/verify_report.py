@@ -21,7 +21,7 @@ def command(page: Path) -> int:
     data are held against their SHA-256. The pictures are not looked at.
     """
     from ..errors import UsageError
-    from ..reports.checked_page import check_page
+    from ..reports.page.check import check_page
 
     try:
         text = page.read_text("utf-8")

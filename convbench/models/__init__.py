@@ -5,10 +5,10 @@ from importlib import import_module
 import torch
 from torch import nn
 
-from .. import checkpoints
 from ..catalogue import Variant, find
 from ..errors import UsageError
-from ..weights import load_weights
+from ..weights import locate
+from ..weights.read import load_weights
 from .random_weights import fill, fill_zeros
 
 
@@ -72,5 +72,5 @@ def create(model: str, weights: str | None = None, device: str = "cpu", res: int
     if weights is None:
         (fill_zeros if variant.factory else fill)(network, seed)  # a factory may have read trained weights
     else:
-        load_weights(network, str(checkpoints.locate(weights, variant, res).path), variant)
+        load_weights(network, str(locate.locate(weights, variant, res).path), variant)
     return network

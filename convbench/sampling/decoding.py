@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..catalogue import Signature
-from ..checkpoints import HUB
 from ..errors import UsageError, WeightsError
+from ..weights.locate import HUB
 
 Decoder = Callable[[Tensor], Tensor]
 """(B, C, S, S) float32 -> (B, 1 or 3, H, W) float32 in about [-1, 1]."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import proof
+from ..checks import output
 from ..errors import UsageError
 from ..tolerances import TRAJECTORY_L2
 from .guidance import guided
@@ -112,8 +112,8 @@ def limit(precision: str, steps: int) -> float:
 
 def distances(x: Tensor, reference: Tensor) -> tuple[float | None, float | None]:
     """The relative L2 error over all images, and that of the worst image; None where it is not finite."""
-    worst = max(proof.relative_error(a, b) for a, b in zip(x, reference, strict=True))
-    error = proof.relative_error(x, reference)
+    worst = max(output.relative_error(a, b) for a, b in zip(x, reference, strict=True))
+    error = output.relative_error(x, reference)
     return (error if math.isfinite(error) else None), (worst if math.isfinite(worst) else None)
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ..tolerances import FEATURE_SHIFT
 
-WEIGHTS = Path(__file__).parents[1] / "models" / "weights" / "digits_classifier.safetensors"
+WEIGHTS = Path(__file__).parents[1] / "weights" / "shipped" / "digits_classifier.safetensors"
 FEATURES = 32
 RESAMPLINGS = 400  # of the bootstrap
 Z = 1.96  # of a 95 % interval

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .. import backends, precision
 from ..catalogue import Variant, find
+from ..checks.output import input_sets
 from ..errors import UsageError
 from ..models import create
-from ..proof import input_sets
 from ..schema import Case, Step
 from . import samplers
 from .guidance import guided

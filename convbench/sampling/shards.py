@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from ..whole import whole, write_whole
+from ..files import whole, write_whole
 
 SHARD = 256  # images a file: the most work that a kill can lose
 

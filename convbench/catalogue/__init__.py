@@ -1,0 +1,31 @@
+"""What is known about models, papers and devices. Nothing here imports torch."""
+
+from .families import (
+    Family,
+    Signature,
+    Variant,
+    devices,
+    families,
+    find,
+    find_printed,
+    other_systems,
+    papers,
+    printed_lines,
+    printed_only,
+    variants,
+)
+
+__all__ = [
+    "Family",
+    "Signature",
+    "Variant",
+    "devices",
+    "families",
+    "find",
+    "find_printed",
+    "other_systems",
+    "papers",
+    "printed_lines",
+    "printed_only",
+    "variants",
+]

@@ -1,0 +1,198 @@
+"""What is known about models, papers and devices: the .toml files of this folder and of ``models/``, read once.
+
+Nothing here imports torch, so that ``--help``, ``models`` and ``report`` start at once.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Family:
+    """One .toml: a published family of models."""
+
+    module: str  # the stem of the .py that computes it
+    facts: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.facts["family"])
+
+    @property
+    def published(self) -> list[dict[str, Any]]:
+        """Printed numbers, a dictionary for each row of a table of a paper."""
+        return list(self.facts.get("published", []))
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a network takes and returns: the ``inputs`` of a family's .toml, or of one of its variants.
+
+    x (B, channels, S, S) with S = res / factor; t (B,) float32; y (B,) class indices, or with ``caption``
+    (B, tokens, width) float32 embeddings of a text.
+    """
+
+    channels: int = 4
+    factor: int = 8  # pixels of the decoded image to one of x: 8 for latents of the usual decoder, 1 in pixel space
+    classes: int = 1000
+    null_class: bool = True  # y = classes means no class
+    caption: tuple[int, int] | None = None  # (tokens, width)
+    t_end: float = 1000  # t lies in [0, t_end): whole diffusion steps, or with 1 the time of flow matching
+    predicts: str = "noise and variance"  # or "noise", "velocity"; "logits" of a classifier
+    takes: tuple[str, ...] = ("x", "t", "y")  # what the output depends on
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model id: a row of the family's variant table."""
+
+    id: str
+    name: str
+    family: Family
+    options: Mapping[str, Any]  # the constructor's arguments
+    res_multiple: int
+    fixed_res: bool
+    # At ``res`` pixels; held equal to the counter's by a test, so that lists need not count. None from outside.
+    params: int | None
+    macs: int | None
+    signature: Signature = Signature()
+    res: int = 256  # the side of an image that ``params`` and ``macs`` are given for
+    shipped: str | None = None  # trained weights that are part of the package: the name of a file of models/weights
+    network: str | None = None  # the name of its class, where that is not the family's
+    stages: tuple[str, ...] = ()  # of a cascade: the ids of the networks it consists of
+    printed_as: str | None = None  # what the papers' lines call it, where that is not the id
+    runs: str = "yes"  # or with what
+    remark: str = ""  # what has to be known about this model
+    ablated: bool = False  # a variant of a variant (ablations.py)
+    factory: Callable[[int], Any] | None = None  # from outside the zoo (outside.py): a resolution to a network
+
+    @property
+    def shipped_weights(self) -> Path | None:
+        """The file of trained weights that is part of the package, or None."""
+        return FOLDER.parent / "weights" / "shipped" / self.shipped if self.shipped else None
+
+    def require_res(self, res: int) -> None:
+        """Raise UsageError unless the model can be built for images of ``res`` pixels."""
+        if res <= 0 or res % self.res_multiple:
+            below = max(self.res_multiple, res // self.res_multiple * self.res_multiple)
+            near = sorted({below, below + self.res_multiple})
+            raise UsageError(
+                f"--res {res} does not suit {self.id}: it must be a positive multiple of {self.res_multiple}, "
+                f"such as {' or '.join(map(str, near))}"
+            )
+
+    def constructor_arguments(self, res: int) -> dict[str, Any]:
+        """What the family's class is called with for images of ``res`` pixels."""
+        parts = {"stages": [variants()[id].constructor_arguments(res) for id in self.stages]} if self.stages else {}
+        return {**self.options, **parts, **({"res": res} if self.fixed_res else {})}
+
+
+@cache
+def families() -> dict[str, Family]:
+    """Every family by the stem of its files."""
+    files = sorted((FOLDER.parent / "models").glob("*.toml"))
+    return {file.stem: Family(file.stem, tomllib.loads(file.read_text("utf-8"))) for file in files}
+
+
+@cache
+def variants() -> dict[str, Variant]:
+    """Every model id, in the order of the families' tables."""
+    return {variant.id: variant for family in families().values() for variant in _rows(family)}
+
+
+def _rows(family: Family) -> Iterator[Variant]:
+    for id, row in family.facts["variants"].items():
+        options = dict(row)
+        inputs = {**family.facts.get("inputs", {}), **options.pop("inputs", {})}
+        if "caption" in inputs:
+            inputs["caption"] = tuple(inputs["caption"])
+        yield Variant(
+            id=id,
+            name=options.pop("name"),
+            family=family,
+            res_multiple=options.pop("res_multiple", None) or family.facts["res_multiple"],
+            fixed_res=family.facts["fixed_res"],
+            params=options.pop("params"),
+            macs=options.pop("macs"),
+            signature=Signature(**inputs),
+            res=options.pop("res", 256),
+            shipped=options.pop("shipped", None),
+            network=options.pop("class", None),
+            stages=tuple(options.pop("stages", ())),
+            printed_as=options.pop("printed_as", None),
+            runs=options.pop("runs", None) or family.facts.get("runs", "yes"),
+            remark=options.pop("remark", None) or family.facts.get("remark", ""),
+            options=options,
+        )
+
+
+def find(id: str) -> Variant:
+    """The variant of that id, with the changes behind it if any. Raises UsageError that offers the nearest ids."""
+    from .external import names, variant_of
+
+    if "@" in id and ":" not in id:
+        from ..papers.ablations import varied
+
+        base, *changes = id.split("@")
+        return varied(find(base), changes)
+    known = variants()
+    if found := known.get(id) or variant_of(id):
+        return found
+    if id in printed_only():
+        raise UsageError(f"{id} has only been printed and cannot run: {printed_only()[id]['reason']}")
+    near = difflib.get_close_matches(
+        id.lower().replace("-", "_").replace("/", "_"), [*known, *names()], n=3, cutoff=0.5
+    )
+    hint = f"did you mean {' or '.join(near)}?" if near else "`convbench models` lists all"
+    raise UsageError(f"unknown model '{id}': {hint}")
+
+
+def find_printed(model: str | None, res: int) -> Variant | None:
+    """The variant that a printed line of that model and size is about; None for what is none of ours."""
+    if model is None:
+        return None
+    if "@" in model:
+        return find(model)
+    own = [variant for variant in variants().values() if variant.printed_as == model]
+    return next((variant for variant in own if variant.res == res), own[0] if own else variants().get(model))
+
+
+@cache
+def papers() -> dict[str, dict[str, Any]]:
+    """The sources of printed numbers and the conditions they state, by the key used in the families' tables."""
+    return tomllib.loads((FOLDER / "papers.toml").read_text("utf-8"))
+
+
+@cache
+def other_systems() -> dict[str, Any]:
+    """Systems of the papers' tables that are no variants: ``printed_only``, ``published`` lines; and ``sizes``."""
+    return tomllib.loads((FOLDER / "published.toml").read_text("utf-8"))
+
+
+def printed_only() -> dict[str, dict[str, Any]]:
+    """Systems that nobody outside their papers can run, by id: ``name``, ``source`` and ``reason``."""
+    return dict(other_systems()["printed_only"])
+
+
+@cache
+def devices() -> dict[str, dict[str, Any]]:
+    """Data-sheet peaks by device, for where nothing could be measured."""
+    return tomllib.loads((FOLDER / "devices.toml").read_text("utf-8"))
+
+
+def printed_lines() -> list[dict[str, Any]]:
+    """Every line of every paper's tables; ``model`` is None for a line that has only its ``label``."""
+    names = {id: variant.name for id, variant in variants().items()}
+    own = [row for family in families().values() for row in family.published]
+    return [
+        {"model": None, "label": names.get(row.get("model", "")), **row} for row in own + other_systems()["published"]
+    ]

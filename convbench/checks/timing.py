@@ -1,0 +1,96 @@
+"""What is checked of a timing once it is done. The checks of the output are in proof.py.
+
+Codes: CLK two clocks agree; LIN twice the steps take twice the time; FLOOR no faster than the measured rates of the
+machine allow; COMP no device memory was allocated meanwhile (measure.py adds: nothing was compiled again); MONO a
+larger batch takes no less time; ZERO what zeros would have given; STDY no drift over the timed part; WIDE the
+interval is as narrow as asked.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+from typing import Any
+
+from ..schema import Second
+from ..timing.clock import Block, Clock, Lane, Rules
+from .output import Finding
+
+CLOCKS_AGREE = 0.02
+LINEAR = {"cpu": 0.05, "cuda": 0.01}
+MONOTONE = 0.02
+FLOOR_SLACK = 0.98  # rates are measured too, and not without error
+
+
+def clocks(blocks: Sequence[Block]) -> Finding | None:
+    """CLK."""
+    if any(block.total_s <= 0 for block in blocks):
+        return Finding("CLK", "a block took no time at all")
+    total, wall = sum(block.total_s for block in blocks), sum(block.wall_s for block in blocks)
+    if abs(wall - total) <= CLOCKS_AGREE * total:
+        return None
+    return Finding("CLK", f"two clocks disagree: {total:.3f} s and {wall:.3f} s", invalid=False)
+
+
+def linearity(lane: Lane, clock: Clock, device: str, longest_s: Second = 5.0) -> Finding | None:
+    """LIN. Left out where a step is so slow that no constant part of it could matter."""
+    steps = lane.steps_per_block
+    if 9 * steps * median(lane.block_s) > longest_s:
+        return None
+    pairs = [(clock.block(lane.run, steps), clock.block(lane.run, 2 * steps)) for _ in range(3)]
+    once, twice = (median(each) for each in zip(*((a.total_s, b.total_s) for a, b in pairs), strict=True))
+    if abs(twice / once - 2) <= 2 * LINEAR[device]:
+        return None
+    return Finding("LIN", f"twice the steps took {twice / once:.2f} times the time", invalid=False)
+
+
+def zeros_ratio(lane: Lane, zeros: Callable[[], object], clock: Clock, longest_s: Second = 5.0) -> float | None:
+    """ZERO: speed on zeros over speed on the case's inputs. A note, not a finding; None where a step is slow."""
+    steps = lane.steps_per_block
+    if 6 * steps * median(lane.block_s) > longest_s:
+        return None
+    pairs = [(clock.block(lane.run, steps), clock.block(zeros, steps)) for _ in range(3)]
+    return median(given.step_s / zero.step_s for given, zero in pairs)
+
+
+def monotony(rows: Iterable[dict[str, Any]], row: dict[str, Any]) -> Finding | None:
+    """MONO: a batch does not take less time than a smaller one of the same run."""
+    same = ("model", "res", "backend", "precision", "device", "threads", "weights")
+    for other in rows:
+        alike = all(other[k] == row[k] for k in same) and other.get("mode", "forward") == row.get("mode", "forward")
+        if other["status"] == "ok" and other["batch"] < row["batch"] and alike:
+            seconds, less = (r["batch"] / r["images_per_s"] for r in (row, other))
+            if seconds < (1 - MONOTONE) * less:
+                return Finding(
+                    "MONO", f"faster in total than batch {other['batch']}: {seconds:.3g} s, {less:.3g} s", False
+                )
+    return None
+
+
+def floor(step_s: Second, least_s: Second) -> Finding | None:
+    """FLOOR."""
+    if step_s >= FLOOR_SLACK * least_s:
+        return None
+    return Finding("FLOOR", f"{step_s:.3g} s a step, but the measured rates allow no less than {least_s:.3g} s")
+
+
+def allocations(count: int) -> Finding | None:
+    """COMP, for a GPU: asking its driver for memory stops the device, and belongs into the warm-up."""
+    if count == 0:
+        return None
+    return Finding("COMP", f"device memory was allocated {count} times inside the timed part", invalid=False)
+
+
+def drift(samples: Sequence[Second], rules: Rules) -> Finding | None:
+    """STDY: the last third against the first."""
+    third = len(samples) // 3
+    change = median(samples[-third:]) / median(samples[:third]) - 1 if third >= 2 else 0.0
+    if abs(change) <= 2 * rules.half_width:
+        return None
+    return Finding("STDY", f"steps became {abs(change):.1%} {'slower' if change > 0 else 'faster'} meanwhile", False)
+
+
+def width(lane: Lane, rules: Rules) -> Finding | None:
+    """WIDE."""
+    half = lane.half_width()
+    if half <= rules.half_width:
+        return None
+    return Finding("WIDE", f"interval ±{half:.1%}, where ±{rules.half_width:.1%} is asked", invalid=False)

@@ -1,0 +1,1 @@
+"""One order in, measurements out, inside a worker process: no files, no printing."""

@@ -1,0 +1,1 @@
+"""What the papers print and how they timed it, replayed and held against physics."""

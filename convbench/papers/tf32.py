@@ -1,0 +1,174 @@
+"""The TF32 experiment: do the papers' speed-ups compare TF32 convolutions with FP32 matrix products?
+
+Five XL models, each with both TF32 switches on and off, at two batches. All that share a batch are timed in turns, so
+that each ratio to DiT-XL/2 comes from paired blocks: with the same switches, and with both at what torch does unless
+told otherwise (convolutions in TF32, matrix products in FP32).
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+
+from .. import environment, precision
+from ..catalogue import find
+from ..checks import output
+from ..errors import NothingMeasured
+from ..models import create
+from ..run.runner import unsupported
+from ..schema import Case, Second
+from ..timing.clock import Lane, clock_of, rotating
+from ..timing.intervals import median_interval, ratio_interval
+from .differences import printed
+from .replay import few_blocks, input_sets, settings, time_together
+
+MODELS = ("dit_xl_2", "dig_xl_2", "dic_xl", "dico_xl", "fcdm_xl")  # the first is what the others are compared with
+BATCHES = (32, 64)
+SWITCHES = ((False, False), (False, True), (True, False), (True, True))  # convolutions, matrix products
+PRINTED_BY = {"dic": "dic", "fcdm": "fcdm"}  # family -> paper; DiCo's for the others
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model with one setting of the switches."""
+
+    model: str
+    switches: tuple[bool, bool]
+    lane: Lane
+    flags: dict[str, str]  # as read back
+
+
+@contextmanager
+def switched(conv: bool, matmul: bool, flags: dict[str, str] | None = None) -> Iterator[None]:
+    """Set both switches, and read them back into ``flags``; puts the earlier ones back."""
+    with precision.applied("fp32"):
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = conv, matmul
+        if flags is not None:
+            flags |= precision.read()
+        yield
+
+
+def experiment(
+    models: Sequence[str] = MODELS,
+    batches: Sequence[int] = BATCHES,
+    res: int = 256,
+    device: str = "cuda",
+    cap_s: Second | None = None,
+    blocks: int = 20,
+    report: Callable[[str, float], None] = lambda what, done: None,
+) -> Iterator[Row]:
+    """Rows of model x switches, batch by batch. On a CPU the switches do nothing: that is for tests.
+
+    Args:
+        models: the first is what the others are compared with.
+        res: side of the decoded image in pixels.
+        cap_s: of the timing of one cell, in seconds, over and above six blocks.
+        blocks: of each cell.
+
+    Raises:
+        NothingMeasured: the device is missing, lacks memory or has no TF32.
+    """
+    for model in models:
+        find(model).require_res(res)
+    _require(models, max(batches), res, device)
+    rules = few_blocks(device, blocks, cap_s)
+    with settings(None):
+        networks = {model: create(model, device=device, res=res) for model in models}
+        for batch in batches:
+            cells = []
+            for (model, network), (conv, matmul) in itertools.product(networks.items(), SWITCHES):
+                flags: dict[str, str] = {}
+                sets = input_sets(Case(model, res, batch, device=device))
+                lane = Lane(rotating(network, sets), partial(_around, conv, matmul, flags))
+                cells.append(Cell(model, (conv, matmul), lane, flags))
+            started = datetime.now(UTC).isoformat(timespec="seconds")
+            lanes, said = [cell.lane for cell in cells], partial(report, f"timing batch {batch}")
+            try:
+                load, seen = time_together(lanes, clock_of(device), rules, device, said)
+            except torch.OutOfMemoryError:
+                raise NothingMeasured(f"batch {batch} at {res} px does not fit: try --batch {batch // 2}") from None
+            verdict, reason = output.report(seen)
+            facts: Row = {"device": device, "verdict": verdict, "reason": reason, "measured_at": started}
+            facts["environment"] = {**environment.describe(), "load": load}
+            yield from (_row(cell, cells, batch, res) | facts for cell in cells)
+
+
+@contextmanager
+def _around(conv: bool, matmul: bool, flags: dict[str, str]) -> Iterator[None]:
+    with torch.inference_mode(), switched(conv, matmul, flags):
+        yield
+
+
+def _require(models: Sequence[str], batch: int, res: int, device: str) -> None:
+    if device == "cuda":
+        reasons = [unsupported(Case(model, res, batch, precision="tf32", device=device)) for model in models]
+        if reason := next(filter(None, reasons), None):
+            raise NothingMeasured(f"the TF32 experiment cannot run here: {reason}")
+
+
+def _row(cell: Cell, cells: list[Cell], batch: int, res: int) -> Row:
+    base = next(c for c in cells if c.switches == cell.switches)  # the first model with the same switches
+    samples = cell.lane.block_s
+    fast, slow = median_interval(samples)
+    ratio, low, high = ratio_interval(list(zip(base.lane.block_s, samples, strict=True)))
+    conv, matmul = cell.switches
+    words = ("off", "on")
+    return {
+        "case": f"tf32/{cell.model}/{res}px/b{batch}/conv_{words[conv]}/matmul_{words[matmul]}",
+        "model": cell.model,
+        "res": res,
+        "batch": batch,
+        "conv_tf32": words[conv],
+        "matmul_tf32": words[matmul],
+        "papers_default": cell.switches == (True, False),
+        "images_per_s": batch / median(samples),
+        "images_per_s_low": batch / slow,
+        "images_per_s_high": batch / fast,
+        "compared_with": base.model,
+        "ratio": ratio,
+        "ratio_low": low,
+        "ratio_high": high,
+        "printed_ratio": _printed_ratio(cell.model, base.model, res),
+        "block_s": samples,
+        "flags": cell.flags,
+    }
+
+
+def _printed_ratio(model: str, base: str, res: int) -> float | None:
+    """The same ratio as the model's own paper prints it; DiCo's paper for those that have none here."""
+    paper = PRINTED_BY.get(find(model).family.module, "dico")
+    pair = printed(paper, model, res), printed(paper, base, res)
+    return pair[0][0] / pair[1][0] if pair[0] and pair[1] else None
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """What the experiment says, in words: each ratio at the papers' defaults and at matched precision."""
+    said = []
+    for default in (row for row in rows if row["papers_default"] and row["model"] != row["compared_with"]):
+        same = [row for row in rows if (row["model"], row["batch"]) == (default["model"], default["batch"])]
+        matched = [row for row in same if row["conv_tf32"] == row["matmul_tf32"]]
+        quoted = default["printed_ratio"]
+        said.append(
+            f"{default['model']} over {default['compared_with']}, batch {default['batch']}: "
+            f"{_ratio(default)} at torch's defaults, "
+            + ", ".join(f"{_ratio(row)} with TF32 {row['conv_tf32']} for both" for row in matched)
+            + (f"; printed {quoted:.2f}" if quoted else "")
+        )
+    said += dict.fromkeys(row["reason"] for row in rows if row["reason"])
+    if any(row["model"].startswith("dig") for row in rows):
+        from ..models.gla import implementation
+
+        said.append(f"dig: its recurrence ran on {implementation(rows[0]['device'])}.")
+    return said
+
+
+def _ratio(row: Row) -> str:
+    return f"{row['ratio']:.2f} [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]"

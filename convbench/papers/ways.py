@@ -1,0 +1,108 @@
+"""One variant of a replay: a way of timing, carried out as it stands, flaws and all."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from .. import precision
+from ..schema import Second
+from ..timing.clock import Block, Clock, CudaClock, Inputs, Lane
+from .differences import Way
+
+
+class Run:
+    """Each call is one step of a variant."""
+
+    def __init__(self, way: Way, model: nn.Module, sets: list[Inputs]) -> None:
+        words = str(way["statistic"]).split()
+        self.steps = int(words[2]) if words[0] == "total" else None  # "total of 20 steps"; None for blocks by the rules
+        self.waits = way["sync_end"] == "yes"
+        self.model = model
+        self.inputs = itertools.cycle(_inputs(way, sets))
+
+    def __call__(self) -> object:
+        return self.model(*next(self.inputs))
+
+
+def _inputs(way: Way, sets: list[Inputs]) -> list[Inputs]:
+    if str(way["input"]).startswith("uniform"):
+        x, t, y = sets[0]
+        sets = [(torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device), t, y)]
+    return [(x, t[:1], y[:1]) for x, t, y in sets] if way["conditioning"] == "[1]" else sets
+
+
+class ReplayClock(CudaClock):
+    """Times each variant in the way of its Run."""
+
+    def __init__(self, own: Clock) -> None:
+        self.own = own
+
+    def wait(self) -> None:
+        self.own.wait()
+
+    def block(self, run: Callable[[], object], steps: int) -> Block:
+        assert isinstance(run, Run)
+        if isinstance(self.own, CudaClock):
+            run()  # takes the memory that the block before may have given back
+            self.wait()
+        if run.waits and run.steps is None:
+            return self.own.block(run, steps)
+        if run.steps and isinstance(self.own, CudaClock):
+            torch.cuda.empty_cache()  # as the released script does: its first timed step takes the memory again
+        count = run.steps or steps
+        start = perf_counter()
+        for _ in range(count):
+            run()
+        if run.waits:
+            self.wait()
+        total = perf_counter() - start
+        self.wait()  # not timed: what is still queued must not run into the next block
+        return Block(total / count, total, total, [])
+
+
+@contextmanager
+def checkpointed(model: nn.Module) -> Iterator[int]:
+    """Run each block of a model under activation checkpointing; yields how many blocks there are."""
+    blocks = [block for stage in model.modules() if isinstance(stage, nn.ModuleList) for block in stage]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield len(blocks)
+    finally:
+        for block in blocks:
+            del block.forward  # that of the class shows again
+
+
+@contextmanager
+def around(way: Way, model: nn.Module) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode() if way["autograd"] == "inference_mode" else torch.no_grad())
+        stack.enter_context(precision.applied(str(way["precision"])))
+        if way["checkpointing"] == "on":
+            stack.enter_context(checkpointed(model))
+        yield
+
+
+@dataclass
+class Variant:
+    """A way, and what timing it gave."""
+
+    way: Way
+    lane: Lane
+
+    @property
+    def image_s(self) -> list[Second]:
+        """Seconds an image, of each block."""
+        return [seconds / int(self.way["batch"]) for seconds in self.lane.block_s]
+
+    @property
+    def images_per_s(self) -> float:
+        return 1 / median(self.image_s)

@@ -1,0 +1,149 @@
+"""Opening an artefact, listening until a signal, and stopping without losing what was accepted."""
+
+import json
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from convbench import catalogue
+from convbench.errors import UsageError
+
+from ..export import folder, packages, runtimes
+from ..export.folder import Manifest
+from .batching import Array, Run
+from .protocol import Served
+
+PACKAGES = ("starlette", "uvicorn", "prometheus_client")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an artefact is served."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000  # 0 for any that is free
+    max_batch: int | None = None  # None for that of the artefact
+    max_delay_s: float = 0.005
+    max_queue: int = 256  # images
+    threads: int | None = None
+
+
+def serve(artefact: Path, settings: Settings, ready: Callable[[str], None]) -> None:
+    """Serve an artefact until SIGTERM or SIGINT.
+
+    Args:
+        ready: told the address once requests are taken.
+
+    Raises UsageError for what cannot be served here.
+    """
+    for name in PACKAGES:
+        packages.require(name)
+    from .app import Server, Service
+
+    with _listening(settings.host, settings.port) as listener, opened(artefact, settings) as (served, run):
+        service = Service(served, run, settings.max_delay_s, settings.max_queue)
+        server = Server(service)
+        # uvicorn raises a signal that stopped it once more at the end, which would kill us: here it is the usual end.
+        before = {which: signal.signal(which, server.handle_exit) for which in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            host, port = listener.getsockname()[:2]
+            ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+            server.run(sockets=[listener])
+        finally:
+            for which, handler in before.items():
+                signal.signal(which, handler)
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A bound socket: clients that come early wait in its backlog until the server takes them."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol named: only then asyncio turns Nagle's algorithm off, which holds each answer up for 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(512)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UsageError(f"cannot listen on {host}, port {port}: {reason}: give another --host or --port") from None
+    try:
+        yield listener
+    finally:
+        listener.close()
+
+
+@contextmanager
+def opened(artefact: Path, settings: Settings) -> Iterator[tuple[Served, Run]]:
+    """The artefact as a function of arrays, tried once with a full batch; and what it may be asked for."""
+    manifest = folder.read(artefact)
+    served = Served(manifest, _max_batch(manifest, settings.max_batch), _last_class(manifest))
+    _require_unbroken(artefact, manifest)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = manifest.target["device"]
+    with runtimes.opened(artefact, settings.threads) as step:
+
+        def run(x: Array, t: Array, y: Array) -> Array:
+            # Arrays over a request's bytes are read-only; nothing writes into them.
+            given = (torch.from_numpy(np.require(value, requirements=("C", "W"))) for value in (x, t, y))
+            with torch.inference_mode():
+                out = step(*(value.to(device) for value in given))
+            found: Array = out.float().cpu().numpy()
+            return found
+
+        try:
+            run(*_example(served))
+        except Exception as error:  # of any runtime
+            raise UsageError(f"{artefact} does not run here: {' '.join(str(error).split())[:300]}") from error
+        yield served, run
+
+
+def _max_batch(manifest: Manifest, wanted: int | None) -> int:
+    high = manifest.batch[1]
+    if wanted is not None and wanted > high:
+        raise UsageError(f"--max-batch {wanted} does not suit this artefact: it takes at most {high} images")
+    return wanted or high
+
+
+def _last_class(manifest: Manifest) -> int | None:
+    """Every y is checked against it: an index outside its table ends some runtimes."""
+    takes = catalogue.find(manifest.model).signature
+    if takes.caption:
+        return None
+    return takes.classes if takes.null_class else takes.classes - 1
+
+
+def _require_unbroken(artefact: Path, manifest: Manifest) -> None:
+    if changed := folder.changed_files(artefact, manifest):
+        raise UsageError(f"{artefact} is damaged: {'; '.join(changed)}: export it again")
+    try:
+        status = json.loads((artefact / folder.VERIFICATION).read_text("utf-8"))["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # made without verification
+    if status == "failed":
+        raise UsageError(f"{artefact} failed its verification and is not served: `convbench verify` says why")
+
+
+def _example(served: Served) -> tuple[Array, Array, Array]:
+    """A full batch of the smallest images."""
+    from .protocol import extents
+
+    manifest, batch = served.manifest, served.max_batch
+    x, t, y = manifest.inputs
+    sides = [extents(manifest, axis)[0] for axis in (2, 3)]
+    channels = x.shape[1]
+    assert isinstance(channels, int)
+    caption = [extent for extent in y.shape[1:] if isinstance(extent, int)]
+    return (
+        np.zeros((batch, channels, *sides), np.float32),
+        np.zeros(batch, t.dtype),
+        np.zeros((batch, *caption), y.dtype),
+    )

@@ -1,0 +1,293 @@
+"""The KServe v2 protocol: a request's JSON and its binary tensors become arrays, checked; arrays become an answer.
+
+Protocol: github.com/kserve/open-inference-protocol, and its binary tensor extension as Triton clients speak it.
+"""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..export.folder import Manifest, Port
+
+Array = NDArray[Any]
+DATATYPES = {"float32": "FP32", "int64": "INT64"}
+JSON_BYTES_PER_NUMBER = 32  # the longest a float64 is written, with its comma
+JSON_BYTES_BESIDE = 2**16
+FIELDS = {
+    "the request": ("id", "parameters", "inputs", "outputs"),
+    "an input": ("name", "shape", "datatype", "parameters", "data"),
+    "an output": ("name", "parameters"),
+}
+PARAMETERS = {
+    "the request": ("binary_data_output",),
+    "an input": ("binary_data_size",),
+    "an output": ("binary_data",),
+}
+
+
+class Refused(Exception):
+    """A request that gets an error instead of a result."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Served:
+    """What clients may ask for."""
+
+    manifest: Manifest
+    max_batch: int
+    last_class: int | None  # the largest y; None where y is a caption
+
+    @property
+    def name(self) -> str:
+        """Of the model, as a part of an address."""
+        return safe_name(self.manifest.model)
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Of the largest request that can be right."""
+        return JSON_BYTES_BESIDE + JSON_BYTES_PER_NUMBER * self.max_batch * self.numbers
+
+    @property
+    def numbers(self) -> int:
+        """Of the inputs of one image, the largest there may be."""
+        largest = {**{name: high for name, (_, high) in self.manifest.dimensions.items()}, "batch": 1}
+        return sum(math.prod(_size(extent, largest) for extent in port.shape[1:]) for port in self.manifest.inputs)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request that was found right. x (N, C, H, W), t (N,), y (N,) or (N, tokens, width)."""
+
+    id: str | None
+    x: Array
+    t: Array
+    y: Array
+    binary: bool  # whether the output goes back as bytes
+
+
+def safe_name(model: str) -> str:
+    """A model id as a folder or a part of an address."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", model)
+
+
+def _size(extent: int | str, sizes: dict[str, int]) -> int:
+    if isinstance(extent, int):
+        return extent
+    factor, _, name = extent.rpartition("*")
+    return int(factor or 1) * sizes[name]
+
+
+def metadata(served: Served) -> dict[str, Any]:
+    """Of the model. -1 stands for an extent that may vary; "parameters" says within which limits."""
+    manifest = served.manifest
+
+    def tensors(ports: Sequence[Port]) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": port.name,
+                "datatype": DATATYPES[port.dtype],
+                "shape": [-1, *(extent if isinstance(extent, int) else -1 for extent in port.shape[1:])],
+            }
+            for port in ports
+        ]
+
+    return {
+        "name": served.name,
+        "versions": ["1"],
+        "platform": f"convbench_{manifest.to}",
+        "inputs": tensors(manifest.inputs),
+        "outputs": tensors(manifest.outputs),
+        "parameters": {
+            "max_batch": served.max_batch,
+            "height": list(extents(manifest, 2)),
+            "width": list(extents(manifest, 3)),
+            "classes": served.last_class,
+            "precision": manifest.precision,
+            "weights_sha256": manifest.weights["sha256"],
+        },
+    }
+
+
+def extents(manifest: Manifest, axis: int) -> tuple[int, int, int]:
+    """The smallest and largest height (axis 2) or width (axis 3) of x, and what divides each."""
+    extent = manifest.inputs[0].shape[axis]
+    if isinstance(extent, int):
+        return extent, extent, extent
+    factor, _, name = extent.rpartition("*")
+    low, high = manifest.dimensions[name]
+    return int(factor or 1) * low, int(factor or 1) * high, int(factor or 1)
+
+
+def parse(body: bytes, json_length: str | None, served: Served) -> Request:
+    """Read and check a request.
+
+    Args:
+        json_length: the header Inference-Header-Content-Length, where binary tensors follow the JSON.
+
+    Raises Refused, status 400, naming what is wrong and what would be right.
+    """
+    length = len(body)
+    if json_length is not None:
+        if not json_length.isdecimal() or len(json_length) > 12 or int(json_length) > len(body):
+            raise Refused(400, "Inference-Header-Content-Length is not the length of the JSON in the body")
+        length = int(json_length)
+    try:
+        content = json.loads(body[:length])
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, f"the body is not JSON: {str(error)[:200]}") from None
+    _require_fields(content, "the request")
+    inputs = content.get("inputs")
+    if not isinstance(inputs, list) or not all(isinstance(entry, dict) for entry in inputs):
+        raise Refused(400, "inputs must be a list of tensors")
+    name = content.get("id")
+    if name is not None and not isinstance(name, str):
+        raise Refused(400, "id must be a text")
+    binary = _binary_output(content, served)
+    found: dict[str, Array] = {}
+    ports = {port.name: port for port in served.manifest.inputs}
+    at = length
+    for entry in inputs:
+        _require_fields(entry, "an input")
+        port = ports.get(entry.get("name")) if isinstance(entry.get("name"), str) else None
+        if port is None or port.name in found:
+            what = "is given twice" if port else "is no input"
+            raise Refused(400, f"{str(entry.get('name'))[:80]!r} {what}: the inputs are {', '.join(ports)}")
+        found[port.name], at = _tensor(entry, port, body, at)
+    if missing := [name for name in ports if name not in found]:
+        raise Refused(400, f"{', '.join(missing)} missing: the inputs are {', '.join(ports)}")
+    if at != len(body):
+        raise Refused(400, f"{len(body) - at} bytes follow the last binary tensor")
+    request = Request(name, found["x"], found["t"], found["y"], binary)
+    _require_shapes(request, served)
+    _require_values(request, served)
+    return request
+
+
+def _require_fields(given: Any, what: str) -> None:
+    """A misspelt field is named instead of being ignored."""
+    if not isinstance(given, dict):
+        raise Refused(400, f"{what} must be a JSON object")
+    for allowed, fields in ((FIELDS[what], given), (PARAMETERS[what], given.get("parameters", {}))):
+        if not isinstance(fields, dict):
+            raise Refused(400, f"parameters of {what} must be a JSON object")
+        if unknown := [str(key)[:80] for key in fields if key not in allowed]:
+            kind = "field" if fields is given else "parameter"
+            raise Refused(400, f"unknown {kind} {unknown[0]!r} of {what}: there are {', '.join(allowed)}")
+
+
+def _binary_output(content: dict[str, Any], served: Served) -> bool:
+    binary = content.get("parameters", {}).get("binary_data_output", False)
+    outputs = content.get("outputs") or []
+    if not isinstance(outputs, list) or len(outputs) > 1:
+        raise Refused(400, "outputs must be a list of one, out")
+    for output in outputs:
+        _require_fields(output, "an output")
+        if output.get("name") != served.manifest.outputs[0].name:
+            raise Refused(400, f"{str(output.get('name'))[:80]!r} is no output: there is out")
+        binary = output.get("parameters", {}).get("binary_data", binary)
+    if not isinstance(binary, bool):
+        raise Refused(400, "binary_data and binary_data_output are true or false")
+    return binary
+
+
+def _tensor(entry: dict[str, Any], port: Port, body: bytes, at: int) -> tuple[Array, int]:
+    """One input, and where in the body the next one's bytes begin."""
+    wanted = DATATYPES[port.dtype]
+    if entry.get("datatype") != wanted:
+        raise Refused(400, f"{port.name} must be {wanted}, not {str(entry.get('datatype'))[:80]}")
+    shape = entry.get("shape")
+    if not isinstance(shape, list) or not all(type(n) is int and 0 < n < 2**31 for n in shape) or len(shape) > 8:
+        raise Refused(400, f"the shape of {port.name} must be a list of positive whole numbers")
+    size = entry.get("parameters", {}).get("binary_data_size")
+    if (size is None) == ("data" not in entry):
+        raise Refused(400, f"{port.name} needs either data or the parameter binary_data_size")
+    if size is None:
+        return _from_json(entry["data"], shape, port), at
+    expected = math.prod(shape) * np.dtype(port.dtype).itemsize
+    if size != expected or isinstance(size, bool):
+        raise Refused(400, f"{port.name} of shape {shape} has {expected} bytes, not {str(size)[:80]}")
+    if at + expected > len(body):
+        raise Refused(400, f"{port.name} has {expected} bytes, of which {max(0, len(body) - at)} came")
+    values = np.frombuffer(body, np.dtype(port.dtype).newbyteorder("<"), math.prod(shape), at)
+    return values.reshape(shape), at + expected
+
+
+def _from_json(data: Any, shape: list[int], port: Port) -> Array:
+    try:
+        values = np.array(data)
+    except (ValueError, OverflowError, RecursionError):
+        raise Refused(400, f"the data of {port.name} is not a list of numbers, flat or as deep as its shape") from None
+    kinds = "iu" if port.dtype == "int64" else "iuf"
+    if values.dtype.kind not in kinds or (values.ndim > 1 and list(values.shape) != shape):
+        raise Refused(
+            400, f"the data of {port.name} is not a list of {port.dtype} numbers, flat or as deep as its shape"
+        )
+    if values.size != math.prod(shape):
+        raise Refused(400, f"{port.name} of shape {shape} has {math.prod(shape)} numbers, not {values.size}")
+    with np.errstate(over="ignore"):  # what does not fit is infinite, which is refused with the other values
+        return values.astype(port.dtype).reshape(shape)
+
+
+def _require_shapes(request: Request, served: Served) -> None:
+    manifest = served.manifest
+    given = {"x": request.x, "t": request.t, "y": request.y}
+    batch = len(request.x)
+    if not 1 <= batch <= served.max_batch:
+        raise Refused(400, f"x holds {batch} images: 1 to {served.max_batch} fit into a request")
+    for port in manifest.inputs:
+        value = given[port.name]
+        if port.name != "x" and len(port.shape) == 1 and value.shape == (batch, 1):
+            value = value[:, 0]  # as Triton's clients must send it
+            object.__setattr__(request, port.name, value)
+        said = f"{port.name} must have the shape [{', '.join(map(str, ('N', *port.shape[1:])))}]"
+        if value.ndim != len(port.shape):
+            raise Refused(400, f"{said}, not {list(value.shape)}")
+        if len(value) != batch:
+            raise Refused(400, f"{port.name} holds {len(value)} images, x {batch}")
+        for axis, extent in enumerate(port.shape[1:], start=1):
+            have = value.shape[axis]
+            if isinstance(extent, int):
+                if have != extent:
+                    raise Refused(400, f"{said}, not {list(value.shape)}")
+                continue
+            low, high, multiple = extents(manifest, axis)
+            if not low <= have <= high or have % multiple:
+                side = {2: "height", 3: "width"}[axis]
+                raise Refused(400, f"x has the {side} {have}: {low} to {high} in steps of {multiple} are possible")
+
+
+def _require_values(request: Request, served: Served) -> None:
+    for name, value in (("x", request.x), ("t", request.t), ("y", request.y)):
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise Refused(400, f"{name} holds values that are not finite")
+    last = served.last_class
+    if last is not None and not ((request.y >= 0) & (request.y <= last)).all():
+        raise Refused(400, f"y must lie between 0 and {last}")
+
+
+def answer(request: Request, out: Array, served: Served) -> tuple[bytes, dict[str, str]]:
+    """The body and headers of a result. JSON has no infinity: such an output goes back as bytes or not at all."""
+    described: dict[str, Any] = {"name": "out", "datatype": "FP32", "shape": list(out.shape)}
+    content: dict[str, Any] = {"model_name": served.name, "model_version": "1", "outputs": [described]}
+    if request.id is not None:
+        content["id"] = request.id
+    if not request.binary:
+        if not np.isfinite(out).all():
+            raise Refused(500, "the output holds values that are not finite")
+        described["data"] = out.ravel().tolist()
+        return json.dumps(content).encode(), {"content-type": "application/json"}
+    raw = np.ascontiguousarray(out, "<f4").tobytes()
+    described["parameters"] = {"binary_data_size": len(raw)}
+    head = json.dumps(content).encode()
+    headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(len(head))}
+    return head + raw, headers

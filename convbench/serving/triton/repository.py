@@ -1,0 +1,213 @@
+"""Writing a model repository for Triton: config.pbtxt, the artefact, and model.py where its Python backend runs it.
+
+Field names: github.com/triton-inference-server/common, protobuf/model_config.proto.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from convbench import catalogue
+from convbench.catalogue import Signature
+from convbench.errors import UsageError
+
+from ...export import folder
+from ...export.folder import Manifest, Port
+from ..protocol import extents, safe_name
+
+BACKENDS = {  # that can run a target; the first is taken unless another is asked for
+    "onnx": ("onnxruntime", "python"),
+    "tensorrt": ("tensorrt",),
+    "openvino": ("openvino", "python"),
+    "aoti": ("python",),
+}
+TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
+PLACES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan", "openvino": "model.xml"}  # where Triton looks
+GUIDED = "_guided"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """How Triton shall run an artefact."""
+
+    backend: str | None = None  # one of BACKENDS; None for the first
+    max_batch: int | None = None  # None for the artefact's most
+    max_delay_s: float = 0.005
+    queue: int = 256  # requests
+    instances: int = 1
+    threads: int = 0  # of an instance on a processor; 0 for what the runtime takes
+    guidance: bool = False
+
+
+def deploy(artefact: Path, out: Path, wanted: Deployment, force: bool = False) -> list[str]:
+    """Write the repository ``out``, whole or not at all. Returns the names of its models.
+
+    Raises UsageError for an artefact that Triton cannot run so, or that is damaged.
+    """
+    manifest = folder.read(artefact)
+    if changed := folder.changed_files(artefact, manifest):
+        raise UsageError(f"{artefact} is damaged: {'; '.join(changed)}: export it again")
+    backend = chosen(manifest, wanted)
+    takes = catalogue.find(manifest.model).signature
+    name = safe_name(manifest.model)
+    names = [name]
+    with folder.making(out, force) as partial:
+        _model(partial / name, artefact, manifest, takes, backend, wanted)
+        if wanted.guidance:
+            names.append(name + GUIDED)
+            _guided(partial / names[1], name, manifest, takes, wanted)
+        (partial / folder.README).write_text(readme(manifest, names, backend), "utf-8")
+        shutil.copyfile(artefact / folder.MANIFEST, partial / folder.MANIFEST)
+    return names
+
+
+def chosen(manifest: Manifest, wanted: Deployment) -> str:
+    """The backend. Raises UsageError where what is wanted cannot be."""
+    able = BACKENDS[manifest.to]
+    backend = wanted.backend or able[0]
+    if backend not in able:
+        raise UsageError(f"--backend {backend} does not run {manifest.to}: {', '.join(able)} can")
+    if manifest.to == "tensorrt" and "RTX" in manifest.target["library"]:
+        raise UsageError("Triton runs no engines of TensorRT-RTX: export with --to onnx, or with TensorRT on a GPU")
+    if manifest.batch[0] > 1:
+        raise UsageError(
+            f"this artefact takes at least {manifest.batch[0]} images, and Triton's batches may be smaller: "
+            f"export with --batch 1..{manifest.batch[1]}"
+        )
+    if wanted.max_batch and wanted.max_batch > manifest.batch[1]:
+        raise UsageError(
+            f"--max-batch {wanted.max_batch} does not suit this artefact: it takes at most {manifest.batch[1]} images"
+        )
+    takes = catalogue.find(manifest.model).signature
+    if wanted.guidance and (takes.caption or not takes.null_class):
+        raise UsageError(f"--guidance does not suit {manifest.model}: it has no index that means no class")
+    return backend
+
+
+def _model(into: Path, artefact: Path, manifest: Manifest, takes: Signature, backend: str, wanted: Deployment) -> None:
+    version = into / "1"
+    version.mkdir(parents=True)
+    facts: dict[str, str] = {}
+    if backend == "python":
+        for file in manifest.files:
+            if file != folder.LAYERS:
+                shutil.copyfile(artefact / file, version / file)
+        shutil.copyfile(Path(__file__).with_name("step.py"), version / "model.py")
+        facts = {"artefact": manifest.to, "entry": manifest.entry, "threads": str(wanted.threads)}
+        facts |= {} if takes.caption else {"last_class": str(last_class(takes))}
+    else:
+        place = PLACES[backend]
+        for file in manifest.files:
+            if file == manifest.entry or file.startswith(Path(manifest.entry).stem + "."):  # weights lie beside it
+                shutil.copyfile(artefact / file, version / (place if file == manifest.entry else file))
+        if backend == "onnxruntime" and wanted.threads:
+            facts = {"intra_op_thread_count": str(wanted.threads)}
+    kind = "KIND_CPU" if manifest.target["device"] == "cpu" else "KIND_GPU"
+    inputs = [*manifest.inputs]
+    config = _config(into.name, backend, inputs, manifest, wanted, kind, facts)
+    (into / "config.pbtxt").write_text(config, "utf-8")
+
+
+def _guided(into: Path, model: str, manifest: Manifest, takes: Signature, wanted: Deployment) -> None:
+    from convbench.sampling.guidance import PAPER_CHANNELS
+
+    (into / "1").mkdir(parents=True)
+    shutil.copyfile(Path(__file__).with_name("guidance.py"), into / "1" / "model.py")
+    channels = min(PAPER_CHANNELS, takes.channels)
+    facts = {"model": model, "null_class": str(takes.classes), "channels": str(channels)}
+    inputs = [*manifest.inputs, Port("cfg_scale", "float32", (manifest.inputs[1].shape[0],))]
+    (into / "config.pbtxt").write_text(
+        _config(into.name, "python", inputs, manifest, wanted, "KIND_CPU", facts, warm_up=False), "utf-8"
+    )
+
+
+def last_class(takes: Signature) -> int:
+    return takes.classes if takes.null_class else takes.classes - 1
+
+
+def _config(
+    name: str,
+    backend: str,
+    inputs: list[Port],
+    manifest: Manifest,
+    wanted: Deployment,
+    kind: str,
+    facts: dict[str, str],
+    warm_up: bool = True,
+) -> str:
+    """The text of a config.pbtxt."""
+    batch = wanted.max_batch or manifest.batch[1]
+    lines = [
+        f'name: "{name}"',
+        f'backend: "{backend}"',
+        f"max_batch_size: {batch}",
+        *(line for port in inputs for line in _port("input", port)),
+        *(line for port in manifest.outputs for line in _port("output", port)),
+        "dynamic_batching {",
+        f"  max_queue_delay_microseconds: {round(1e6 * wanted.max_delay_s)}",
+        f"  default_queue_policy {{ max_queue_size: {wanted.queue} }}",
+        "}",
+        f"instance_group [ {{ count: {wanted.instances} kind: {kind} }} ]",
+        "version_policy { latest { num_versions: 1 } }",
+    ]
+    if warm_up:
+        lines += [
+            "model_warmup [",
+            *(f"  {line}" for size in sorted({1, batch}) for line in _warm_up(size, inputs, manifest)),
+            "]",
+        ]
+        last = max(i for i, line in enumerate(lines) if line == "  },")
+        lines[last] = "  }"
+    for key, value in facts.items():
+        lines.append(f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}')
+    return "\n".join(lines) + "\n"
+
+
+def _port(way: str, port: Port) -> list[str]:
+    """1-D inputs: Triton wants at least one extent behind the batch, so clients send (N, 1)."""
+    extents = [extent if isinstance(extent, int) else -1 for extent in port.shape[1:]]
+    shape = f"dims: [ {', '.join(map(str, extents))} ]" if extents else "dims: [ 1 ] reshape { shape: [ ] }"
+    return [f"{way} {{", f'  name: "{port.name}"', f"  data_type: {TYPES[port.dtype]}", f"  {shape}", "}"]
+
+
+def _warm_up(batch: int, inputs: list[Port], manifest: Manifest) -> list[str]:
+    """Before the model counts as ready: an image, and a full batch of the smallest size."""
+    lines = ["{", f'  name: "{batch} of the smallest"', f"  batch_size: {batch}"]
+    for port in inputs:
+        dims = [
+            extent if isinstance(extent, int) else extents(manifest, axis)[0]
+            for axis, extent in enumerate(port.shape[1:], start=1)
+        ] or [1]
+        data = "random_data" if port.name == "x" else "zero_data"
+        value = f"data_type: {TYPES[port.dtype]} dims: [ {', '.join(map(str, dims))} ] {data}: true"
+        lines.append(f'  inputs {{ key: "{port.name}" value {{ {value} }} }}')
+    return [*lines, "},"]
+
+
+def readme(manifest: Manifest, names: list[str], backend: str) -> str:
+    """For whoever starts the server."""
+    inputs = "\n".join(
+        f"    {port.name}: {port.dtype} ({', '.join(map(str, ('N', *(port.shape[1:] or ['1']))))})"
+        for port in manifest.inputs
+    )
+    guided = (
+        f"\n`{names[1]}` takes cfg_scale: float32 (N, 1) besides and guides: it asks `{names[0]}` for every\n"
+        "image with and without its class.\n"
+        if len(names) > 1
+        else ""
+    )
+    limits = json.dumps(manifest.dimensions)
+    return f"""# A model repository for NVIDIA Triton Inference Server
+
+`{names[0]}`: {manifest.model} at {manifest.res} pixels, {manifest.to}, {manifest.precision}. Backend: {backend}.
+
+    tritonserver --model-repository .
+
+{inputs}
+    out: float32 ({", ".join(map(str, ("N", *manifest.outputs[0].shape[1:])))})
+
+Limits: {limits}. t and y have a second extent of 1, which Triton needs.
+{guided}
+manifest.json is that of the artefact: its versions, weights and hashes.
+"""

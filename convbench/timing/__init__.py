@@ -1,0 +1,1 @@
+"""From a callable to seconds: clocks, intervals, comparisons, rates of the machine. Knows no models."""

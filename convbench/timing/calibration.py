@@ -1,0 +1,87 @@
+"""What this machine reaches: matrix products, convolutions, copies and launches, measured in about a second.
+
+The rates are the walls of a roofline; data-sheet peaks are not used where something could be measured.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch.nn import functional as F
+
+from ..counting import Count
+from ..precision import dtype_of
+from . import derived
+from .clock import clock_of
+
+SLOW_S = 0.5  # half precision on a CPU that lacks it takes seconds
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Best rate of each kind of work in one precision, on one device, with one number of threads."""
+
+    matmul_flops_per_s: float
+    conv1x1_flops_per_s: float
+    conv3x3_flops_per_s: float  # counted as direct convolution, whatever algorithm runs
+    copy_bytes_per_s: float  # bytes read and written
+    launches_per_s: float  # of the smallest operator
+
+    @property
+    def peak_flops_per_s(self) -> float:
+        """The fastest of products and convolutions."""
+        return derived.peak_flops_per_s(asdict(self))
+
+    def best(self, other: "Rates") -> "Rates":
+        """The higher of each rate: noise only ever lowers them."""
+        return Rates(**{key: max(value, asdict(other)[key]) for key, value in asdict(self).items()})
+
+
+def calibrate(device: str, precision: str, repeats: int = 5) -> Rates:
+    """Measure the rates on random data, each the best of ``repeats``. The precision's switches are the caller's."""
+    big, kind = device != "cpu", dtype_of(precision)
+    n = 8192 if big else 1536
+    batch, width, side = (32, 512, 32) if big else (1, 256, 48)
+    pixels, launches = batch * side**2, 2000
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device=device).to(kind)
+
+    a, b = draw(n, n), draw(n, n)
+    x, w1, w3 = draw(batch, width, side, side), draw(4 * width, width, 1, 1), draw(width, width, 3, 3)
+    source = torch.randn(2**28 if big else 2**26, device=device)
+    target, one = torch.empty_like(source), torch.zeros(1, device=device)
+
+    def rate(amount: float, work: Callable[[], object]) -> float:
+        clock = clock_of(device)
+        first = clock.block(work, 1).total_s
+        again = repeats if first < SLOW_S else 0  # its start no longer matters
+        return amount / min([clock.block(work, 1).total_s for _ in range(again)], default=first)
+
+    with torch.inference_mode():
+        return Rates(
+            matmul_flops_per_s=rate(2 * n**3, lambda: a @ b),
+            conv1x1_flops_per_s=rate(2 * 4 * width**2 * pixels, lambda: F.conv2d(x, w1)),
+            conv3x3_flops_per_s=rate(2 * 9 * width**2 * pixels, lambda: F.conv2d(x, w3, padding=1)),
+            copy_bytes_per_s=rate(2 * source.nbytes, lambda: target.copy_(source)),
+            launches_per_s=rate(launches, lambda: [one.add_(1) for _ in range(launches)]),
+        )
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The least time a forward pass can take at the measured rates, and what sets it."""
+
+    seconds: float
+    wall: str  # compute, memory or launch
+
+
+def limit(counted: Count, batch: int, rates: Rates, launches: int = 0, weight_passes: int = 1) -> Limit:
+    """Roofline floor of one forward pass of a batch.
+
+    By the walls of derived.py, compute with ``macs_full``; ``weight_passes``: how often each weight is moved.
+    """
+    wall, seconds = derived.nearest_wall(
+        derived.walls(counted.macs_full * batch, counted.weight_bytes, asdict(rates), launches, weight_passes)
+    )
+    return Limit(seconds, wall)

@@ -1,0 +1,203 @@
+"""Timing steps: blocks of them, interleaved between lanes that are to be compared, until the interval is narrow.
+
+Throughput comes from blocks of k steps queued between two waits, latency from single steps that are waited for.
+Block length, warm-up, stopping rule and caps are the table RULES; their reasons are in docs/protocol.md.
+"""
+
+import gc
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from ..schema import Second, Step
+from .intervals import median_interval
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+
+
+class StoppedClock(RuntimeError):
+    """A block took no time at all."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When to start counting and when to stop."""
+
+    block_s: Second  # a block lasts at least this long
+    warmup_s: Second
+    min_s: Second  # of timed steps
+    cap_s: Second  # stop here, though the interval is wide
+    min_blocks: int
+    half_width: float  # of the 95 % interval, as a share of the median
+    least_blocks: int = 6  # never fewer: with six samples (min, max) is a 95 % interval of the median
+
+
+RULES = {
+    "cpu": Rules(block_s=0.1, warmup_s=0.5, min_s=3, cap_s=20, min_blocks=15, half_width=0.02),
+    "cuda": Rules(block_s=0.05, warmup_s=2, min_s=3, cap_s=30, min_blocks=20, half_width=0.005),
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One timed block."""
+
+    step_s: Second  # mean of its steps
+    wall_s: Second  # of the whole block by a second clock
+    total_s: Second  # of the whole block by the clock that counts
+    singles: list[Second]  # each step, where the device runs them one by one
+
+
+class CpuClock:
+    """Host clock around each step: on a CPU a step is over when it returns."""
+
+    now = staticmethod(time.perf_counter)
+    second = staticmethod(time.monotonic)
+
+    def wait(self) -> None:
+        """Nothing is ever queued."""
+
+    def block(self, run: Callable[[], object], steps: int) -> Block:
+        stamps = [self.now()]
+        wall = self.second()
+        for _ in range(steps):
+            run()
+            stamps.append(self.now())
+        wall = self.second() - wall
+        singles = [b - a for a, b in itertools.pairwise(stamps)]
+        total = stamps[-1] - stamps[0]
+        return Block(total / steps, wall, total, singles)
+
+
+class CudaClock:
+    """Device events around a block of queued steps, the host clock around the same block as a check."""
+
+    def wait(self) -> None:
+        torch.cuda.synchronize()
+
+    def block(self, run: Callable[[], object], steps: int) -> Block:
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        wall = time.perf_counter()
+        start.record()
+        for _ in range(steps):
+            run()
+        end.record()
+        torch.cuda.synchronize()
+        wall = time.perf_counter() - wall
+        total = start.elapsed_time(end) / 1e3
+        return Block(total / steps, wall, total, [])
+
+    def single(self, run: Callable[[], object]) -> Second:
+        """What a caller waits: from an idle device to the result."""
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+
+Clock = CpuClock | CudaClock
+
+
+def clock_of(device: str) -> Clock:
+    return CudaClock() if device == "cuda" else CpuClock()
+
+
+@dataclass
+class Lane:
+    """One thing to time, and the blocks timed so far."""
+
+    run: Callable[[], object]
+    around: Callable[[], AbstractContextManager[object]] = nullcontext  # entered around each block, not timed
+    blocks: list[Block] = field(default_factory=list)
+    steps_per_block: int = 1
+
+    @property
+    def block_s(self) -> list[Second]:
+        """Seconds of a step, mean of each block."""
+        return [block.step_s for block in self.blocks]
+
+    @property
+    def timed_s(self) -> Second:
+        return sum(block.total_s for block in self.blocks)
+
+    def half_width(self) -> float:
+        """Of the 95 % interval, as a share of the median."""
+        low, high = median_interval(self.block_s)
+        return (high - low) / 2 / median(self.block_s)
+
+    def finished(self, rules: Rules) -> bool:
+        if len(self.blocks) < rules.least_blocks:
+            return False
+        if self.timed_s >= rules.cap_s:
+            return True
+        enough = len(self.blocks) >= rules.min_blocks and self.timed_s >= rules.min_s
+        return enough and self.half_width() <= rules.half_width
+
+
+def time_lanes(
+    lanes: Sequence[Lane],
+    clock: Clock,
+    rules: Rules,
+    report: Callable[[float], None] = lambda done: None,
+    settled: Callable[[], bool] = lambda: True,
+    timed: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> None:
+    """Time lanes in turns, a block each, in the order A B B A, until each is known well enough.
+
+    One lane is a plain measurement, two are a comparison, which goes on until it is ``settled`` or the cap is
+    reached. ``report`` is called after each turn with the share of the cap that has gone; ``timed`` is entered
+    around all blocks, the warm-up left out.
+    """
+    for lane in lanes:
+        with lane.around():
+            _warm_up(lane, clock, rules)
+    turn = 0
+    with _no_garbage_collection(), timed():
+        while not all(lane.finished(rules) for lane in lanes) or not (
+            settled() or any(lane.timed_s >= rules.cap_s for lane in lanes)
+        ):
+            for lane in lanes if turn % 2 == 0 else lanes[::-1]:
+                with lane.around():
+                    lane.blocks.append(_block(lane, clock, lane.steps_per_block))
+            turn += 1
+            report(min(1.0, min(lane.timed_s for lane in lanes) / rules.cap_s))
+
+
+def rotating(step: Step, sets: Sequence[Inputs]) -> Callable[[], object]:
+    """Calls of the step with one input set after the other, so that nothing can be kept from call to call."""
+    rotation = itertools.cycle(sets)
+    return lambda: step(*next(rotation))
+
+
+def _warm_up(lane: Lane, clock: Clock, rules: Rules) -> None:
+    spent, last = 0.0, 0.0
+    while spent < rules.warmup_s:
+        last = _block(lane, clock, 1).total_s
+        spent += last
+    lane.steps_per_block = max(1, math.ceil(rules.block_s / last))
+
+
+def _block(lane: Lane, clock: Clock, steps: int) -> Block:
+    block = clock.block(lane.run, steps)
+    if block.total_s <= 0:  # no rule of when to stop would ever be met
+        raise StoppedClock("a block took no time at all")
+    return block
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -1,0 +1,160 @@
+"""What follows from the raw samples, counts and rates of a measurement: the formula of every derived number.
+
+Measuring writes by these functions and ``convbench verify-report`` checks by them. Imports no torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from ..schema import Second
+from .compare import DELTA, compare_blocks
+from .intervals import median_interval, percentile
+
+Row = Mapping[str, Any]
+
+FORWARDS = 3  # of a training step: a backward pass takes two products where the forward pass takes one
+STATE_PASSES = 6  # AdamW reads and writes weights and two moments, at least
+FLOP_RATES = ("matmul_flops_per_s", "conv1x1_flops_per_s", "conv3x3_flops_per_s")
+ELEMENT_BYTES = 4  # of a weight as it is counted: float32
+CLOSE = 1e-9  # relative; the same formula in another order differs by 1e-15 or so
+
+FORMULAS = {
+    "images_per_s": "batch / median of block_s, the mean seconds of a step of each block",
+    "images_per_s_low": "batch / upper end of the 95 % interval of the median of block_s (order statistics)",
+    "images_per_s_high": "batch / lower end of the 95 % interval of the median of block_s (order statistics)",
+    "interval": "(images_per_s_high - images_per_s_low) / 2 / images_per_s",
+    "blocks": "how many block_s there are",
+    "latency_s_p50": "median seconds of single steps, each waited for",
+    "latency_s_p90": "90th percentile of the seconds of single steps, from 10 steps on",
+    "latency_s_p99": "99th percentile of the seconds of single steps, from 100 steps on",
+    "flops_per_s": "2 * macs_full * images_per_s; three times as many for a training step",
+    "peak_flops_per_s": "largest of the measured rates of matrix products, 1x1 and 3x3 convolutions",
+    "mfu": "flops_per_s / peak_flops_per_s",
+    "limit_images_per_s": "batch / the largest of: 2 * macs_full * batch / peak_flops_per_s; weight bytes / copy rate; "
+    "operators / launch rate",
+    "limit_wall": "which of the three times is the largest: compute, memory or launch",
+    "limit_fraction": "images_per_s / limit_images_per_s",
+    "ratio": "median of the ratios of the seconds of both cases' blocks, which were timed in turns",
+    "ratio_interval": "95 % interval of that median (order statistics)",
+    "difference": "faster or slower if the whole interval of the ratio lies beyond the smallest difference that can be "
+    "told, same if it lies inside",
+    "baseline_ratio": "images_per_s / images_per_s of the baseline model in the same run under the same conditions",
+    "baseline_interval": "the relative half-widths of both intervals added in quadrature",
+    "rank": "place by images_per_s among the rows of the same conditions",
+    "params": "number of trainable scalars, counted",
+    "macs": "multiply-accumulates of one image and one forward pass, counted by torchprofile's convention",
+    "winograd_macs": "the same with 4/9 of the 3x3 convolutions inside blocks",
+}
+"""How each number of a table is made, in words. What is not here stands in the file as it was recorded."""
+
+
+def passes(mode: str | None) -> int:
+    """Forward passes that a step is worth in arithmetic."""
+    return 1 if mode in (None, "forward") else FORWARDS
+
+
+def state_passes(mode: str | None) -> int:
+    """How often a step moves every weight, at least."""
+    return 1 if mode in (None, "forward") else STATE_PASSES
+
+
+def speeds(batch: int, block_s: Sequence[Second], process_s: Sequence[Second] = ()) -> tuple[float, float, float]:
+    """images/s from the median of the blocks, and its 95 % interval.
+
+    The interval is that of the blocks or the range of the processes' medians, whichever is wider.
+    """
+    fast, slow = median_interval(block_s)
+    return batch / median(block_s), batch / max([slow, *process_s]), batch / min([fast, *process_s])
+
+
+def flops_per_s(mode: str | None, macs_full: int, images_per_s: float) -> float:
+    """FLOP/s achieved: 2 * MACs * images/s, three times as many for a training step."""
+    return 2 * passes(mode) * macs_full * images_per_s
+
+
+def peak_flops_per_s(rates: Mapping[str, float]) -> float:
+    """The fastest of products and convolutions."""
+    return max(rates[name] for name in FLOP_RATES)
+
+
+def walls(
+    macs: float, weight_bytes: float, rates: Mapping[str, float], launches: int = 0, weight_passes: int = 1
+) -> dict[str, Second]:
+    """The least seconds that a step of ``macs`` in all can take, by each wall of the roofline.
+
+    compute: 2 * macs / the best rate measured, convolution's included, so that no algorithm of the library can pass
+    it. memory: each weight ``weight_passes`` times / copy rate, as activations might never leave the chip. launch:
+    operators / launch rate, for backends that launch each operator by itself.
+    """
+    return {
+        "compute": 2 * macs / peak_flops_per_s(rates),
+        "memory": weight_passes * weight_bytes / rates["copy_bytes_per_s"],
+        "launch": launches / rates["launches_per_s"],
+    }
+
+
+def nearest_wall(seconds: Mapping[str, Second]) -> tuple[str, Second]:
+    """The wall that takes longest, and its seconds."""
+    wall = max(seconds, key=lambda name: seconds[name])
+    return wall, seconds[wall]
+
+
+def derived(row: Row) -> dict[str, Any]:
+    """Every key of a stored measurement that its raw data determine, computed from them anew.
+
+    Raw are ``block_s``, ``process_s``, ``batch``, ``mode``, ``params``, ``macs_full`` and ``rates``. Latencies follow
+    where the blocks are single steps of one process; a limit set by launches is checked to be one of whole operators.
+    """
+    if row.get("status") != "ok" or not row.get("block_s"):
+        return {}
+    blocks, batch, mode = row["block_s"], row["batch"], row.get("mode")
+    speed, low, high = speeds(batch, blocks, row.get("process_s") or ())
+    found: dict[str, Any] = {"images_per_s": speed, "images_per_s_low": low, "images_per_s_high": high}
+    found["blocks"] = len(blocks)
+    if row.get("device") == "cpu" and row.get("steps_per_block") == 1 and (row.get("processes") or 1) == 1:
+        found["latency_s_p50"] = percentile(blocks, 0.5)
+        found["latency_s_p90"] = percentile(blocks, 0.9, at_least=10)
+        found["latency_s_p99"] = percentile(blocks, 0.99, at_least=100)
+    if row.get("macs_full") and row.get("rates"):
+        flops, peak = flops_per_s(mode, row["macs_full"], speed), peak_flops_per_s(row["rates"])
+        found |= {"flops_per_s": flops, "peak_flops_per_s": peak, "mfu": flops / peak}
+        found["limit_wall"], seconds = nearest_wall(_walls(row))
+        found["limit_images_per_s"] = batch / seconds
+        found["limit_fraction"] = speed / found["limit_images_per_s"]
+    return found
+
+
+def _walls(row: Row) -> dict[str, Second]:
+    """Operators are not stored: where launches are said to be the limit, their number follows from it."""
+    rates, mode, limit = row["rates"], row.get("mode"), row.get("limit_images_per_s")
+    launches = round(row["batch"] / limit * rates["launches_per_s"]) if limit and row["limit_wall"] == "launch" else 0
+    weights = ELEMENT_BYTES * (row.get("params") or 0)
+    return walls(passes(mode) * row["batch"] * row["macs_full"], weights, rates, launches, state_passes(mode))
+
+
+def paired(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+    """``ratio``, its interval and ``difference`` anew, from the blocks of the case it was timed in turns with.
+
+    Empty where those blocks are not in the file: more than one process, or the other case was held already.
+    """
+    if not row.get("compared_with"):
+        return {}
+    other = next((each for each in rows if each["case"] == row["compared_with"]), None)
+    together = other is not None and other["measured_at"] == row["measured_at"]
+    if other is None or not together or not len(other["block_s"]) == len(row["block_s"]) > 0 or row["processes"] != 1:
+        return {}
+    found = compare_blocks(other["block_s"], row["block_s"], DELTA[row["device"]])
+    return {
+        "ratio": found.ratio,
+        "ratio_low": found.low,
+        "ratio_high": found.high,
+        "difference": found.difference,
+    }
+
+
+def agree(recorded: Any, found: Any) -> bool:
+    """Whether two values are the same, but for the order of floating-point operations."""
+    if isinstance(recorded, int | float) and isinstance(found, int | float):
+        return abs(recorded - found) <= CLOSE * abs(found)
+    return bool(recorded == found)

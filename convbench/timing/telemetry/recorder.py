@@ -1,0 +1,197 @@
+"""What the machine did while something was timed: sampled ten times a second by another process.
+
+``python -m convbench.timing.telemetry.recorder`` is that process. It gets one order as a line of JSON on stdin and
+appends JSON lines to stdout, which is a file: nobody has to read while it samples, and what a killed sampler wrote is
+kept. It ends when its stdin is closed or its parent has gone. It loads no torch.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from ...schema import Second
+from .cpu import Processor, Sample
+from .gpu import open_gpu
+from .summary import summarise
+
+PERIOD_S = 0.1
+START_S = 30.0  # longer than a slow disk and NVML's start take together
+END_S = 5.0
+
+
+class Recorder:
+    """Samples from entering to leaving. What cannot be measured is None; nothing here raises for want of a value.
+
+    Enter it once the measured process uses the device; entering waits until the first sample has been taken.
+    ``timed`` marks the stretch that ``summary`` speaks of; without it, that is the whole time.
+    """
+
+    def __init__(self, device: str, period_s: Second = PERIOD_S) -> None:
+        self.device, self.period_s = device, period_s
+        self.began, self.ended = float("-inf"), float("inf")  # of time.monotonic(), which all processes share
+        self.samples: list[Sample] = []  # all of them, each with the time "at"
+        self.facts: dict[str, Any] = {}  # of the GPU: driver, MIG, ECC, persistence, Confidential Computing
+        self.reason = ""  # why something, or everything, is missing
+        self._file: IO[bytes] | None = None
+        self._sampler: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Recorder":
+        order = {"device": self.device, "pid": os.getpid(), "period_s": self.period_s}
+        if self.device == "cuda":
+            order["gpu"] = _current_gpu()
+        try:
+            self._file = tempfile.TemporaryFile()
+            self._sampler = self._start(order)
+        except OSError as error:
+            self.reason = f"the sampler did not start: {error}"
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        sampler, self._sampler = self._sampler, None
+        if sampler and sampler.stdin:
+            with suppress(OSError):
+                sampler.stdin.close()
+            self._wait_for(sampler)
+        self._load()
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Around the timed part; of several, the last counts. Costs two clock readings."""
+        self.began, self.ended = time.monotonic(), float("inf")
+        try:
+            yield
+        finally:
+            self.ended = time.monotonic()
+
+    def summary(self) -> dict[str, float | None]:
+        """Of the timed stretch, in base units; the keys and what they mean are in ``telemetry_summary``."""
+        self._load()
+        return summarise(self.samples, self.device, self.began, self.ended)
+
+    def series(self, name: str) -> list[tuple[Second, float | None]]:
+        """One reading over the whole time, with seconds since the stretch began (or since the first sample)."""
+        self._load()
+        start = self.began if self.began > float("-inf") else self.samples[0]["at"] if self.samples else 0.0
+        return [(sample["at"] - (start or 0.0), sample.get(name)) for sample in self.samples if sample["at"]]
+
+    def _start(self, order: dict[str, Any]) -> "subprocess.Popen[bytes]":
+        home = str(Path(__file__).parents[3])  # an installed package and a bare checkout alike
+        sampler = subprocess.Popen(
+            [sys.executable, "-m", "convbench.timing.telemetry.recorder"],
+            stdin=subprocess.PIPE,
+            stdout=self._file,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))},
+        )
+        assert sampler.stdin
+        with suppress(OSError):  # it ended at once; said below
+            sampler.stdin.write(json.dumps(order).encode() + b"\n")
+            sampler.stdin.flush()
+        latest = time.monotonic() + START_S
+        while sampler.poll() is None and not self.samples and time.monotonic() < latest:
+            time.sleep(0.005)
+            self._load()
+        if sampler.poll() is None and not self.samples:
+            self.reason = f"the sampler took no sample within {START_S:.0f} s"
+        return sampler
+
+    def _wait_for(self, sampler: "subprocess.Popen[bytes]") -> None:
+        try:
+            code = sampler.wait(END_S)
+        except subprocess.TimeoutExpired:  # stuck in a driver, perhaps past killing
+            sampler.kill()
+            with suppress(subprocess.TimeoutExpired):
+                sampler.wait(END_S)
+            code = -signal.SIGKILL
+        if code and not self.reason:
+            self.reason = f"the sampler ended early, with code {code}"
+
+    def _load(self) -> None:
+        """Read what has been written so far; a line that is torn, by a kill or a full disk, is left out."""
+        if not self._file:
+            return
+        size = os.fstat(self._file.fileno()).st_size
+        messages: list[dict[str, Any]] = []
+        for line in os.pread(self._file.fileno(), size, 0).split(b"\n"):
+            with suppress(ValueError):
+                messages.append(json.loads(line))
+        self.samples = [message["sample"] for message in messages if "sample" in message]
+        for message in messages:
+            self.facts = message.get("facts", self.facts)
+            self.reason = message.get("reason", self.reason)
+
+
+def _current_gpu() -> list[str]:
+    """Names of torch's current device for NVML, as CUDA itself sees it: whatever CUDA_VISIBLE_DEVICES says."""
+    import torch
+
+    try:
+        torch.cuda.synchronize()  # from here on the process is known to the driver
+        facts: Any = torch.cuda.get_device_properties(torch.cuda.current_device())
+    except (RuntimeError, AssertionError):  # no CUDA, or a GPU in trouble: what is measured will say so
+        return []
+    uuid = str(getattr(facts, "uuid", ""))
+    names = [f"GPU-{uuid}", f"MIG-{uuid}"] if uuid else []
+    with suppress(AttributeError):  # torch 2.10 or newer
+        names.append(f"{facts.pci_domain_id:08x}:{facts.pci_bus_id:02x}:{facts.pci_device_id:02x}.0")
+    return names
+
+
+def main() -> None:
+    """Read one order, sample until told to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    order = json.loads(_line_of_stdin())
+    over = threading.Event()
+    threading.Thread(target=_wait_for_end, args=(over,), daemon=True).start()
+    try:
+        _sample(order, over)
+    except Exception as error:
+        _send(reason=f"the sampler failed: {type(error).__name__}: {error}")
+        sys.exit(1)
+
+
+def _sample(order: dict[str, Any], over: threading.Event) -> None:
+    processor, gpu = Processor(order["pid"]), None
+    if order["device"] == "cuda":
+        gpu, reason = open_gpu(order["gpu"], order["pid"])
+        _send(facts=gpu.facts()) if gpu else _send(reason=reason)
+    due = time.monotonic()
+    while True:
+        at = time.monotonic()
+        _send(sample={"at": at, **processor.read(), **(gpu.read() if gpu else {})})
+        if over.is_set() or os.getppid() != order["pid"]:
+            return
+        due = max(due + order["period_s"], time.monotonic())  # where a sample was late, the next is not hurried
+        over.wait(due - time.monotonic())
+
+
+def _line_of_stdin() -> bytes:
+    line = b""
+    while not line.endswith(b"\n") and (byte := os.read(0, 1)):
+        line += byte
+    return line
+
+
+def _wait_for_end(over: threading.Event) -> None:
+    os.read(0, 1)  # returns when the other end is closed; not sys.stdin, whose lock a thread would keep at the end
+    over.set()
+
+
+def _send(**message: Any) -> None:
+    os.write(1, json.dumps(message).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()

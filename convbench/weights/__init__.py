@@ -1,0 +1,1 @@
+"""From a --weights text to a state dict, without running anything a file says."""

@@ -1,0 +1,178 @@
+"""Where weights come from: a file, the Hugging Face hub, the authors' address, or the package itself.
+
+What ``--weights`` accepts, turned into a file on this machine. Reading it is the task of ``weights``.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from ..catalogue import Variant
+from ..errors import WeightsError, first_line
+from ..files import whole
+from .container import MOST_BYTES
+
+HUB = "hf:"
+KINDS = "a .pt or .safetensors file, hf:owner/repo/file[@revision], official, or shipped"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of weights on this machine, and what is known of its origin."""
+
+    path: Path
+    origin: str  # what was asked for, in full
+    revision: str | None = None  # the commit, of a file of the hub
+    licence: str | None = None
+
+    def sha256(self) -> str:
+        """Of the content: the one name of a checkpoint that cannot change behind one's back."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def __str__(self) -> str:
+        parts = [self.origin] + ([f"revision {self.revision}"] if self.revision else [])
+        parts += [f"licence {self.licence}"] if self.licence else []
+        return ", ".join(parts)
+
+
+def locate(weights: str, variant: Variant, res: int) -> Source:
+    """The file that ``--weights`` means for a variant; downloads it where it is not on this machine yet.
+
+    Raises WeightsError, one line, for a file, repository or address that is not there or cannot be reached.
+    """
+    if weights == "shipped":
+        if variant.shipped_weights is None:
+            raise WeightsError(f"no weights of {variant.id} are part of convbench: give {KINDS}")
+        return Source(variant.shipped_weights, "shipped with convbench")
+    if weights == "official":
+        return official(variant, res)
+    if weights.startswith(HUB):
+        return from_hub(weights)
+    if not Path(weights).is_file():
+        raise WeightsError(f"no checkpoint at {weights}")
+    return Source(Path(weights), weights)
+
+
+def official(variant: Variant, res: int) -> Source:
+    """The authors' file for this size, as the family's .toml lists it under ``official``.
+
+    Of a network that works at any size, the first listed where none was trained at this one.
+    """
+    if variant.shipped_weights:
+        return locate("shipped", variant, res)
+    known = variant.family.facts.get("official", {}).get(variant.id, [])
+    fitting = [entry for entry in known if entry["res"] == res] or ([] if variant.family.facts["fixed_res"] else known)
+    if not fitting:
+        sizes = ", ".join(str(entry["res"]) for entry in known)
+        note = f"only one for {sizes} px" if sizes else variant.family.facts.get("official_note", "none is listed")
+        raise WeightsError(f"no official weights of {variant.id} at {res} px are known: {note}")
+    entry = fitting[0]
+    if entry["address"].startswith(HUB):
+        found = from_hub(entry["address"])
+        return Source(found.path, found.origin, found.revision, entry["licence"])
+    return Source(download(entry["address"], cache()), entry["address"], licence=entry["licence"])
+
+
+def from_hub(weights: str) -> Source:
+    """A file of a model repository: "hf:owner/repo/file", with "@revision" for a commit, tag or branch."""
+    match = re.fullmatch(r"hf:([^/@\s]+/[^/@\s]+)/([^@\s]+)(?:@(\S+))?", weights)
+    if not match or ".." in match[2].split("/"):
+        raise WeightsError(f"'{weights}' is not of the form hf:owner/repo/file[@revision]")
+    repository, name, revision = match.groups()
+    try:
+        hub: Any = import_module("huggingface_hub")
+    except ImportError:
+        raise WeightsError(f"{weights} needs huggingface_hub: pip install 'convbench[sample]'") from None
+    errors: Any = import_module("huggingface_hub.errors")
+    where = f"{repository}{f' at {revision}' if revision else ''}"
+    logging: Any = import_module("huggingface_hub.utils").logging
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it tells each of its retries
+    try:
+        path = Path(hub.hf_hub_download(repository, name, revision=revision))
+    except (OSError, errors.EntryNotFoundError, errors.HFValidationError) as error:
+        raise WeightsError(f"{weights}: {_hub_reason(errors, error, where, name)}") from None
+    finally:
+        logging.set_verbosity(verbosity)
+    commit = path.parts[path.parts.index("snapshots") + 1] if "snapshots" in path.parts else revision
+    return Source(path, weights, commit)
+
+
+def _hub_reason(errors: Any, error: Exception, where: str, name: str) -> str:
+    # In this order: several of the later classes hold the earlier ones.
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        return "not on this machine, and the hub cannot be reached (no network, or HF_HUB_OFFLINE is set)"
+    if isinstance(error, errors.GatedRepoError):
+        return f"{where} wants its terms accepted on its page first"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"there is no public repository {where}"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"there is no such revision: {where}"
+    if isinstance(error, errors.EntryNotFoundError):
+        return f"{where} has no file {name}"
+    return first_line(error)
+
+
+def cache() -> Path:
+    """Where files from authors' addresses are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convbench" / "weights"
+
+
+def download(address: str, folder: Path) -> Path:
+    """Fetch a file once; shows on stderr how far it is. Whole or not at all."""
+    file = folder / PurePosixPath(urlsplit(address).path).name
+    if file.is_file():
+        return file
+    try:
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            length = int(answer.headers.get("Content-Length") or 0)
+            folder.mkdir(parents=True, exist_ok=True)
+            _require_room(address, length, shutil.disk_usage(folder).free)
+            with whole(file) as part:
+                _copy(answer, part, length, f"downloading {file.name}")
+    except urllib.error.HTTPError as error:
+        raise WeightsError(f"{address} answered {error.code} {error.reason}") from None
+    except (OSError, ValueError) as error:  # no network, a broken connection, a full disk
+        raise WeightsError(
+            f"{address} is not on this machine and could not be fetched: {first_line(error)}; fetched elsewhere, "
+            f"the file can be given by its path, or laid into {folder}"
+        ) from None
+    return file
+
+
+def _require_room(address: str, length: int, free: int) -> None:
+    if length > MOST_BYTES:
+        raise WeightsError(f"{address} has {length / 2**30:.0f} GiB, no checkpoint of these models has over 128")
+    if length > free:
+        raise WeightsError(f"{address} has {length / 2**30:.1f} GiB, the disk of the cache has {free / 2**30:.1f}")
+
+
+def _copy(answer: BinaryIO, part: BinaryIO, length: int, what: str) -> None:
+    from rich.console import Console
+    from rich.progress import wrap_file
+
+    with wrap_file(answer, length, description=what, console=Console(stderr=True), transient=True) as shown:
+        copied = 0
+        while block := shown.read(2**20):
+            copied += part.write(block)
+            if copied > MOST_BYTES:  # whatever length was announced
+                raise OSError("it does not end")
+    if length and copied != length:
+        raise OSError(f"the connection ended after {copied} of {length} bytes")
+
+
+def announce(source: Source) -> str:
+    """Say on stderr which weights are used. Returns their SHA-256."""
+    digest = source.sha256()
+    print(f"weights: {source}, sha256 {digest}", file=sys.stderr)
+    return digest

@@ -1,0 +1,150 @@
+"""Reading checkpoints: official keys, strictly, and nothing in a file is ever executed."""
+
+import argparse
+import pickle
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..catalogue import Variant, variants
+from ..errors import WeightsError, first_line
+from .container import require_sane_header, require_sane_size, require_sane_zip
+
+# Keys under which training scripts save a state dict beside optimiser state and arguments; averaged weights first.
+WRAPPERS = ("ema", "ema_state_dict", "model", "state_dict", "model_state_dict", "net")
+KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def load_weights(model: nn.Module, path: str, variant: Variant) -> None:
+    """Load a .pt or .safetensors file into the model, in place. All keys and shapes must match, all values be finite.
+
+    Fixed tables (such as ``pos_embed``) may be absent, as they are computed. Values are cast to the model's dtype.
+    Raises WeightsError with one line that names what differs and the variant that would fit.
+    """
+    from ..models.random_weights import fixed_tables
+
+    state = read_state_dict(path)
+    if convert := getattr(model, "from_official", None):  # whose layout for inference is another than in training
+        state = convert(state)
+    own, fixed = model.state_dict(), fixed_tables(model)
+    missing = [key for key in own if key not in state and key not in fixed]
+    unexpected = [key for key in state if key not in own]
+    misshaped = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if missing or unexpected or misshaped:
+        raise WeightsError(_difference(path, variant, own, state, missing, unexpected, misshaped))
+    state = {key: value for key, value in state.items() if own[key].is_floating_point()}  # indices are computed
+    for key, value in state.items():
+        if value.layout != torch.strided or value.is_meta or value.dtype not in KINDS:
+            kind = f"{value.dtype} {value.layout} {value.device}".replace("torch.", "")
+            raise WeightsError(f"{path} holds tensors that are no plain weights: {key} is {kind}, not floating point")
+        if not value.isfinite().all():
+            raise WeightsError(f"{path} holds broken weights: {key} has values that are NaN or infinite")
+    try:
+        model.load_state_dict(state, strict=False)  # strict but for the tables, as just checked
+    except RuntimeError as error:  # sparse, complex or without storage
+        raise WeightsError(f"{path} holds tensors that are no plain weights: {first_line(error)}") from None
+
+
+def read_state_dict(path: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by official key: averaged weights where there are any, ``module.`` cut off."""
+    file = Path(path)
+    if not file.is_file():
+        raise WeightsError(f"no checkpoint at {path}")
+    require_sane_size(file)
+    content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+    state = next((content[key] for key in WRAPPERS if content.get(key) and isinstance(content[key], Mapping)), content)
+    # Other keys than words are never printed: nested deep enough, printing one would take for ever.
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor) and isinstance(key, str)}
+    if not tensors:
+        words = [key[:40] if isinstance(key, str) else f"a {type(key).__name__}" for key in list(content)[:5]]
+        found = ", ".join(words) or "nothing"
+        raise WeightsError(
+            f"{path} holds no tensors under its own keys or under {', '.join(WRAPPERS)} (found: {found})"
+        )
+    return {_without_prefixes(key): value for key, value in tensors.items()}
+
+
+def _without_prefixes(key: str) -> str:
+    """The key without what DistributedDataParallel and torch.compile put before it, in either order."""
+    while key.startswith(("module.", "_orig_mod.")):
+        key = key.split(".", 1)[1]
+    return key
+
+
+def _read_safetensors(file: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    require_sane_header(file)
+    try:
+        return dict(load_file(file))
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{file} is not a readable safetensors file: {first_line(error)}") from None
+
+
+def _read_pickle(file: Path) -> dict[str, Any]:
+    zipped = require_sane_zip(file)
+    try:
+        # The training scripts of DiT and its descendants save their parsed arguments too: plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle's protocol; what matters is raised
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # a broken file fails inside torch's reader in any way, IndexError included
+        if "GLOBAL" in str(error):
+            raise WeightsError(
+                f"{file} holds more than plain tensors and was not opened, as reading it could run code in it: "
+                "save the state dict alone, or as .safetensors"
+            ) from None
+        # Torch's own words for an unreadable pickle are advice to load it unsafely.
+        broken = isinstance(error, pickle.UnpicklingError)
+        reason = "it is cut off, or torch.save did not write it" if broken else first_line(error)
+        raise WeightsError(f"{file} is not a readable PyTorch checkpoint: {reason}") from None
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{file} holds a {type(content).__name__}, not a state dict")
+    return dict(content)
+
+
+def _difference(
+    path: str,
+    variant: Variant,
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    missing: list[str],
+    unexpected: list[str],
+    misshaped: list[str],
+) -> str:
+    if misshaped == ["pos_embed"] and not missing and not unexpected:
+        sides = [round(table["pos_embed"].shape[1] ** 0.5) for table in (state, own)]
+        return (
+            f"{path} was made for another resolution: a {sides[0]}x{sides[0]} token grid, needs {sides[1]}x{sides[1]}"
+        )
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} missing (first: {missing[0]})")
+    if unexpected:
+        parts.append(f"{len(unexpected)} unexpected (first: {unexpected[0][:80]})")
+    if misshaped:
+        key = misshaped[0]
+        parts.append(
+            f"{len(misshaped)} mis-shaped (first: {key} {list(state[key].shape)}, needs {list(own[key].shape)})"
+        )
+    fits = [id for id, shapes in _shapes_by_variant().items() if shapes == _shapes(state)]
+    advice = f"it fits {' or '.join(fits)}" if fits else "no known variant fits it"
+    return f"{path} is not a checkpoint of {variant.id}: {'; '.join(parts)}; {advice}"
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    # The position table depends on the resolution, not on the variant.
+    return {key: tuple(value.shape) for key, value in state.items() if key != "pos_embed"}
+
+
+@cache  # building every network takes seconds
+def _shapes_by_variant() -> dict[str, dict[str, tuple[int, ...]]]:
+    from ..models import on_meta
+
+    return {id: _shapes(on_meta(variant, variant.res).state_dict()) for id, variant in variants().items()}

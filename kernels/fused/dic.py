@@ -1,0 +1,103 @@
+"""DiC with fused blocks: 13 passes over memory a block instead of 35 (KERNELS.md counts them).
+
+The 3x3 convolutions stay with cuDNN, without their biases; the op that reads a convolution's output adds its bias.
+Shape letters: B batch, C width of the stage, H W latent height and width.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...models.dic import SKIP_STRIDE, DiC
+from ...models.layers import NORM_EPS, require_multiple
+from ..ops.gate_residual import gate_residual
+from ..ops.group_norm import group_norm_gelu
+from ..ops.layer_norm import layer_norm_modulate
+from .network import FusedBlock, FusedNetwork, Vectors, embed_times, run, stem, unlike
+from .products import convolved
+from .resample import shuffle_beside, unshuffle
+
+
+class FusedModulatedConvs(FusedBlock):
+    """Stands for ``ModulatedConvs``, the inside of a ``DiCBlock``. (B, in_width, H, W) -> (B, C, H, W)"""
+
+    norm0: nn.GroupNorm
+    conv0: nn.Conv2d
+    affine: nn.Sequential
+    norm1: nn.GroupNorm
+    conv1: nn.Conv2d
+    skip: nn.Conv2d | nn.Identity
+
+    @staticmethod
+    def refuses(block: Any) -> str | None:
+        if block.residual_scale != 1:
+            return f"residual_scale is {block.residual_scale}: the kernel has none, as it is 1 in every published model"
+        for name in ("norm0", "norm1"):
+            norm = getattr(block, name)
+            if not isinstance(norm, nn.GroupNorm):
+                return f"{name} is a {type(norm).__name__}: there are kernels for GroupNorm"
+            if not norm.affine:
+                return f"{name} has no weight and bias"
+        for name, sides in (("conv0", (3,)), ("conv1", (3,)), ("skip", (1,))):
+            conv = getattr(block, name)
+            if not isinstance(conv, nn.Identity) and (reason := unlike(conv, *sides)):
+                return f"{name} {reason}"
+        return None
+
+    def forward(self, x: Tensor, vectors: Vectors) -> Tensor:
+        gate, scale, shift = vectors
+        norm0, norm1 = self.norm0, self.norm1
+        y = group_norm_gelu(x, norm0.weight, norm0.bias, norm0.num_groups, norm0.eps)
+        y = F.conv2d(y, self.conv0.weight, padding=1)
+        y = group_norm_gelu(y, norm1.weight, norm1.bias, norm1.num_groups, norm1.eps, self.conv0.bias, scale, shift)
+        y = F.conv2d(y, self.conv1.weight, padding=1)
+        residual = convolved(self.skip, x) if isinstance(self.skip, nn.Conv2d) else x
+        return gate_residual(y, self.conv1.bias, gate, residual)
+
+
+def run_decoder(blocks: Any, x: Tensor, modulations: Iterator[Vectors], skips: list[Tensor]) -> Tensor:
+    """A decoder that already has its first skip: ``x`` is what ``shuffle_beside`` gave."""
+    for index, block in enumerate(blocks):
+        if index and index % SKIP_STRIDE == 0:
+            x = torch.cat([x, skips.pop()], dim=1)
+        x = block(x, next(modulations))
+    return x
+
+
+def run_encoder(blocks: Any, x: Tensor, modulations: Iterator[Vectors], skips: list[Tensor]) -> Tensor:
+    """Adds every third block's output, counted from the last, to ``skips``."""
+    for left, block in zip(reversed(range(len(blocks))), blocks, strict=True):
+        x = block(x, next(modulations))
+        if left % SKIP_STRIDE == 0:
+            skips.append(x)
+    return x
+
+
+class FusedDiC(FusedNetwork, DiC):
+    """``DiC`` with fused blocks. Inputs, results and errors are the same."""
+
+    def sharing(self) -> Sequence[Sequence[nn.Module]]:
+        encoders, decoders = self.enc_blocks, self.dec_blocks
+        insides = [[block.conv for block in stage] for stage in (*encoders, *self.lat_blocks, *decoders)]
+        encoder1, encoder2, latent, decoder2, decoder1 = insides
+        return [*encoder1, *decoder1, self.final_layer], encoder2 + decoder2, latent
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        require_multiple(x, 4, "DiC")
+        times = embed_times(self.t_embedder_ls, t)
+        conditions = (time + label(y) for time, label in zip(times, self.y_embedder_ls, strict=True))
+        first, second, third = self.modulations(*conditions)
+        skips: list[Tensor] = []
+
+        (encoder1, encoder2), (latent,), (decoder2, decoder1) = self.enc_blocks, self.lat_blocks, self.dec_blocks
+        down1, down2, up3, up2 = (resample.get_submodule("body.0") for resample in (*self.downs, *self.ups))
+        x = run_encoder(encoder1, stem(self.x_embedder, x), first, skips)  # (B, C, H, W)
+        x = run_encoder(encoder2, unshuffle(down1(x)), second, skips)  # (B, 2C, H/2, W/2)
+        x = run(latent, unshuffle(down2(x)), third)  # (B, 4C, H/4, W/4)
+        x = run_decoder(decoder2, shuffle_beside(up3(x), skips.pop()), second, skips)  # (B, 2C, H/2, W/2)
+        x = run_decoder(decoder1, shuffle_beside(up2(x), skips.pop()), first, skips)  # (B, C, H, W)
+        shift, scale = next(first)
+        return self.final_layer.out_proj(layer_norm_modulate(self.output(x), shift, scale, NORM_EPS))

@@ -1,0 +1,67 @@
+"""DiG with the depthwise convolution, the modulated norms and all modulations fused; attention and perceptron stay.
+
+Shape letters: B batch, N tokens, C width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...models.dig import DiG, DiGBlock
+from ...models.layers import NORM_EPS, pixels_from_tokens, require_side
+from ..ops.depthwise import depthwise, window_rows
+from ..ops.layer_norm import layer_norm_modulate
+from .network import FusedBlock, FusedNetwork, Vectors, unlike
+
+
+class FusedDiGBlock(FusedBlock):
+    """Stands for ``DiGBlock``. (B, N, C) -> (B, N, C)"""
+
+    attn: nn.Module
+    mlp: nn.Module
+    dw_conv: nn.Conv2d
+    taps: Tensor
+
+    def __init__(self, block: DiGBlock, products: str) -> None:
+        super().__init__(block, products)
+        self.grid = block.grid
+
+    @staticmethod
+    def refuses(block: Any) -> str | None:
+        reason = unlike(block.dw_conv, 3, 5, 7, depthwise=True)
+        return reason and f"dw_conv {reason}"
+
+    def derive(self) -> dict[str, Tensor]:
+        return {"taps": window_rows(self.dw_conv.weight)}
+
+    def forward(self, x: Tensor, vectors: Vectors) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = vectors
+        x = torch.addcmul(x, gate1[:, None], self.attn(modulated(x, shift1, scale1)))
+        x = torch.addcmul(x, gate2[:, None], self.mlp(modulated(x, shift2, scale2)))
+        pixels = x.transpose(1, 2).unflatten(2, (self.grid, self.grid))  # (B, C, grid, grid) in channels_last
+        return depthwise(pixels, self.taps, self.dw_conv.bias).flatten(2).transpose(1, 2)
+
+
+def modulated(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Norm and modulation of tokens, which are the pixels of a map of width 1. BNC -> BNC"""
+    return layer_norm_modulate(tokens.transpose(1, 2)[..., None], shift, scale, NORM_EPS)[..., 0].transpose(1, 2)
+
+
+class FusedDiG(FusedNetwork, DiG):
+    """``DiG`` with fused blocks. Inputs, results and errors are the same."""
+
+    def sharing(self) -> Sequence[Sequence[nn.Module]]:
+        return ([*self.blocks, self.final_layer],)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        require_side(x, self.side, "DiG")
+        (vectors,) = self.modulations(self.t_embedder(t) + self.y_embedder(y))
+        x = self.x_embedder(x) + self.pos_embed  # (B, N, C)
+        for index, block in enumerate(self.blocks):
+            x = block(x, next(vectors)).flip(1)
+            if index % 2:
+                x = x.unflatten(1, (self.grid, self.grid)).transpose(1, 2).flatten(1, 2)
+        x = self.final_layer.linear(modulated(x, *next(vectors)))
+        return pixels_from_tokens(x, self.grid, self.patch)

@@ -1,0 +1,77 @@
+"""FCDM with fused blocks: 13 passes over memory a block instead of 65 (KERNELS.md counts them).
+
+Shape letters: B batch, C width of the stage, H W latent height and width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...models.fcdm import FCDM, GlobalResponseNorm
+from ...models.layers import NORM_EPS, require_multiple
+from ..ops.depthwise import depthwise, window_rows
+from ..ops.layer_norm import layer_norm_modulate
+from ..ops.response_norm import fold_beta, response_factors
+from .dispatch import choose
+from .network import FusedBlock, FusedNetwork, Vectors, embed_times, run, stem, unlike
+from .products import convolved, matrix, product_residual, product_squares
+from .resample import shuffle_beside, unshuffle
+
+
+class FusedFCDMBlock(FusedBlock):
+    """Stands for ``FCDMBlock``. (B, C, H, W) -> (B, C, H, W)"""
+
+    dwconv: nn.Conv2d
+    pwconv1: nn.Conv2d
+    pwconv2: nn.Conv2d
+    grn: GlobalResponseNorm
+    taps: Tensor
+    bias2: Tensor
+
+    @staticmethod
+    def refuses(block: Any) -> str | None:
+        for name, sides in (("dwconv", (3, 5, 7)), ("pwconv1", (1,)), ("pwconv2", (1,))):
+            if reason := unlike(getattr(block, name), *sides, depthwise=name == "dwconv"):
+                return f"{name} {reason}"
+        return None
+
+    def derive(self) -> dict[str, Tensor]:
+        # The norm's beta passes through the second product as W beta: a part of its bias.
+        weight, bias = matrix(self.pwconv2)
+        return {"taps": window_rows(self.dwconv.weight), "bias2": fold_beta(weight, self.grn.beta, bias)}
+
+    def rebuild(self) -> None:
+        super().rebuild()
+        self.ours = {name: choose("fcdm", name, self.pwconv1.weight, self.products) for name in ("pwconv1", "pwconv2")}
+
+    def forward(self, x: Tensor, vectors: Vectors) -> Tensor:
+        shift, scale, gate = vectors
+        y = layer_norm_modulate(depthwise(x, self.taps, self.dwconv.bias), shift, scale, NORM_EPS)
+        y, squares = product_squares(y, *matrix(self.pwconv1), self.ours["pwconv1"])
+        factors = response_factors(squares, self.grn.gamma.flatten(), self.grn.eps)
+        return product_residual(y, factors, matrix(self.pwconv2)[0], self.bias2, gate, x, self.ours["pwconv2"])
+
+
+class FusedFCDM(FusedNetwork, FCDM):
+    """``FCDM`` with fused blocks. Inputs, results and errors are the same."""
+
+    def sharing(self) -> Sequence[Sequence[nn.Module]]:
+        first = [*self.encoder_level_1, *self.decoder_level_1, self.final_layer]
+        return first, [*self.encoder_level_2, *self.decoder_level_2], [*self.latent]
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        require_multiple(x, 4, "FCDM")
+        times = embed_times([self.t_embedder_1, self.t_embedder_2, self.t_embedder_3], t)
+        labels = self.y_embedder_1(y), self.y_embedder_2(y), self.y_embedder_3(y)
+        first, second, third = self.modulations(*(a + b for a, b in zip(times, labels, strict=True)))
+
+        skip1 = run(self.encoder_level_1, stem(self.x_embedder, x), first)  # (B, C, H, W)
+        skip2 = run(self.encoder_level_2, unshuffle(self.down1_2.conv[0](skip1)), second)  # (B, 2C, H/2, W/2)
+        x = run(self.latent, unshuffle(self.down2_3.conv[0](skip2)), third)  # (B, 4C, H/4, W/4)
+        x = convolved(self.reduce_chans_2, shuffle_beside(self.up3_2.conv[0](x), skip2))
+        x = run(self.decoder_level_2, x, second)  # (B, 2C, H/2, W/2)
+        x = convolved(self.reduce_chans_1, shuffle_beside(self.up2_1.conv[0](x), skip1))
+        x = self.output_layer(run(self.decoder_level_1, x, first))  # (B, C, H, W)
+        shift, scale = next(first)
+        return self.final_layer.conv(layer_norm_modulate(x, shift, scale, NORM_EPS))

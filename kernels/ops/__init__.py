@@ -1,0 +1,1 @@
+"""One fused operation a file, with its PyTorch reference and the kernel."""

@@ -1,0 +1,165 @@
+"""1x1 convolution, bias and exact GELU, with the sums of squares that FCDM's response norm needs.
+
+    y = gelu(W x + b);  squares[n, segment, c] = the segment's sum of y^2 as stored
+
+A segment is a run of pixels of one sample; ``response_factors`` adds the segments in a fixed order.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..language import bound, gelu, input_precision, jit, on_device_of, tl, upcast_products
+from ..layout import cdiv, empty_nhwc, wide
+from ..schema import FCDM_XL, Compilation, Kernel, Shape, products, u_shape
+from .pointwise import (
+    SHIPPED,
+    check,
+    multiply,
+    product_bytes,
+    product_compilation,
+    product_flops,
+    product_inputs,
+    tile_for,
+    tiles,
+)
+from .pointwise import eager as pointwise_eager
+from .pointwise import reference as pointwise_reference
+
+SEGMENTS = 128, 64, 32, 16  # pixels
+
+
+def segment_pixels(pixels: int) -> int:
+    """Pixels summed together: the longest of 128, 64, 32, 16 leaving an eighth of the rows empty at most."""
+    most = max(9 * pixels // 8, cdiv(pixels, SEGMENTS[-1]) * SEGMENTS[-1])
+    return next(long for long in SEGMENTS if cdiv(pixels, long) * long <= most)
+
+
+def reference(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The same in PyTorch, in float32 or wider up to the rounding of y."""
+    y = pointwise_reference(x, weight, bias, gelu=True)
+    return y, squares_of(y)
+
+
+def squares_of(y: Tensor) -> Tensor:
+    """The sums of squares of each segment in float32 or wider. (N, C, H, W) -> (N, segments, C)"""
+    rows = y.permute(0, 2, 3, 1).flatten(1, 2).to(wide(y.dtype))  # (N, pixels, C)
+    long = segment_pixels(rows.shape[1])
+    return F.pad(rows, (0, 0, 0, -rows.shape[1] % long)).unflatten(1, (-1, long)).square().sum(dim=2)
+
+
+@jit
+def _pointwise_squares(  # type: ignore[no-untyped-def]
+    x, weight, bias, y, squares, samples, pixels, segments, C, K,
+    SEGMENT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """One program: BM / SEGMENT segments, BN columns. A segment's rows are of one sample; its last may have fewer."""
+    PARTS: tl.constexpr = BM // SEGMENT
+    pid = tl.program_id(0)
+    blocks = tl.cdiv(C, BN)
+    start = pid // blocks * PARTS
+    segment = start + tl.arange(0, BM) // SEGMENT
+    sample = segment // segments
+    pixel = segment % segments * SEGMENT + tl.arange(0, BM) % SEGMENT
+    has_row = (pixel < pixels) & (sample < samples)
+    row = (sample - start // segments) * pixels + pixel  # from the first sample of the tile
+    base = (start // segments).to(tl.int64) * pixels
+    col = pid % blocks * BN + tl.arange(0, BN)
+    has_col = col < C
+
+    x += base * K
+    total = multiply(x + row * K, has_row, weight + col * K, has_col, x, K, False, BM, BN, BK, PRECISION, UPCAST)
+    total += tl.load(bias + col, mask=has_col, other=0.0).to(tl.float32)[None, :]
+    stored = gelu(total).to(y.dtype.element_ty)
+    here = has_row[:, None] & has_col[None, :]
+    tl.store(y + base * C + (row * C)[:, None] + col[None, :], stored, mask=here)
+
+    wide = tl.where(here, stored.to(tl.float32), 0.0)
+    parts = tl.sum(tl.reshape(wide * wide, (PARTS, SEGMENT, BN)), axis=1)
+    part = start + tl.arange(0, PARTS)
+    has_part = (part < samples * segments)[:, None] & has_col[None, :]
+    tl.store(squares + part.to(tl.int64)[:, None] * C + col[None, :], parts, mask=has_part)
+
+
+def launch(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Run the kernel. The arguments have been checked."""
+    (n, k, h, w), c = x.shape, weight.shape[0]
+    tile, segment = tile_for(k, c, x.element_size()), segment_pixels(h * w)
+    rows = max(tile.rows, segment)
+    segments = cdiv(h * w, segment)
+    y, squares = empty_nhwc(x, c), x.new_empty((n, segments, c), dtype=torch.float32)
+    with on_device_of(x):
+        _pointwise_squares[(cdiv(n * segments * segment, rows) * cdiv(c, tile.cols),)](
+            x, weight, bias, y, squares, n, h * w, segments, c, bound(k),
+            SEGMENT=segment, BM=rows, BN=tile.cols, BK=tile.inner,
+            PRECISION=input_precision(), UPCAST=upcast_products(x.dtype),
+            num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+        )  # fmt: skip
+    return y, squares
+
+
+@torch.library.custom_op("convbench::pointwise_squares", mutates_args=(), device_types="cpu")
+def pointwise_squares(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """x: (N, K, H, W) in channels_last; weight: (C, K); bias: (C,).
+
+    Returns y, (N, C, H, W) in channels_last, and squares, (N, segments, C) in float32 (float64 for float64).
+    """
+    check(x, weight, bias)
+    return reference(x, weight, bias)
+
+
+@pointwise_squares.register_kernel("cuda")
+def _on_gpu(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    check(x, weight, bias)
+    return launch(x, weight, bias)
+
+
+@pointwise_squares.register_fake
+def _fake(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    n, _, h, w = x.shape
+    segments = cdiv(h * w, segment_pixels(h * w))
+    return empty_nhwc(x, weight.shape[0]), x.new_empty((n, segments, weight.shape[0]), dtype=wide(x.dtype))
+
+
+def eager(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """What the unfused block runs up to the response, in the type of x."""
+    y = pointwise_eager(x, weight, bias, gelu=True)
+    return y, torch.linalg.vector_norm(y, dim=(2, 3), keepdim=True, dtype=wide(y.dtype))
+
+
+def _min_bytes(shape: Shape, batch: int, itemsize: int) -> int:
+    """4 U for FCDM, the weights, and the sums in float32."""
+    segments = cdiv(shape.pixels, segment_pixels(shape.pixels))
+    return product_bytes(shape, batch, itemsize) + 4 * batch * segments * shape.out_channels
+
+
+def _compilations(dtype: str) -> tuple[Compilation, ...]:
+    pointers = {name: f"*{dtype}" for name in ("x", "weight", "bias", "y")} | {"squares": "*fp32"}
+    scalars = ("samples", "pixels", "segments", "C", "K")
+    return tuple(
+        product_compilation(
+            f"pointwise_squares by {segment} pixels", _pointwise_squares, tile, pointers, scalars, {"SEGMENT": segment}
+        )
+        for tile in tiles(dtype)[:1]
+        for segment in SEGMENTS[:2]  # of the XL networks: 64 pixels at 8x8, 128 everywhere else
+        if segment <= tile.rows
+    )
+
+
+KERNELS = (
+    Kernel(
+        name="pointwise_squares",
+        summary="1x1 product, bias, exact GELU, and sums of squares for the response norm",
+        replaces="FCDMBlock.pwconv1, F.gelu and the norm inside FCDMBlock.grn",
+        op=pointwise_squares,
+        reference=reference,
+        eager=eager,
+        shapes=products(u_shape("fcdm_xl", FCDM_XL), 1, 3),
+        inputs=product_inputs,
+        min_bytes=_min_bytes,
+        flops=product_flops,
+        compilations=_compilations,
+        shipped=SHIPPED,
+    ),
+)

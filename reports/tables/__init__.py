@@ -1,0 +1,1 @@
+"""Rows as text, Markdown, CSV, JSON and LaTeX; the papers' own tables."""

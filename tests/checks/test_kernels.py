@@ -1,0 +1,204 @@
+"""Kernel names to precision: on names that public profiles print, on made-up profiles, and (gpu) on real ones."""
+
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.autograd.profiler_util import FunctionEvent, Kernel
+from torch.nn import functional as F
+
+from convbench import precision
+from convbench.checks.kernels import EXPECTED, KernelTime, classify, evidence, kernel_names, times_of
+from convbench.precision import TF32_FLAGS
+
+DATA = tomllib.loads((Path(__file__).parents[1] / "data" / "kernel_names.toml").read_text("utf-8"))
+NAMES = [kernel for source in DATA["source"] for kernel in source["kernels"]]
+
+TF32_CONV = "sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32_nhwckrsc_nhwc_tilesize128x128x16_stage4"
+FP32_CONV = "cudnn_infer_ampere_scudnn_128x64_relu_xregs_large_nn_v1"
+HALF_CONV = "sm90_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc_tilesize128x128x64"
+TF32_GEMM = "cutlass_80_tensorop_s1688gemm_256x64_16x4_nn_align4"
+FP32_GEMM = "ampere_sgemm_128x64_nt"
+HALF_GEMM = "nvjet_tst_128x24_64x11_2x1_v_bz_TNT"
+TRITON_GEMM = "triton_tem_fused_addmm_0"
+DEPTHWISE = "void at::native::conv_depthwise2d_forward_kernel<5, float, int>"
+LAYOUT = "void cudnn::ops::nchwToNhwcKernel<float, float, float, (bool)1, (bool)1, (cudnnKernelDataType_t)2>"
+
+
+def ran(**milliseconds: float) -> list[KernelTime]:
+    """A profile; names are those above."""
+    return [KernelTime(globals()[name], each / 1e3) for name, each in milliseconds.items()]
+
+
+@pytest.mark.parametrize("known", NAMES, ids=lambda known: known["name"][:60])
+def test_a_name_from_a_public_profile(known: dict[str, str]) -> None:
+    kernel = KernelTime(known["name"], 1.0)
+    assert {"matmul": "gemm"}.get(kernel.kind, kernel.kind) == known["of"]
+    assert kernel.precision == known["precision"]
+
+
+def test_every_kind_and_precision_is_among_the_names() -> None:
+    assert {(known["of"], known["precision"]) for known in NAMES} == {
+        ("", ""),
+        *((of, told) for of in ("conv", "gemm") for told in ("tf32", "fp32", "half", "unknown")),
+    }
+    assert all(source["where"] for source in DATA["source"])
+
+
+def test_the_operator_tells_what_a_product_is_for() -> None:
+    assert KernelTime(TF32_GEMM, 1.0).kind == "matmul"
+    assert not KernelTime(TF32_GEMM, 1.0).is_sure
+    for operator, kind in (
+        ("aten::cudnn_convolution", "conv"),
+        ("aten::_convolution", "conv"),
+        ("aten::addmm", "matmul"),
+        ("aten::bmm", "matmul"),
+        ("aten::_addmm_activation", "matmul"),
+        ("aten::_scaled_dot_product_efficient_attention", ""),
+        ("aten::_conv_depthwise2d", ""),
+    ):
+        assert KernelTime(TF32_GEMM, 1.0, operator=operator).kind == kind
+    assert KernelTime(LAYOUT, 1.0, operator="aten::cudnn_convolution").kind == ""
+    assert KernelTime("a_name_nobody_knows", 1.0, operator="aten::cudnn_convolution").precision == "unknown"
+
+
+def test_labels_are_those_of_the_switches() -> None:
+    assert EXPECTED.keys() == TF32_FLAGS.keys()
+
+
+def test_what_takes_most_of_the_time_names_the_class() -> None:
+    assert classify(ran(TF32_CONV=90, FP32_CONV=5, FP32_GEMM=3, LAYOUT=50)) == {"conv": "tf32", "matmul": "fp32"}
+    assert classify(ran(HALF_CONV=1, TRITON_GEMM=9, HALF_GEMM=8)) == {"conv": "half", "matmul": "unknown"}
+    assert classify(ran(DEPTHWISE=9)) == {"conv": "unknown", "matmul": "unknown"}
+
+
+@pytest.mark.parametrize(
+    ("label", "profile"),
+    [
+        ("fp32", {"FP32_CONV": 9, "FP32_GEMM": 9, "LAYOUT": 1}),
+        ("tf32", {"TF32_CONV": 9, "TF32_GEMM": 9}),
+        ("tf32", {"TF32_CONV": 9, "FP32_CONV": 8, "TF32_GEMM": 1}),  # the library's choice, layer by layer
+        ("tf32", {"TF32_CONV": 99, "FP32_GEMM": 1}),  # one small product proves nothing
+        ("tf32", {"TRITON_GEMM": 9, "FP32_GEMM": 9}),  # Triton's may have been TF32
+        ("tf32", {"DEPTHWISE": 9}),  # has no other form
+        ("torch-default", {"TF32_CONV": 9, "FP32_GEMM": 9}),
+        ("torch-default", {"TF32_CONV": 9, "TF32_GEMM": 9}),  # may be a 1x1 convolution: no operator is known
+        ("bf16", {"HALF_CONV": 9, "HALF_GEMM": 9, "FP32_GEMM": 1}),  # a time embedding in FP32
+        ("fp16", {}),
+        ("fp32", {"TRITON_GEMM": 9}),
+    ],
+)
+def test_no_finding(label: str, profile: dict[str, float]) -> None:
+    assert evidence(label, ran(**profile)) is None
+
+
+@pytest.mark.parametrize(
+    ("label", "profile", "text"),
+    [
+        ("fp32", {"TF32_CONV": 9, "FP32_GEMM": 1}, "convolutions ran in TF32 for 90.0% of the time: sm80_xmma_fprop"),
+        ("fp32", {"FP32_CONV": 999, "TF32_GEMM": 1}, "matrix products ran in TF32 for 0.1% of the time: cutlass_80"),
+        ("fp32", {"HALF_GEMM": 1}, "matrix products ran in half precision for 100.0% of the time: nvjet_tst"),
+        ("tf32", {"FP32_CONV": 6, "FP32_GEMM": 4}, "convolutions ran in FP32 for 60.0% of the time: cudnn_infer"),
+        ("tf32", {"TF32_CONV": 6, "FP32_GEMM": 4}, "matrix products ran in FP32 for 40.0% of the time: ampere_sgemm"),
+        ("tf32", {"TF32_CONV": 6, "HALF_CONV": 4}, "convolutions ran in half precision for 40.0% of the time: sm90"),
+        ("torch-default", {"FP32_CONV": 5, "FP32_GEMM": 5}, "convolutions ran in FP32 for 50.0% of the time: cudnn"),
+        ("bf16", {"TF32_CONV": 5, "HALF_GEMM": 5}, "convolutions ran in TF32 for 50.0% of the time: sm80_xmma"),
+        ("fp16", {"HALF_CONV": 5, "FP32_GEMM": 5}, "matrix products ran in FP32 for 50.0% of the time: ampere"),
+    ],
+)
+def test_a_finding(label: str, profile: dict[str, float], text: str) -> None:
+    found = evidence(label, ran(**profile))
+    assert found and found.code == "PREC" and not found.invalid
+    assert found.text.startswith(f"the label says {label}, but {text}")
+
+
+def test_torch_default_is_held_to_operators() -> None:
+    product = KernelTime(TF32_GEMM, 1.0, operator="aten::addmm")
+    pointwise = KernelTime(TF32_GEMM, 1.0, operator="aten::cudnn_convolution")
+    assert evidence("torch-default", [pointwise]) is None
+    found = evidence("torch-default", [product])
+    assert found and "matrix products ran in TF32" in found.text
+
+
+def event(name: str, device: str, start: float, end: float, **more: Any) -> FunctionEvent:
+    """As the profiler makes them; times in microseconds."""
+    kind = getattr(torch.autograd.DeviceType, device)
+    return FunctionEvent(1, name, 1, start, end, device_type=kind, **more)
+
+
+def test_profiles_are_read_as_torch_writes_them() -> None:
+    convolution = event("aten::cudnn_convolution", "CPU", 0, 50)
+    convolution.kernels = [Kernel(TF32_GEMM, 0, 30.0), Kernel(LAYOUT, 0, 5.0)]
+    events = [
+        convolution,
+        event("cudaLaunchKernel", "CPU", 1, 2),
+        event("ProfilerStep#1", "CUDA", 0, 100, is_user_annotation=True),
+        event(TF32_GEMM, "CUDA", 10, 40),
+        event(LAYOUT, "CUDA", 40, 45),
+        event(TF32_GEMM, "CUDA", 50, 90),  # of a graph: no operator
+        event(TF32_GEMM, "CUDA", 90, 100),
+    ]
+    assert times_of(events) == [
+        KernelTime(TF32_GEMM, pytest.approx(50e-6), 2, ""),
+        KernelTime(TF32_GEMM, pytest.approx(30e-6), 1, "aten::cudnn_convolution"),
+        KernelTime(LAYOUT, pytest.approx(5e-6), 1, "aten::cudnn_convolution"),
+    ]
+
+
+def test_a_real_profile_without_a_gpu_has_no_kernels() -> None:
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        torch.ones(4, 4) @ torch.ones(4, 4)
+    events = profiler.events()
+    assert "aten::mm" in {each.name for each in events}
+    assert times_of(events) == []
+
+
+def test_on_a_processor_nothing_runs() -> None:
+    calls = SimpleNamespace(count=0)
+
+    def step(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        calls.count += 1
+        return x
+
+    x = torch.zeros(1)
+    assert kernel_names(step, (x, x, x)) == [] and calls.count == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("label", sorted(EXPECTED))
+def test_a_gpu_runs_what_the_label_says(label: str) -> None:
+    if reason := precision.unsupported(label, "cuda"):
+        pytest.skip(reason)
+    kind = precision.dtype_of(label)
+    x = torch.randn(32, 256, 32, 32, device="cuda").to(kind)
+    w3, w1 = torch.randn(256, 256, 3, 3, device="cuda").to(kind), torch.randn(256, 256, 1, 1, device="cuda").to(kind)
+    m = torch.randn(2048, 2048, device="cuda").to(kind)
+
+    def step(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        F.conv2d(F.conv2d(x, w3, padding=1), w1)
+        return m @ m
+
+    with precision.applied(label), torch.inference_mode():
+        kernels = kernel_names(step, (x, x, x))
+    for kernel in kernels:
+        print(kernel)
+    conv, matmul = EXPECTED[label]
+    assert {kernel.operator for kernel in kernels} >= {"aten::cudnn_convolution", "aten::mm"}
+    assert classify(kernels) == {"conv": conv, "matmul": matmul}, [kernel.name for kernel in kernels]
+    assert evidence(label, kernels) is None
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_does_not_do_what_the_label_says_is_found_out() -> None:
+    if reason := precision.unsupported("tf32", "cuda"):
+        pytest.skip(reason)
+    x, w = torch.randn(32, 256, 32, 32, device="cuda"), torch.randn(256, 256, 3, 3, device="cuda")
+    with precision.applied("tf32"), torch.inference_mode():
+        kernels = kernel_names(lambda x, t, y: F.conv2d(x, w, padding=1), (x, x, x))
+    found = evidence("fp32", kernels)
+    assert found and found.code == "PREC", [kernel.name for kernel in kernels]

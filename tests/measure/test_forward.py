@@ -1,0 +1,538 @@
+"""measure() in this process, on small models: the numbers agree with each other, and every fault gets its code.
+
+Most tests run on a made-up machine, with made-up rates and a clock whose steps take made-up times; the model still
+computes. One test a code of PROTOCOL.md; the backends with the faults are in faulty.py.
+"""
+
+import copy
+import functools
+import json
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from statistics import median
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from contract import THROUGHPUT_KEYS
+from simulated import QUICK, Simulated
+
+from convbench import catalogue
+from convbench.checks import timing
+from convbench.counting import Count, count_variant
+from convbench.errors import UsageError
+from convbench.measure import forward
+from convbench.schema import STATUSES, VERDICTS, Case, Measurement
+from convbench.timing.calibration import Rates, limit
+from convbench.timing.clock import Block, Clock, CpuClock
+from convbench.timing.intervals import median_interval
+from convbench.tolerances import RELATIVE_L2
+
+RATES = Rates(
+    matmul_flops_per_s=2e12,
+    conv1x1_flops_per_s=1e12,
+    conv3x3_flops_per_s=3e12,
+    copy_bytes_per_s=1e12,
+    launches_per_s=1e6,
+)
+
+
+class Unwatched:
+    """In place of the sampler, which is a process of its own and takes its time to start: an idle machine."""
+
+    facts: ClassVar[dict[str, Any]] = {}
+    reason = ""
+
+    def __init__(self, device: str) -> None:
+        self.timed = nullcontext
+
+    def __enter__(self) -> "Unwatched":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def summary(self) -> dict[str, Any]:
+        return {"cores_of_others": 0.0}
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with known rates, that nobody else uses and that has the model at hand."""
+    monkeypatch.setattr(forward, "Recorder", Unwatched)
+    monkeypatch.setattr(forward, "calibrate", lambda device, precision: RATES)
+    monkeypatch.setattr(forward, "create", lambda *which: copy.deepcopy(made(*which)))
+    monkeypatch.setattr(forward, "count_variant", lambda variant, res: counted(variant.id, res))
+
+
+made = functools.cache(forward.create)
+QUICKLY = "faulty:knows_the_answers"  # steps that take no real time, where only made-up times matter
+
+
+@functools.cache
+def counted(model: str, res: int = 64) -> Count:
+    return count_variant(catalogue.find(model), res)
+
+
+def case(backend: str = "eager", **other: Any) -> Case:
+    known: dict[str, Any] = {"model": "dico_s", "res": 64, "batch": 2, "threads": 1} | other
+    return Case(backend=backend, **known)
+
+
+def measured(*cases: Case, clock: Clock | None = None, rules: Any = QUICK) -> list[Measurement]:
+    return forward.measure(cases, rules, clock=clock or Simulated())
+
+
+def codes(result: Measurement) -> set[str]:
+    """The reason codes of a verdict."""
+    return {part.partition(":")[0] for part in result.reason.split("; ") if part}
+
+
+def assert_not_timed(result: Measurement) -> None:
+    assert (result.images_per_s, result.latency_s_p50, result.blocks, result.block_s) == (None, None, None, [])
+    assert (result.limit_fraction, result.mfu, result.peak_bytes) == (None, None, None)
+
+
+# Nothing wrong
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_real_measurement_agrees_with_itself(batch: int) -> None:
+    """Real clock, real rates. No time is judged, only how the numbers follow from each other."""
+    (result,) = forward.measure([case(batch=batch)], QUICK)
+    assert (result.status, result.case) == ("ok", f"dico_s/64px/b{batch}/eager/fp32/cpu/1threads")
+    assert result.verdict in VERDICTS and (result.verdict == "VALID") == (result.reason == "")
+    assert sorted(THROUGHPUT_KEYS - set(asdict(result))) == []
+
+    assert result.blocks == len(result.block_s) >= QUICK.least_blocks
+    assert result.steps_per_block and result.steps_per_block >= 1
+    assert min(result.block_s) > 0
+    low, high = median_interval(result.block_s)
+    assert result.images_per_s == pytest.approx(batch / median(result.block_s), rel=1e-12)
+    assert result.images_per_s_low == pytest.approx(batch / high, rel=1e-12)
+    assert result.images_per_s_high == pytest.approx(batch / low, rel=1e-12)
+    assert result.images_per_s_low <= result.images_per_s <= result.images_per_s_high
+    assert result.latency_s_p50 and 0 < result.latency_s_p50 <= result.steps_per_block * max(result.block_s)
+
+    count = counted("dico_s")
+    assert (result.params, result.macs, result.macs_full, result.winograd_macs) == (
+        count.params,
+        count.macs,
+        count.macs_full,
+        count.winograd_macs,
+    )
+    assert result.flops_per_s == pytest.approx(2 * count.macs_full * result.images_per_s, rel=1e-12)
+    fastest = max(value for key, value in result.rates.items() if key.endswith("_flops_per_s"))
+    assert result.peak_flops_per_s == fastest > 1e9
+    assert result.mfu == pytest.approx(result.flops_per_s / fastest, rel=1e-12)
+    floor = limit(count, batch, Rates(**result.rates), len(count.operations))
+    assert result.limit_images_per_s == pytest.approx(batch / floor.seconds, rel=1e-12)
+    assert (result.limit_wall, result.limit_fraction) == (
+        floor.wall,
+        pytest.approx(result.images_per_s / result.limit_images_per_s, rel=1e-12),
+    )
+    assert ("FLOOR" in result.reason) == (result.limit_fraction > 1 / timing.FLOOR_SLACK)
+
+    assert result.error_vs_fp32 is not None and result.error_vs_fp32 <= RELATIVE_L2["fp32"]
+    assert result.prepare_s and result.prepare_s > 0 and result.load_s and result.load_s > 0
+    assert result.peak_bytes and result.peak_bytes > count.weight_bytes
+    assert result.zeros_ratio and result.zeros_ratio > 0
+    assert result.environment["torch"] == torch.__version__
+    assert result.flags["cuda.matmul.allow_tf32"] == "False"
+    assert result.measured_at.endswith("+00:00")
+    line = json.dumps(asdict(result), allow_nan=False)
+    assert Measurement(**json.loads(line)) == result
+
+
+@pytest.mark.parametrize("backend", ["eager", QUICKLY])
+def test_on_a_steady_machine_every_number_is_known(backend: str, made_up: None) -> None:
+    """10 ms a step of 2 images, and the walls by hand. Only a backend that launches each operator has a launch wall."""
+    (result,) = measured(case(backend))
+    count = counted("dico_s")
+    assert (result.status, result.verdict, result.reason) == ("ok", "VALID", "")
+    assert result.block_s == [0.01] * 6
+    assert (result.images_per_s, result.images_per_s_low, result.images_per_s_high) == pytest.approx((200, 200, 200))
+    assert result.latency_s_p50 == pytest.approx(0.01)
+    assert (result.latency_s_p90, result.latency_s_p99) == (None, None)  # of six steps
+    assert result.flops_per_s == pytest.approx(400 * count.macs_full)
+    assert result.peak_flops_per_s == 3e12
+    assert result.mfu == pytest.approx(400 * count.macs_full / 3e12)
+    walls = {"compute": 4 * count.macs_full / 3e12, "memory": count.weight_bytes / 1e12}
+    walls |= {"launch": len(count.operations) / 1e6} if backend == "eager" else {}
+    assert result.limit_images_per_s == pytest.approx(2 / max(walls.values()))
+    assert walls[str(result.limit_wall)] == max(walls.values())
+    assert result.limit_wall == ("launch" if backend == "eager" else "compute")
+    assert result.zeros_ratio == pytest.approx(1.0)
+    assert result.rates == asdict(RATES)
+    assert (result.compared_with, result.ratio, result.difference) == (None, None, None)
+
+
+def test_percentiles_come_with_enough_steps(made_up: None) -> None:
+    """Steps of 1 ms, five to a block; every tenth takes 3 ms."""
+
+    class Uneven(Simulated):
+        def block(self, run: Callable[[], object], steps: int) -> Any:
+            plain = super().block(run, steps)
+            return replace(
+                plain, singles=[0.003 if step % 10 == 0 else 0.001 for step in range(self.steps, steps + self.steps)]
+            )
+
+    (result,) = measured(
+        case(QUICKLY), clock=Uneven(lambda first, steps, lane: 0.001 * steps), rules=replace(QUICK, min_s=0.15)
+    )
+    assert result.blocks and result.steps_per_block
+    assert result.blocks * result.steps_per_block >= 100
+    assert (result.latency_s_p50, result.latency_s_p90, result.latency_s_p99) == (0.001, 0.001, 0.003)
+
+
+@pytest.mark.parametrize("model", ["fcdm_s", "dit_s_2", "dig_s_2", "dic_s"])
+def test_every_family_is_measured(model: str, made_up: None) -> None:
+    (result,) = measured(case(model=model))
+    assert (result.status, result.verdict, result.reason) == ("ok", "VALID", "")
+    assert result.images_per_s == pytest.approx(200)
+    assert result.params == counted(model).params
+    names = {"dit_s_2": {"attention"}, "dig_s_2": {"gla"}}.get(model, set())
+    assert set(result.kernels) == names
+    if model == "dit_s_2":
+        assert result.kernels["attention"] in ("math", "flash_attention", "efficient_attention")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "torch-default"])
+def test_other_precisions_of_a_cpu(precision: str, made_up: None) -> None:
+    (result,) = measured(case(precision=precision))
+    assert (result.status, result.verdict, result.reason) == ("ok", "VALID", "")
+    assert result.error_vs_fp32 is not None
+    if precision == "bf16":
+        assert 1e-4 < result.error_vs_fp32 <= RELATIVE_L2["bf16"]
+    else:
+        assert result.error_vs_fp32 <= RELATIVE_L2["fp32"]  # a CPU computes in FP32 under this label
+        assert result.flags["cudnn.allow_tf32"] == "True"
+
+
+@pytest.mark.parametrize("half", ["bf16", "fp16"])
+def test_half_precision_on_a_cpu_may_be_computed_in_float32(
+    half: str, made_up: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own products may be a hundred times slower, but then libraries convert: FLOOR must not be theirs."""
+    slow = replace(RATES, matmul_flops_per_s=1e9, conv1x1_flops_per_s=1e9, conv3x3_flops_per_s=1e9)
+    monkeypatch.setattr(forward, "calibrate", lambda device, precision: RATES if precision == "fp32" else slow)
+    (result,) = measured(case(QUICKLY, precision=half))
+    assert (result.status, result.verdict, result.reason) == ("ok", "VALID", "")
+    assert result.rates == asdict(RATES)
+
+
+def test_progress_is_told_in_order(made_up: None) -> None:
+    seen: list[str] = []
+    forward.measure([case(QUICKLY)], QUICK, lambda what, done: seen.append(what), Simulated())
+    assert list(dict.fromkeys(seen)) == ["loading", "reference", "proving", "timing", "checking"]
+    assert seen.count("timing") == 6
+
+
+def test_two_cases_are_timed_in_turns_and_compared(made_up: None) -> None:
+    """B takes 11 ms where A takes 10: speed of B over speed of A is 10/11, and no pair says otherwise."""
+    clock = Simulated(lambda first, steps, lane: (0.011 if lane == 1 else 0.010) * steps)
+    a, b = measured(case(QUICKLY), case("faulty:knows_them_too"), clock=clock, rules=replace(QUICK, cap_s=10.0))
+    assert (a.compared_with, a.ratio, a.difference) == (None, None, None)
+    assert b.compared_with == a.case
+    assert (b.ratio, b.ratio_low, b.ratio_high) == pytest.approx((10 / 11,) * 3, rel=1e-9)
+    assert b.difference == "slower"
+    assert (a.images_per_s, b.images_per_s) == pytest.approx((200, 2 / 0.011))
+    assert a.blocks == b.blocks == 20  # pairs
+
+
+def test_a_row_that_is_never_ranked_is_compared_with_itself_only(made_up: None) -> None:
+    """The fused kernels' references on a CPU, in turns with eager on the same model, which must stay what it was."""
+    words = "reference path of the fused kernels, plain PyTorch"
+    eager, fused, again = measured(case(), case("triton"), case("triton", repeat=2))
+    assert [result.status for result in (eager, fused, again)] == ["ok"] * 3, fused.reason
+    assert (eager.unranked, eager.error_vs_fp32, eager.reason) == (None, 0.0, "")
+    assert fused.error_vs_fp32 is not None
+    assert 0 < fused.error_vs_fp32 <= RELATIVE_L2["fp32"]
+    for result in (fused, again):
+        assert (result.verdict, result.unranked, result.reason) == ("VALID", words, f"not ranked: {words}")
+        assert (result.compared_with, result.ratio, result.difference) == (None, None, None)
+
+    first, second = measured(case("triton"), case("triton", repeat=2))
+    assert (second.compared_with, second.difference) == (first.case, "same")
+
+
+def test_an_aa_comparison_says_same(made_up: None) -> None:
+    a, b = measured(case(QUICKLY), case(QUICKLY, repeat=2), rules=replace(QUICK, cap_s=10.0))
+    assert (b.ratio, b.ratio_low, b.ratio_high) == pytest.approx((1, 1, 1), rel=1e-9)
+    assert (b.difference, b.compared_with, b.repeat) == ("same", a.case, 2)
+
+
+def test_memory_asked_of_the_device_while_timing_is_suspect(made_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter([7, 9])
+    monkeypatch.setattr(forward.memory, "device_allocations", lambda device: next(counts))
+    (result,) = measured(case(QUICKLY))
+    assert (result.status, result.verdict) == ("ok", "SUSPECT")
+    assert result.reason == "COMP: device memory was allocated 2 times inside the timed part"
+
+
+# One fault, one code
+
+
+PROOF_FAULTS = {
+    "ignores_x": {"DEP"},
+    "ignores_t": {"DEP"},
+    "ignores_y": {"DEP"},
+    "first_label_for_all": {"REF", "PERM"},
+    "cached": {"DEP", "PERM"},
+    "cached_by_x": {"DEP"},
+    "does_nothing": {"REF", "DEP"},
+    "garbage": {"REF", "PERM"},
+    "not_a_number": {"SUM", "REF", "DEP", "PERM"},
+    "one_percent_off": {"REF"},
+    "another_shape": {"REF"},
+    "mixes_the_batch": {"PERM"},
+}
+
+
+@pytest.mark.parametrize("name", PROOF_FAULTS)
+def test_what_is_wrong_is_not_timed(name: str, made_up: None) -> None:
+    clock = Simulated()
+    (result,) = measured(case(f"faulty:{name}"), clock=clock)
+    assert (result.status, result.verdict) == ("wrong", "INVALID")
+    assert codes(result) >= PROOF_FAULTS[name]
+    assert codes(result) <= PROOF_FAULTS[name] | {"PERM"}
+    assert_not_timed(result)
+    assert clock.steps == 0
+    assert result.params == counted("dico_s").params  # what was counted stays known
+
+
+@pytest.mark.parametrize(("name", "input"), [("ignores_x", "x"), ("ignores_t", "t"), ("ignores_y", "y")])
+def test_what_is_ignored_is_named(name: str, input: str, made_up: None) -> None:
+    (result,) = measured(case(f"faulty:{name}"))
+    assert f"DEP: 2 of 2 outputs do not change with {input}" in result.reason
+    assert result.reason.count("DEP") == 1
+
+
+def test_the_error_is_told(made_up: None) -> None:
+    (result,) = measured(case("faulty:one_percent_off"))
+    assert result.error_vs_fp32 == pytest.approx(0.01, rel=1e-3)
+    assert result.reason == "REF: relative error 1.0e-02 against fp32 eager, at most 5e-06 allowed"
+
+
+def test_an_error_that_is_no_number_stays_unknown(made_up: None) -> None:
+    (result,) = measured(case("faulty:not_a_number"))
+    assert result.error_vs_fp32 is None
+    json.dumps(asdict(result), allow_nan=False)
+
+
+def test_batch_1_cannot_be_permuted_but_is_proved_all_the_same(made_up: None) -> None:
+    (result,) = measured(case("faulty:first_label_for_all", batch=1))
+    assert (result.status, codes(result)) == ("ok", set())  # right: there is one label
+    (result,) = measured(case("faulty:ignores_t", batch=1))
+    assert result.reason == "DEP: 1 of 1 outputs do not change with t"
+
+
+@pytest.mark.parametrize("name", ["drifts", "gives_up"])
+def test_an_output_that_changes_meanwhile_is_found(name: str, made_up: None) -> None:
+    """SUM."""
+    (result,) = measured(case(f"faulty:{name}"))
+    assert (result.status, result.verdict, codes(result)) == ("ok", "INVALID", {"SUM"})
+    assert "the output after timing differs from the one before by" in result.reason
+
+
+def test_right_answers_known_beforehand_are_too_fast() -> None:
+    """FLOOR, on this machine: the rates are measured, the clock is real. Looking up takes microseconds."""
+    (result,) = forward.measure([case("faulty:knows_the_answers")], QUICK)
+    assert (result.status, result.verdict) == ("ok", "INVALID")
+    assert "FLOOR" in codes(result)
+    assert result.error_vs_fp32 is not None and result.error_vs_fp32 <= RELATIVE_L2["fp32"]
+    assert result.limit_fraction and result.limit_fraction > 1
+
+
+def test_no_step_is_faster_than_the_made_up_rates_allow(made_up: None) -> None:
+    count = counted("dico_s")
+    least = 4 * count.macs_full / 3e12
+    for share, expected in ((1.01, "VALID"), (0.99, "VALID"), (0.97, "INVALID")):
+        clock = Simulated(lambda first, steps, lane, share=share: share * least * steps)
+        (result,) = measured(case(QUICKLY), clock=clock, rules=replace(QUICK, block_s=1e-6, warmup_s=1e-6))
+        assert result.verdict == expected
+        assert codes(result) == (set() if expected == "VALID" else {"FLOOR"})
+        assert result.limit_fraction == pytest.approx(1 / share)
+
+
+class Jumping(CpuClock):
+    """A host clock that is set forward by a minute in the middle of the fourth block."""
+
+    blocks, ahead = 0, 0.0
+
+    def now(self) -> float:  # type: ignore[override]
+        return time.perf_counter() + self.ahead
+
+    def block(self, run: Callable[[], object], steps: int) -> Block:
+        self.blocks += 1
+
+        def step() -> None:
+            run()
+            self.ahead = 60.0 if self.blocks >= 4 else 0.0
+
+        return super().block(step, steps)
+
+
+class SecondStandsStill(CpuClock):
+    """The clock that checks the other one has stopped."""
+
+    second = staticmethod(lambda: 1.0)
+
+
+@pytest.mark.parametrize("clock", [Jumping, SecondStandsStill])
+def test_a_clock_that_jumps_is_found(clock: type[CpuClock], made_up: None) -> None:
+    """CLK."""
+    (result,) = measured(case(), clock=clock(), rules=replace(QUICK, warmup_s=0.001))
+    assert (result.status, result.verdict) == ("ok", "SUSPECT")
+    assert "CLK" in codes(result)
+    assert "two clocks disagree" in result.reason
+
+
+@pytest.mark.parametrize("after", [0, 4])
+def test_a_clock_that_stands_still_is_found(after: int, made_up: None) -> None:
+    """CLK. Measuring must end: with such a clock no time is ever up."""
+    (result,) = measured(case(QUICKLY), clock=Simulated(lambda first, steps, lane: 0.01 if first < after else 0.0))
+    assert (result.status, result.verdict) == ("wrong", "INVALID")
+    assert result.reason == "CLK: a block took no time at all"
+    assert_not_timed(result)
+
+
+@pytest.mark.parametrize(
+    ("code", "takes", "words"),
+    [
+        ("STDY", lambda first, steps, lane: 0.010 + 0.001 * min(first, 20), "slower meanwhile"),
+        ("STDY", lambda first, steps, lane: 0.030 - 0.001 * min(first, 20), "faster meanwhile"),
+        ("WIDE", lambda first, steps, lane: 0.02 if first % 2 else 0.01, "where ±2.0% is asked"),
+        ("LIN", lambda first, steps, lane: 0.01 * steps**2, "twice the steps took 4.00 times the time"),
+        ("LIN", lambda first, steps, lane: 0.02 + 0.01 * steps, "twice the steps took 1.33 times the time"),
+    ],
+)
+def test_times_that_are_not_steady_are_suspect(code: str, takes: Any, words: str, made_up: None) -> None:
+    """STDY, WIDE, LIN."""
+    (result,) = measured(case(QUICKLY), clock=Simulated(takes), rules=replace(QUICK, min_blocks=12))
+    assert (result.status, result.verdict) == ("ok", "SUSPECT")
+    assert code in codes(result)
+    assert words in result.reason
+    assert result.images_per_s is not None
+
+
+def test_superlinear_steps_are_found_alone(made_up: None) -> None:
+    """LIN and nothing else: block after block takes the same."""
+    (result,) = measured(case(QUICKLY), clock=Simulated(lambda first, steps, lane: 0.01 * steps**2))
+    assert codes(result) == {"LIN"}
+
+
+def test_neighbours_are_noticed(made_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CONT, from what was recorded while timing."""
+    monkeypatch.setattr(forward.Recorder, "summary", lambda self: {"cores_of_others": 0.5})
+    (result,) = measured(case(QUICKLY))
+    assert result.verdict == "SUSPECT"
+    assert result.load == {"cores_of_others": 0.5}
+    assert "CONT: other processes used 0.50 cores" in result.reason
+
+
+def test_compiling_again_in_the_timed_part_is_found(made_up: None) -> None:
+    """COMP."""
+    (result,) = measured(case("faulty:compiles_again"))
+    torch._dynamo.reset()
+    assert (result.status, result.verdict, codes(result)) == ("wrong", "INVALID", {"COMP"})
+    assert result.reason.startswith("COMP: the step was compiled again while it was timed: ")
+    assert_not_timed(result)
+
+
+def test_compile_refuses_a_second_shape() -> None:
+    """The compile backend itself, with a network of nothing, so that no code is generated."""
+    from convbench.backends import compile
+
+    with compile.backend.open(torch.nn.Identity(), case("compile"), ()) as step, torch.inference_mode():  # type: ignore[arg-type]
+        assert step(torch.ones(2)).tolist() == [1, 1]  # type: ignore[call-arg]
+        with pytest.raises(RuntimeError) as error:
+            step(torch.ones(3))  # type: ignore[call-arg]
+    assert type(error.value).__name__ == "RecompileError"  # the name that measure goes by
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "reason"),
+    [
+        ("cannot_open", "failed", "ValueError: no engine for this model"),
+        ("cannot_step", "failed", "KeyError: 'output'"),
+        ("breaks_while_timed", "failed", "LookupError: lost the session"),
+    ],
+)
+def test_an_error_is_the_reason(name: str, status: str, reason: str, made_up: None) -> None:
+    (result,) = measured(case(f"faulty:{name}"))
+    assert (result.status, result.reason, result.verdict) == (status, reason, None)
+    assert_not_timed(result)
+
+
+def test_a_counterpart_that_breaks_while_timed_takes_only_its_own_row(made_up: None) -> None:
+    good, broken = measured(case(), case("faulty:breaks_while_timed"))
+    assert (good.status, good.reason) == ("ok", "") and good.images_per_s
+    assert (broken.status, broken.reason) == ("failed", "LookupError: lost the session")
+    assert_not_timed(broken)
+
+
+@pytest.mark.parametrize("name", ["too_large", "too_large_while_timed"])
+def test_memory_that_cannot_be_had_is_a_status(name: str, made_up: None) -> None:
+    (result,) = measured(case(f"faulty:{name}"))
+    assert (result.status, result.verdict) == ("out_of_memory", None)
+    assert str(2**60) in result.reason and "\n" not in result.reason
+    assert_not_timed(result)
+
+
+def test_a_model_that_is_too_large_is_out_of_memory(made_up: None) -> None:
+    """2**42 images of 64 pixels, before anything is proved."""
+    (result,) = measured(case(batch=2**42))
+    assert result.status == "out_of_memory"
+    assert result.reason != ""
+
+
+def test_a_fault_of_one_case_leaves_the_others(made_up: None) -> None:
+    """The middle of three cannot run; the others are timed in turns and compared."""
+    a, b, c = measured(case(QUICKLY), case("faulty:cannot_open"), case(QUICKLY, repeat=2))
+    assert [each.status for each in (a, b, c)] == ["ok", "failed", "ok"]
+    assert c.compared_with == a.case
+    assert c.ratio == pytest.approx(1.0)
+    a, b = measured(case("faulty:ignores_y"), case(QUICKLY))
+    assert [each.status for each in (a, b)] == ["wrong", "ok"]
+    assert (b.compared_with, b.images_per_s) == (None, pytest.approx(200))
+
+
+def test_a_result_that_stands_is_kept_when_a_later_one_breaks(made_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    conclude = forward._conclude
+
+    def break_the_second(each: Any, *rest: Any) -> None:
+        if each.case.repeat == 2:
+            raise LookupError("lost the session")
+        conclude(each, *rest)
+
+    monkeypatch.setattr(forward, "_conclude", break_the_second)
+    a, b = measured(case(QUICKLY), case(QUICKLY, repeat=2))
+    assert (a.status, a.verdict, a.images_per_s) == ("ok", "VALID", pytest.approx(200))
+    assert (b.status, b.reason, b.images_per_s) == ("failed", "LookupError: lost the session", None)
+
+
+def test_a_usage_error_is_raised() -> None:
+    with pytest.raises(UsageError, match=r"^no checkpoint at nowhere\.pt$"):
+        measured(case(weights="nowhere.pt"))
+
+
+def test_every_status_and_verdict_is_a_word_of_the_contract(made_up: None) -> None:
+    results = measured(case(QUICKLY), case("faulty:cannot_open"), case("faulty:ignores_x"), case("faulty:too_large"))
+    assert [result.status for result in results] == ["ok", "failed", "wrong", "out_of_memory"]
+    assert {result.status for result in results} <= set(STATUSES)
+    assert {result.verdict for result in results} - {None} <= set(VERDICTS)
+
+
+def test_switches_that_do_not_fit_the_label_are_found(made_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PREC, from what is read back after the step has run; nothing is timed."""
+    monkeypatch.setattr(forward.precision, "label", lambda flags, precision, device: "torch-default")
+    (result,) = measured(case(QUICKLY))
+    assert (result.status, result.verdict) == ("wrong", "INVALID")
+    assert result.reason == "PREC: the switches read back say torch-default"
+    assert result.images_per_s is None

@@ -1,0 +1,237 @@
+"""Sampling throughput: the arithmetic of its numbers on a made-up machine, its findings, its command line and files."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from simulated import QUICK, Simulated
+from test_measure import RATES, Unwatched
+
+from convbench import backends, cli
+from convbench.catalogue import find
+from convbench.errors import UsageError
+from convbench.measure import forward, sampling
+from convbench.sampling import plan
+from convbench.sampling.plan import Plan
+from convbench.schema import VERDICTS, Backend, Case
+from convbench.timing.calibration import Rates
+
+MODEL = find("dico_digits")
+ONE = Case("dico_digits", 8, 2, threads=1)
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose rates are known and that nobody else uses."""
+    monkeypatch.setattr(forward, "calibrate", lambda *_, **__: RATES)
+    monkeypatch.setattr(sampling, "Recorder", Unwatched)
+
+
+def simulated(**seconds: float) -> Simulated:
+    """A clock on which each part takes its time, by the order in which the parts of an eager backend first run."""
+    order = ["step", "forward", "sampler", "backbone", "decoder", "whole"]
+    parts = [part for part in order if part in seconds]
+    return Simulated(lambda first, steps, lane: steps * seconds[parts[lane]])
+
+
+def measured(text: str, clock: Simulated | None = None, case: Case = ONE) -> dict[str, Any]:
+    return sampling.measure_sampling(case, Plan.of_text(text, MODEL), QUICK, clock=clock)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_the_numbers_follow_from_the_times() -> None:
+    clock = simulated(step=0.014, forward=0.011, sampler=0.002, backbone=0.006, decoder=0.05, whole=0.07)
+    row = measured("steps=5,cfg=1.5,decode=yes", clock)
+    assert (row["status"], row["verdict"], row["reason"]) == ("ok", "VALID", "")
+    assert row["finished_images_per_s"] == pytest.approx(2 / (5 * 0.014 + 0.05))
+    assert row["finished_images_per_s_low"] == pytest.approx(row["finished_images_per_s"])
+    expected = {
+        "backbone_s": 5 * 0.006 / 2,
+        "guidance_s": 5 * (0.011 - 0.006) / 2,
+        "sampler_s": 5 * 0.002 / 2,
+        "decoder_s": 0.05 / 2,
+        "unattributed_s": 5 * (0.014 - 0.011 - 0.002) / 2,
+    }
+    assert {key: row[key] for key in expected} == pytest.approx(expected)
+    assert sum(expected.values()) == pytest.approx(1 / row["finished_images_per_s"])
+    assert row["whole_s"] == pytest.approx(0.07) and row["step_s"] == pytest.approx(0.014)
+    assert row["error_vs_fp32"] == 0 and row["batch"] == 2
+    json.dumps(row, allow_nan=False)
+    assert row.keys() == plan.new_row(ONE, Plan()).keys()
+
+
+@pytest.mark.usefixtures("made_up")
+def test_without_guidance_and_decoder_there_are_no_shares_for_them() -> None:
+    row = measured("steps=5,cfg=1", simulated(step=0.014, forward=0.011, sampler=0.002, whole=0.07))
+    assert row["verdict"] == "VALID"
+    assert (row["guidance_s"], row["decoder_s"]) == (None, None)
+    assert row["backbone_s"] == pytest.approx(5 * 0.011 / 2)
+    assert row["finished_images_per_s"] == pytest.approx(2 / (5 * 0.014))
+
+
+@pytest.mark.usefixtures("made_up")
+def test_an_interval_is_that_of_its_parts() -> None:
+    jitter = [0.9, 1.0, 1.1]
+    clock = Simulated(lambda first, steps, lane: 0.014 * steps * (jitter[first % 3] if lane == 0 else 1))
+    row = measured("steps=5,cfg=1", clock)
+    low, high = row["finished_images_per_s_low"], row["finished_images_per_s_high"]
+    assert low < row["finished_images_per_s"] < high
+    samples = sorted(row["blocks"]["step"])
+    assert 2 / 5 / samples[-1] <= low and high <= 2 / 5 / samples[0]
+    assert "WIDE" in row["reason"] and row["verdict"] == "SUSPECT"
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_whole_trajectory_must_take_what_its_steps_promise() -> None:
+    row = measured("steps=5,cfg=1", simulated(step=0.01, forward=0.008, sampler=0.001, whole=0.06))
+    assert row["verdict"] == "SUSPECT" and "LIN: a whole trajectory took 0.06 s, its steps 0.05 s" in row["reason"]
+    row = measured("steps=50,cfg=1", simulated(step=0.01, forward=0.008, sampler=0.001, whole=0.06))
+    assert row["whole_s"] is None and row["verdict"] == "VALID"  # longer than the cap of QUICK, 0.1 s
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_step_faster_than_the_machine_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step under guidance computes 4 images of 2 * 9.09e6 FLOP; at 3e9 FLOP/s it cannot take less than 24 ms."""
+    slow = {key: value / 1000 for key, value in asdict(RATES).items()}
+    monkeypatch.setattr(forward, "calibrate", lambda *_, **__: Rates(**slow))
+    row = measured("steps=5,cfg=1.5", simulated(step=0.02, forward=0.015, sampler=0.001, backbone=0.01, whole=0.1))
+    assert row["verdict"] == "INVALID" and row["reason"].startswith("FLOOR: 0.02 s a step, but")
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize(
+    ("backend", "code"),
+    [("ignores_x", "DEP"), ("ignores_y", "DEP"), ("first_label_for_all", "PERM"), ("cached", "DEP")],
+)
+def test_a_wrong_backend_is_not_timed(backend: str, code: str) -> None:
+    row = measured("steps=5,cfg=1.5", simulated(step=0.01), Case("dico_digits", 8, 2, backend=f"faulty:{backend}"))
+    assert (row["status"], row["verdict"]) == ("wrong", "INVALID") and code in row["reason"]
+    assert row["finished_images_per_s"] is None and row["blocks"] == {}
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_backend_that_raises_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> Any:
+        raise LookupError("no engine here")
+
+    monkeypatch.setattr(backends, "find", lambda name: Backend(name, "", broken))
+    row = measured("steps=5,cfg=1.5")
+    assert (row["status"], row["reason"], row["verdict"]) == ("failed", "LookupError: no engine here", None)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_an_engine_of_one_size_is_asked_for_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend that is not eager is opened for the batch, closed, and opened for twice the batch."""
+    from contextlib import contextmanager
+
+    events: list[object] = []
+    eager = backends.find("eager")
+
+    @contextmanager
+    def fixed(model: Any, case: Case, inputs: Any) -> Any:
+        events.append(("open", case.batch))
+
+        def step(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            assert len(x) == len(t) == len(y) == case.batch
+            return model(x, t, y)
+
+        yield step
+        events.append(("close", case.batch))
+
+    monkeypatch.setattr(backends, "find", lambda name: Backend(name, "", fixed, eager.unsupported))
+    row = measured("steps=5,cfg=1.5", Simulated())
+    assert row["status"] == "ok", row["reason"]
+    assert events == [("open", 2), ("close", 2), ("open", 4), ("close", 4)]
+    assert row["guidance_s"] == 0 and row["backbone_s"] == pytest.approx(5 * 0.01 / 2)
+
+
+def test_a_random_decoder_has_the_shape_of_the_real_one() -> None:
+    pytest.importorskip("diffusers", reason="the extra 'sample' is not installed")
+    with torch.device("meta"):
+        decode = sampling.random_decoder("meta")
+        assert decode(torch.empty(2, 4, 8, 8)).shape == (2, 3, 64, 64)
+
+
+# ---- what is asked for ----
+
+
+def test_a_plan_reads_and_prints() -> None:
+    found = Plan.of_text("steps=20, cfg=4,decode=yes,sampler=ddim", MODEL)
+    assert found == Plan(20, 4.0, True, "ddim")
+    assert str(found) == "steps=20,cfg=4,decode=yes,sampler=ddim"
+    assert Plan.of_text(str(found), MODEL) == found
+    assert found.id(ONE) == f"{ONE.id}/steps=20,cfg=4,decode=yes,sampler=ddim" != ONE.id
+
+
+@pytest.mark.parametrize(
+    "text", ["", "steps", "steps=", "steps=x", "cfg=a", "decode=maybe", "stps=3", "steps=5,,cfg=1"]
+)
+def test_a_plan_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--sampling .*: the form is steps=250,cfg=1\.5,decode=yes"):
+        Plan.of_text(text, MODEL)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["throughput", "--model", "dico_digits", "--res", "8", "--threads", "1", "--device", "cpu", *args])
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), shown.out, shown.err
+
+    return run
+
+
+def test_the_command_measures_keeps_and_resumes(run: Callable[..., Any], tmp_path: Path) -> None:
+    args = ("--sampling", "steps=3,cfg=1.5,decode=yes", "--cap", "0.2s", "--out", "a.jsonl")
+    code, out, err = run(*args)
+    assert code in (0, 4)
+    assert all(word in out for word in ("finished images/s", "backbone", "guidance", "arithmetic", "decoder"))
+    assert "not to be set beside the images/s of forward passes" in " ".join(out.split())
+    assert err.startswith("[1 of 1] dico_digits/8px/b1/eager/fp32/cpu/1threads/steps=3,cfg=1.5,decode=yes")
+    kept = (tmp_path / "a.jsonl").read_text("utf-8")
+    code, out, _ = run(*args, "--format", "json")
+    assert (tmp_path / "a.jsonl").read_text("utf-8") == kept  # not measured again
+    (row,) = json.loads(out)
+    assert row == json.loads(kept) and row["verdict"] in VERDICTS
+    assert min(row[key] for key in ("finished_images_per_s", "backbone_s", "sampler_s", "decoder_s", "whole_s")) > 0
+    assert row["sampler_s"] < row["backbone_s"] and 0.1 < row["whole_s"] / (3 * row["step_s"]) < 10
+    assert "images_per_s" not in row and "case" not in row
+
+
+def test_results_of_forward_passes_and_of_sampling_do_not_mix(run: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"schema": 1, "case": "dico_s/256px"}\n', "utf-8")
+    code, _, err = run("--sampling", "steps=3", "--out", "a.jsonl")
+    assert code == 2 and "a.jsonl line 1 is no result of --sampling" in err
+    row = json.dumps({"schema": 1, **plan.new_row(ONE, Plan())})
+    (tmp_path / "b.jsonl").write_text(row + "\n", "utf-8")
+    code, _, err = run("--out", "b.jsonl")
+    assert code == 2 and "b.jsonl line 1 is not a measurement" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["--sampling", "steps=0"], "--steps 0: 1 to 1000 are possible"),
+        (["--sampling", "steps=5,sampler=euler"], "predicts noise, euler needs velocity"),
+        (["--sampling", "cfg=-1"], "--sampling cfg=-1: a scale is 0 or more"),
+        (["--sampling", "steps=5", "--compare-with", "compile"], "--compare-with does not go with --sampling"),
+        (["--sampling", "steps=5", "--processes", "3"], "--processes does not go with --sampling"),
+        (["--sampling", "steps=5", "--out", "nowhere/a.jsonl"], "there is no folder nowhere"),
+    ],
+)
+def test_what_cannot_be_is_one_line(run: Callable[..., Any], args: list[str], reason: str) -> None:
+    code, out, err = run(*args)
+    assert (code, out, len(err.splitlines())) == (2, "", 1) and reason in err
+
+
+def test_a_dry_run_says_what_would_be_skipped(run: Callable[..., Any]) -> None:
+    code, out, _ = run("--sampling", "steps=5", "--precision", "fp32,tf32", "--dry-run", "--format", "json")
+    assert code == 0
+    assert [row["skipped"] for row in json.loads(out)] == [None, "a CPU has no TF32 units; fp32 is what it computes"]

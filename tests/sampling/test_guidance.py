@@ -1,0 +1,89 @@
+"""Guidance against the official wrappers' outputs, and its rule where they say nothing."""
+
+import pytest
+import torch
+from formula import formula_model, golden
+from tolerances import assert_close
+from torch import Tensor
+
+from convbench.sampling.guidance import combine, guided
+
+IDS = (
+    "dico_s",
+    "dit_s_2",
+)  # the others differ in nothing that guidance touches: tests/models/test_models.py has all five
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_the_guided_batch_is_the_official_one(id: str) -> None:
+    stored, model = golden(id), formula_model(id)
+    calls = []
+
+    def step(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        calls.append(y.tolist())
+        return model(x, t, y)
+
+    found = guided(step, stored["y_cfg"][:2], 1000, float(stored["cfg_scale"]))(
+        stored["x_cfg"][:2], stored["t_cfg"][:2]
+    )
+    assert calls == [[207, 88, 1000, 1000]]  # one forward of twice the batch
+    assert_close(found, stored["out_cfg"][:2], "guidance")
+
+
+def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    """The class on top of the state, its negative as the variance."""
+    value = x + y[:, None, None, None]
+    return torch.cat([value, -value], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("in_channels", "channels", "guided_channels"), [(4, None, 3), (4, 4, 4), (4, 9, 4), (3, None, 3), (1, None, 1)]
+)
+@pytest.mark.parametrize("variance", [True, False])
+def test_which_channels_are_guided(
+    in_channels: int, channels: int | None, guided_channels: int, variance: bool
+) -> None:
+    """without + s (with - without) = 10 + s (3 - 10) in guided channels; as with the class in all others."""
+    x, y = torch.zeros(2, in_channels, 2, 2), torch.tensor([3, 3])
+
+    def step(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return network(x, t, y) if variance else network(x, t, y)[:, :in_channels]
+
+    out = guided(step, y, 10, 1.5, channels)(x, torch.zeros(2))
+    assert out.shape == (2, in_channels * (2 if variance else 1), 2, 2)
+    expected = [-0.5] * guided_channels + [3.0] * (in_channels - guided_channels) + [-3.0] * in_channels * variance
+    assert out[0, :, 0, 0].tolist() == out[1, :, 1, 1].tolist() == expected
+
+
+def test_scale_one_asks_for_the_batch_alone() -> None:
+    shapes = []
+
+    def step(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        shapes.append(x.shape)
+        return network(x, t, y)
+
+    x, t, y = torch.randn(2, 4, 2, 2), torch.zeros(2), torch.tensor([1, 2])
+    assert torch.equal(guided(step, y, 10, 1.0)(x, t), network(x, t, y))
+    twice = guided(step, y, 10, 1.0 + 1e-12)(x, t)
+    torch.testing.assert_close(twice, network(x, t, y))
+    assert shapes == [(2, 4, 2, 2), (4, 4, 2, 2)]
+
+
+def test_half_precision_is_combined_in_float32() -> None:
+    """A difference of two close halves, times a large scale, would lose what little it has."""
+    output = torch.cat([torch.full((1, 1, 1, 1), 1.001), torch.ones(1, 1, 1, 1)]).bfloat16()
+    out = combine(output, 1, 7.0)
+    assert out.dtype == torch.float32
+    assert out.item() == 1 + 7 * (output[0].item() - 1)
+
+
+def test_captions_are_guided_by_an_empty_one() -> None:
+    captions, empty = torch.ones(2, 3, 5), torch.zeros(3, 5)
+    seen = []
+
+    def step(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        seen.append(y)
+        return x
+
+    guided(step, captions, empty, 2.0)(torch.zeros(2, 4, 2, 2), torch.zeros(2))
+    assert torch.equal(seen[0], torch.cat([captions, empty.expand(2, 3, 5)]))

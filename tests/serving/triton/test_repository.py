@@ -1,0 +1,237 @@
+"""``convbench deploy``: what the repository holds, and its model.py files with Triton exchanged for a double.
+
+The real server: test_triton_server.py.
+"""
+
+import asyncio
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import exported
+import numpy as np
+import pytest
+import served
+import torch
+
+from convbench import cli
+from convbench.errors import UsageError
+from convbench.export import folder
+from convbench.sampling.guidance import combine
+from convbench.serving.triton import guidance, repository, step
+
+
+@pytest.fixture(scope="module")
+def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported.artefact(tmp_path_factory.getbasetemp(), "dico", "onnx")
+
+
+class Tensor:
+    def __init__(self, name: str, value: Any) -> None:
+        self.name, self.value = name, value
+
+    def as_numpy(self) -> Any:
+        return self.value
+
+
+class Response:
+    def __init__(self, tensors: Any = (), error: Any = None) -> None:
+        self.tensors, self.failed = tensors, error
+
+    def has_error(self) -> bool:
+        return self.failed is not None
+
+    def error(self) -> Any:
+        return self.failed
+
+
+class TritonError:
+    INVALID_ARG = 3
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        self.said, self.kind = message, code
+
+    def message(self) -> str:
+        return self.said
+
+    def code(self) -> int:
+        return self.kind
+
+
+def by_name(holder: Any, name: str) -> Tensor:
+    (found,) = [tensor for tensor in holder.tensors if tensor.name == name]
+    return found  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def triton(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The module that Triton's Python backend offers."""
+    double = SimpleNamespace(
+        Tensor=Tensor,
+        InferenceResponse=Response,
+        TritonError=TritonError,
+        get_input_tensor_by_name=by_name,
+        get_output_tensor_by_name=by_name,
+    )
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", double)  # type: ignore[arg-type]
+    return double
+
+
+def request(given: dict[str, Any]) -> SimpleNamespace:
+    return SimpleNamespace(tensors=[Tensor(name, value) for name, value in given.items()])
+
+
+def config(**facts: str) -> str:
+    import json
+
+    return json.dumps({"parameters": {name: {"string_value": value} for name, value in facts.items()}})
+
+
+def test_a_batch_is_one_run_and_a_bad_class_is_refused_alone(artefact: Path, triton: Any, tmp_path: Path) -> None:
+    repository.deploy(artefact, tmp_path / "models", repository.Deployment("python", threads=1))
+    model = step.TritonPythonModel()
+    facts = {"artefact": "onnx", "entry": "model.onnx", "threads": "1", "last_class": "10"}
+    where = {"model_repository": str(tmp_path / "models" / "tiny_dico"), "model_version": "1"}
+    model.initialize({"model_config": config(**facts), **where})
+    runs: list[int] = []
+    run = model.run
+    model.run = lambda x, t, y: runs.append(len(x)) or run(x, t, y)  # type: ignore[func-returns-value]
+    cases = [served.inputs(1 + k, 8, seed=k) for k in range(3)]
+    cases[1]["y"][0] = 11
+    first, bad, last = model.execute([request(case) for case in cases])
+    assert runs == [4]
+    assert bad.error().message() == "y must lie between 0 and 10" and bad.error().code() == TritonError.INVALID_ARG
+    for answer, case in ((first, cases[0]), (last, cases[2])):
+        with torch.no_grad():
+            right = exported.network("dico")(*(torch.from_numpy(case[name]) for name in "xty")).numpy()
+        found = by_name(answer, "out").value
+        assert np.linalg.norm(found - right) / np.linalg.norm(right) < 2e-6
+    (alone,) = model.execute([request(cases[1])])
+    assert alone.has_error() and runs == [4]
+
+
+def test_guidance_is_that_of_the_samplers(triton: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Request:
+        def __init__(self, model_name: str, requested_output_names: list[str], inputs: list[Tensor]) -> None:
+            self.given = {tensor.name: tensor.value for tensor in inputs}
+            asked.append((model_name, self.given["y"].tolist()))
+
+        async def async_exec(self) -> Response:
+            if (self.given["y"] == 5).any():
+                return Response(error=TritonError("five", 3))
+            x, y = self.given["x"], self.given["y"].reshape(-1, 1, 1, 1)
+            return Response([Tensor("out", np.concatenate([x * y, x + y], axis=1).astype("float32"))])
+
+    triton.InferenceRequest = Request
+    model = guidance.TritonPythonModel()
+    model.initialize({"model_config": config(model="tiny_dico", null_class="10", channels="3")})
+    case = served.inputs(2, 4)
+    case["y"] = np.array([1, 7])
+    five = case | {"y": np.array([1, 5])}
+    scale = np.array([3.0, 3.0], "float32")
+    beyond = case | {"y": np.array([1, 11])}
+    answer, failed, refused = asyncio.run(
+        model.execute([request(given | {"cfg_scale": scale}) for given in (case, five, beyond)])
+    )
+    assert ("tiny_dico", [[1], [7]]) in asked and ("tiny_dico", [[10], [10]]) in asked
+    x = np.concatenate([case["x"], case["x"]])
+    y = np.array([1, 7, 10, 10]).reshape(-1, 1, 1, 1)
+    right = combine(torch.from_numpy(np.concatenate([x * y, x + y], axis=1).astype("float32")), 4, 3.0).numpy()
+    assert np.allclose(by_name(answer, "out").value, right, rtol=1e-6)
+    assert failed.error().message() == "five"
+    assert refused.error().message() == "y must lie between 0 and 10" and refused.error().code() == 3
+
+
+@pytest.mark.parametrize(
+    ("to", "backend", "file"),
+    [
+        ("onnx", "onnxruntime", "model.onnx"),
+        ("onnx", "python", "model.onnx"),
+        ("tensorrt", "tensorrt", "model.plan"),
+        ("openvino", "openvino", "model.xml"),
+    ],
+)
+def test_each_backend_gets_its_file_and_configuration(
+    to: str, backend: str, file: str, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = replace(folder.read(artefact), to=to, target={"device": "cuda", "library": "TensorRT 10.1"})
+    monkeypatch.setattr(folder, "read", lambda path: manifest)
+    wanted = repository.Deployment(backend, max_batch=4, max_delay_s=0.002, queue=32, instances=2)
+    repository.deploy(artefact, tmp_path / "models", wanted)
+    version = tmp_path / "models" / "tiny_dico" / "1"
+    assert (version / file).read_bytes() == (artefact / "model.onnx").read_bytes()
+    assert {path.name for path in version.iterdir()} == {file, *(["model.py"] if backend == "python" else [])}
+    text = (version.parent / "config.pbtxt").read_text()
+    for line in (
+        f'backend: "{backend}"',
+        "max_batch_size: 4",
+        "dims: [ 4, -1, -1 ]",
+        "dims: [ 1 ] reshape { shape: [ ] }",
+        "max_queue_delay_microseconds: 2000",
+        "max_queue_size: 32",
+        "count: 2 kind: KIND_GPU",
+        "batch_size: 4",
+        "dims: [ 4, 8, 8 ] random_data: true",
+        "version_policy { latest { num_versions: 1 } }",
+    ):
+        assert line in text
+    assert "tritonserver --model-repository ." in (tmp_path / "models" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted", "message"),
+    [
+        ({}, {"backend": "tensorrt"}, "--backend tensorrt does not run onnx: onnxruntime, python can"),
+        (
+            {"to": "tensorrt", "target": {"device": "cuda", "library": "TensorRT-RTX 1.7"}},
+            {},
+            "no engines of TensorRT-RTX",
+        ),
+        ({"batch": (4, 4)}, {}, r"takes at least 4 images.* export with --batch 1\.\.4"),
+        ({}, {"max_batch": 9}, "--max-batch 9 does not suit this artefact: it takes at most 8 images"),
+    ],
+)
+def test_what_triton_cannot_run_is_refused(
+    changes: dict[str, Any],
+    wanted: dict[str, Any],
+    message: str,
+    artefact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    manifest = replace(folder.read(artefact), **changes)
+    monkeypatch.setattr(folder, "read", lambda path: manifest)
+    with pytest.raises(UsageError, match=message):
+        repository.deploy(artefact, tmp_path / "models", repository.Deployment(**wanted))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_on_the_command_line(
+    artefact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(options: str = "") -> tuple[Any, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(f"deploy {artefact} --to triton-server --out {tmp_path / 'models'} {options}".split())
+        out, err = capsys.readouterr()
+        assert out == ""
+        return ended.value.code, err
+
+    code, err = run("--guidance --threads 2")
+    assert code == 0 and "tiny_dico, tiny_dico_guided; start it with: tritonserver --model-repository" in err
+    text = (tmp_path / "models" / "tiny_dico" / "config.pbtxt").read_text()
+    assert 'parameters { key: "intra_op_thread_count" value { string_value: "2" } }' in text
+    code, err = run()
+    assert code == 2 and "or --force to replace it" in err
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    code, err = run("--force")
+    assert code == 2 and "the disk is full" in err and err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+    assert (tmp_path / "models" / "tiny_dico_guided").is_dir()  # the old one is whole

@@ -1,0 +1,271 @@
+"""What NVML says about a GPU, with a stand-in for NVML.
+
+The stand-in is an object with NVML's function names and made-up answers: it proves only what we do with answers, not
+that a driver gives them. The tests marked gpu ask a real one.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from convbench.checks.machine import confidential, exclusive, findings
+from convbench.timing.telemetry import gpu as telemetry_gpu
+from convbench.timing.telemetry import recorder as telemetry
+from convbench.timing.telemetry.gpu import Gpu, find, others
+from convbench.timing.telemetry.recorder import Recorder
+
+ROOT = Path(__file__).parents[3]
+ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+class NVMLError(Exception):
+    """Stands for pynvml's class of that name."""
+
+
+NOT_SUPPORTED = NVMLError("Not Supported")
+ANSWERS = {
+    "nvmlDeviceGetHandleByUUID": lambda name: f"handle of {name}",
+    "nvmlDeviceIsMigDeviceHandle": 0,
+    "nvmlDeviceGetClockInfo": lambda handle, clock: {1: 1980, 2: 3201}[clock],  # MHz
+    "nvmlDeviceGetPowerUsage": 700_500,  # mW
+    "nvmlDeviceGetTemperatureV": 61,
+    "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=97, memory=40),
+    "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=141 << 30, used=20 << 30),
+    "nvmlDeviceGetCurrentClocksEventReasons": 0x4,
+    "nvmlDeviceGetTotalEnergyConsumption": 123_456_789,  # mJ
+    "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=os.getpid())],
+    "nvmlDeviceGetMigMode": [0, 0],
+    "nvmlDeviceGetEccMode": [1, 1],
+    "nvmlDeviceGetPersistenceMode": 1,
+    "nvmlDeviceGetUUID": "GPU-1",
+    "nvmlDeviceGetName": "NVIDIA H200",
+    "nvmlSystemGetDriverVersion": "580.159.04",
+    "nvmlDeviceGetEnforcedPowerLimit": 700_000,
+    "nvmlDeviceGetMaxClockInfo": 1980,
+    "nvmlSystemGetConfComputeState": SimpleNamespace(environment=0, ccFeature=0, devToolsMode=0),
+}
+
+
+class StandIn:
+    NVMLError = NVMLError
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+
+    def __init__(self, **changed: Any) -> None:
+        self.answers = {**ANSWERS, **changed}
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            answer = self.answers[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+        def function(*arguments: Any) -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer(*arguments) if callable(answer) else answer
+
+        return function
+
+
+def gpu(**changed: Any) -> Gpu:
+    return Gpu(StandIn(**changed), "handle", os.getpid())
+
+
+def test_readings_are_in_base_units() -> None:
+    assert gpu().read() == {
+        "sm_clock_hz": 1980e6,
+        "memory_clock_hz": 3201e6,
+        "power_w": pytest.approx(700.5),
+        "temperature_c": 61,
+        "gpu_utilisation": 0.97,
+        "throttle_bits": 4,
+        "other_processes": 0,
+        "used_bytes": 20 << 30,
+        "gpu_energy_j": pytest.approx(123_456.789),
+    }
+
+
+def test_facts_of_the_card() -> None:
+    facts = gpu().facts()
+    assert facts["mig"] is False and facts["ecc"] is True and facts["persistence"] is True
+    assert facts["confidential_computing"] is False and facts["pids"] == "own"
+    assert facts["power_limit_w"] == 700 and facts["max_sm_clock_hz"] == 1980e6
+    on = gpu(nvmlSystemGetConfComputeState=SimpleNamespace(ccFeature=1)).facts()
+    assert confidential(facts) is None and confidential(on)
+
+
+def test_what_is_not_supported_is_none() -> None:
+    silent = gpu(**{name: NOT_SUPPORTED for name in ANSWERS})
+    assert set(silent.read().values()) == {None}
+    facts = silent.facts()
+    assert facts.pop("pids") == "hidden" and facts.pop("is_mig_instance") is False
+    assert set(facts.values()) == {None}
+
+
+def test_older_names_are_tried() -> None:
+    older = StandIn(nvmlDeviceGetCurrentClocksThrottleReasons=0x20, nvmlDeviceGetTemperature=55)
+    del older.answers["nvmlDeviceGetCurrentClocksEventReasons"], older.answers["nvmlDeviceGetTemperatureV"]
+    read = Gpu(older, "handle", 1).read()
+    assert read["throttle_bits"] == 0x20 and read["temperature_c"] == 55
+
+
+def test_a_mig_instance_takes_clocks_and_power_from_its_card() -> None:
+    asked: list[str] = []
+    parts = {name: lambda handle, *rest, name=name: asked.append((name, handle)) for name in ANSWERS if "Get" in name}
+    parts |= {"nvmlDeviceIsMigDeviceHandle": 1, "nvmlDeviceGetDeviceHandleFromMigDeviceHandle": lambda handle: "card"}
+    Gpu(StandIn(**parts), "instance", 1).read()
+    by_handle = {handle: {name for name, each in asked if each == handle} for handle in ("card", "instance")}
+    assert by_handle["instance"] == {"nvmlDeviceGetMemoryInfo", "nvmlDeviceGetComputeRunningProcesses"}
+    assert {"nvmlDeviceGetClockInfo", "nvmlDeviceGetPowerUsage"} <= by_handle["card"]
+
+
+def only(known: str) -> Any:
+    def look_up(name: str) -> str:
+        if name != known:
+            raise NVMLError("Not Found")
+        return f"handle of {name}"
+
+    return look_up
+
+
+@pytest.mark.parametrize("known", ["GPU-a", "MIG-a"])
+def test_a_gpu_is_found_by_what_cuda_calls_it(known: str) -> None:
+    found, reason = find(StandIn(nvmlDeviceGetHandleByUUID=only(known)), ["GPU-a", "MIG-a"], 1)
+    assert found and found.handle == f"handle of {known}" and reason == ""
+
+
+def test_a_gpu_is_found_by_its_place_on_the_bus() -> None:
+    stand_in = StandIn(nvmlDeviceGetHandleByUUID=NVMLError("?"), nvmlDeviceGetHandleByPciBusId=only("00000000:3b:00.0"))
+    found, _ = find(stand_in, ["GPU-a", "00000000:3b:00.0"], 1)
+    assert found and found.handle == "handle of 00000000:3b:00.0"
+
+
+@pytest.mark.parametrize(("count", "handle"), [(1, "the only one"), (2, None)])
+def test_among_several_unknown_gpus_none_is_guessed(count: int, handle: str | None) -> None:
+    stand_in = StandIn(
+        nvmlDeviceGetHandleByUUID=NVMLError("Not Found"),
+        nvmlDeviceGetCount=count,
+        nvmlDeviceGetHandleByIndex=lambda index: "the only one",
+    )
+    found, reason = find(stand_in, ["GPU-a"], 1)
+    assert (found.handle if found else None) == handle
+    assert ("GPU-a" in reason) == (handle is None)
+
+
+@pytest.mark.parametrize(
+    ("pids", "expected"),
+    [
+        ([], None),  # hidden: a process that uses the GPU is not shown, so others might not be either
+        ([os.getpid()], 0),
+        ([os.getpid(), 1], 1),
+        ([2**30], 0),  # the host's number for this process
+        ([2**30, 2**30 + 1], 1),
+    ],
+)
+def test_others_on_the_gpu(pids: list[int], expected: int | None) -> None:
+    assert others(pids, os.getpid()) == expected
+
+
+def test_a_number_of_one_of_our_threads_is_ours() -> None:
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        assert thread.native_id and others([thread.native_id], os.getpid()) == 0
+        assert others([thread.native_id, 2**30], os.getpid()) == 1
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_pynvml_knows_every_name_we_ask_for() -> None:
+    pynvml = pytest.importorskip("pynvml")
+    source = Path(telemetry_gpu.__file__).read_text()
+    asked = set(re.findall(r"\bnvml[A-Z]\w+|NVML_(?:CLOCK_SM|CLOCK_MEM|TEMPERATURE_GPU)", source))
+    assert len(asked) > 20
+    assert {name for name in asked if not hasattr(pynvml, name)} == set()
+    for name, bit in (("GpuIdle", 1), ("ApplicationsClocksSetting", 2), ("SwPowerCap", 4), ("HwThermalSlowdown", 0x40)):
+        assert getattr(pynvml, f"nvmlClocksEventReason{name}") == bit and bit in telemetry_gpu.REASONS
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_no_driver_costs_the_gpu_values_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "_current_gpu", lambda: ["GPU-0"])
+    with Recorder("cuda", period_s=0.02) as recorder, recorder.timed():
+        time.sleep(0.3)
+    assert recorder.reason.startswith(("pynvml is not installed", "NVML does not start"))
+    summary = recorder.summary()
+    assert summary["sm_clock_hz"] is None and summary["power_w"] is None and summary["other_processes"] is None
+    assert summary["samples"] > 1 and summary["cores_of_this"] is not None
+    assert findings(summary, recorder.facts) == []
+
+
+def test_torch_tells_its_device_as_cuda_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = SimpleNamespace(uuid="8f3a", pci_domain_id=0, pci_bus_id=0x3B, pci_device_id=0)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: {1: facts}[index])
+    assert telemetry._current_gpu() == ["GPU-8f3a", "MIG-8f3a", "00000000:3b:00.0"]
+
+
+# A real GPU
+
+
+@pytest.mark.gpu
+def test_a_gpu_at_work() -> None:
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    with Recorder("cuda") as recorder:
+        for _ in range(50):
+            a @ a
+        torch.cuda.synchronize()
+        with recorder.timed():
+            end = time.monotonic() + 11
+            while time.monotonic() < end:
+                for _ in range(20):
+                    a @ a
+                torch.cuda.synchronize()
+    summary = recorder.summary()
+    print(recorder.facts, summary, recorder.reason)
+    assert recorder.reason == ""
+    assert recorder.facts["uuid"].endswith(str(torch.cuda.get_device_properties(0).uuid))
+    assert summary["samples"] > 60
+    assert 0 < summary["sm_clock_hz_min"] <= summary["sm_clock_hz"] <= recorder.facts["max_sm_clock_hz"]
+    assert summary["gpu_utilisation"] > 0.5
+    assert summary["used_bytes"] >= a.nbytes
+    mean_w = summary["gpu_energy_j"] / summary["sampled_s"]
+    assert mean_w == pytest.approx(summary["power_w"], rel=0.25)
+    assert summary["other_processes"] in (0, None)
+
+
+@pytest.mark.gpu
+def test_another_process_on_a_gpu_is_seen() -> None:
+    program = "import torch, sys; torch.zeros(1, device='cuda'); print('ready', flush=True); sys.stdin.read()"
+    rival = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert rival.stdout and rival.stdout.readline() == "ready\n"
+        with Recorder("cuda") as recorder, recorder.timed():
+            time.sleep(1)
+    finally:
+        rival.communicate()
+    if recorder.facts["pids"] == "hidden":
+        pytest.skip("this system hides the processes of a GPU")
+    found = exclusive(recorder.summary())
+    assert found and found.code == "EXCL"
+
+
+@pytest.mark.gpu
+def test_cuda_visible_devices_may_name_a_uuid() -> None:
+    uuid = str(torch.cuda.get_device_properties(torch.cuda.device_count() - 1).uuid)
+    program = "from convbench.telemetry import Recorder\nwith Recorder('cuda') as r: pass\nprint(r.facts['uuid'])"
+    env = {**ENV, "CUDA_VISIBLE_DEVICES": f"GPU-{uuid}"}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"GPU-{uuid}"

@@ -1,0 +1,157 @@
+"""The sampler beside a measurement, for real on this machine: it samples, and it ends with whatever it belongs to."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from convbench.checks.machine import contention
+from convbench.timing.telemetry import recorder as telemetry
+from convbench.timing.telemetry.recorder import Recorder
+
+ROOT = Path(__file__).parents[3]
+ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def spin(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(range(1000))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def gone_within(pid: int, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while alive(pid) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not alive(pid)
+
+
+def pid_of(recorder: Recorder) -> int:
+    assert recorder._sampler
+    return recorder._sampler.pid
+
+
+def test_two_seconds_give_twenty_samples_and_no_process_is_left() -> None:
+    with Recorder("cpu") as recorder:
+        pid = pid_of(recorder)
+        assert alive(pid)
+        with recorder.timed():
+            spin(2)
+    assert not alive(pid)
+    assert recorder.reason == ""
+    summary = recorder.summary()
+    assert 10 <= summary["samples"] <= 21  # never more; fewer where this machine is busy
+    assert 0.2 < summary["cores_of_this"] < 1.2
+    assert summary["cores_of_sampler"] < 0.1
+    stamps = [at for at, _ in recorder.series("own_s")]
+    assert stamps == sorted(stamps) and stamps[0] < 0 < stamps[-1]  # the first before the timed part began
+
+
+def test_a_summary_is_to_be_had_while_it_runs() -> None:
+    with Recorder("cpu", period_s=0.02) as recorder:
+        spin(0.3)
+        first = recorder.summary()["samples"]
+        spin(0.3)
+        assert 1 < first < recorder.summary()["samples"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux to share a core on purpose")
+def test_sharing_a_core_is_seen() -> None:
+    before = os.sched_getaffinity(0)
+    core = min(before)
+    program = f"import os; os.sched_setaffinity(0, [{core}])\nwhile True: pass"
+    rival = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        os.sched_setaffinity(0, [core])
+        with Recorder("cpu") as recorder, recorder.timed():
+            spin(1.5)
+    finally:
+        os.sched_setaffinity(0, before)
+        rival.kill()
+        rival.wait()
+    summary = recorder.summary()
+    assert summary["involuntary_switches"] >= 5
+    assert summary["cores_waited"] > 0.1
+    found = contention(summary)
+    assert found and found.code == "CONT" and "waited for a core" in found.text and not found.invalid
+
+
+def test_a_killed_sampler_leaves_what_it_saw_and_says_so() -> None:
+    with Recorder("cpu", period_s=0.02) as recorder:
+        spin(0.3)
+        os.kill(pid_of(recorder), signal.SIGKILL)
+    assert recorder.reason == "the sampler ended early, with code -9"
+    assert recorder.summary()["samples"] > 1
+
+
+def test_a_torn_line_is_left_out() -> None:
+    with Recorder("cpu", period_s=0.02) as recorder:
+        spin(0.1)
+        os.kill(pid_of(recorder), signal.SIGKILL)
+        spin(0.1)
+        assert recorder._file
+        os.write(recorder._file.fileno(), b'{"sample": {"at": 12')
+    assert len(recorder.samples) > 1 and recorder.samples[-1]["at"] != 12
+
+
+def test_a_sampler_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "END_S", 0.2)
+    with Recorder("cpu") as recorder:
+        pid = pid_of(recorder)
+        os.kill(pid, signal.SIGSTOP)
+    assert not alive(pid) and recorder.reason
+
+
+def test_a_sampler_that_cannot_start_costs_the_values_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with Recorder("cpu") as recorder, recorder.timed():
+        pass
+    assert recorder.reason.startswith("the sampler did not start")
+    assert recorder.summary()["cores_of_others"] is None
+
+
+def test_a_sampler_that_breaks_says_so() -> None:
+    with Recorder("cpu", period_s=1e30) as recorder:  # longer than any wait can be
+        time.sleep(0.3)
+    assert recorder.reason.startswith("the sampler failed: ")
+
+
+PARENT = """
+import os, sys, time
+from convbench.telemetry import Recorder
+recorder = Recorder("cpu").__enter__()
+if sys.argv[1] == "fork" and os.fork() == 0:  # holds the sampler's stdin open, as a pool of compile workers would
+    os.setsid()
+    time.sleep(20)
+    os._exit(0)
+print(recorder._sampler.pid, "torch" in sys.modules, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("kind", ["plain", "fork"])
+def test_the_sampler_ends_with_its_parent(kind: str) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, kind], env=ENV, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    pid, loads_torch = parent.stdout.readline().split()
+    children = psutil.Process(parent.pid).children()
+    assert alive(int(pid)) and loads_torch == "False"
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert gone_within(int(pid), 5)
+    for child in children:
+        if child.is_running():
+            child.kill()

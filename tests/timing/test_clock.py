@@ -1,0 +1,184 @@
+"""Blocks, turns and the rules of when to stop, with steps that take made-up times."""
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from statistics import median
+
+import pytest
+import torch
+from simulated import QUICK, Simulated
+
+from convbench.timing.clock import RULES, Block, CpuClock, Lane, StoppedClock, rotating, time_lanes
+
+STEADY = replace(QUICK, warmup_s=0.05, min_s=0.3, cap_s=2.0, min_blocks=10)
+
+
+def lanes(count: int) -> list[Lane]:
+    return [Lane(run=lambda number=number: number) for number in range(count)]  # type: ignore[misc]
+
+
+def test_a_block_of_the_cpu_clock_adds_up() -> None:
+    """Of a clock that is read: one second more at each reading."""
+
+    class Counting(CpuClock):
+        seconds = 0.0
+
+        def now(self) -> float:  # type: ignore[override]
+            self.seconds += 1
+            return self.seconds
+
+        second = now  # type: ignore[assignment]
+
+    block = Counting().block(lambda: None, 4)
+    # Readings: the first stamp, the other clock, four stamps, the other clock.
+    assert block == Block(step_s=5 / 4, wall_s=5, total_s=5, singles=[2, 1, 1, 1])
+
+
+def test_the_cpu_clock_measures_time_that_passes() -> None:
+    block = CpuClock().block(lambda: time.sleep(0.002), 5)
+    assert block.total_s >= 0.01
+    assert block.total_s == pytest.approx(sum(block.singles), rel=1e-9)
+    assert block.step_s == block.total_s / 5
+    assert min(block.singles) >= 0.002
+
+
+def test_a_steady_lane_stops_as_soon_as_the_rules_allow() -> None:
+    """0.01 s a step: blocks of 1 step, 10 blocks asked, 0.3 s asked: 30 blocks."""
+    (lane,) = both = lanes(1)
+    clock = Simulated()
+    time_lanes(both, clock, STEADY)
+    assert lane.steps_per_block == 1
+    assert lane.block_s == [0.01] * 30
+    assert len(clock.order) == 30 + 5  # of warm-up, one step each
+
+
+@pytest.mark.parametrize(("step_s", "steps"), [(0.001, 5), (0.0012, 5), (0.005, 1), (0.0049, 2), (3.0, 1)])
+def test_a_block_is_as_long_as_asked(step_s: float, steps: int) -> None:
+    (lane,) = both = lanes(1)
+    time_lanes(both, Simulated(lambda first, steps, lane: step_s * steps), STEADY)
+    assert lane.steps_per_block == steps
+    assert lane.block_s == pytest.approx([step_s] * len(lane.blocks), rel=1e-12)
+    assert lane.steps_per_block * step_s >= STEADY.block_s
+
+
+def test_slow_steps_get_the_least_number_of_blocks() -> None:
+    (lane,) = both = lanes(1)
+    time_lanes(both, Simulated(lambda first, steps, lane: 10.0), STEADY)
+    assert len(lane.blocks) == STEADY.least_blocks == 6
+
+
+def test_a_wide_interval_goes_on_to_the_cap() -> None:
+    """Steps of 5 and 15 ms in turns: the interval is from one to the other, the median at most 15 ms."""
+    (lane,) = both = lanes(1)
+    time_lanes(both, Simulated(lambda first, steps, lane: 0.015 if first % 2 else 0.005), STEADY)
+    assert lane.half_width() >= 0.3333
+    assert lane.timed_s - lane.blocks[-1].total_s < STEADY.cap_s <= lane.timed_s
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_lanes_take_turns_there_and_back(count: int) -> None:
+    clock = Simulated()
+    time_lanes(lanes(count), clock, STEADY)
+    timed = clock.order[5 * count :]
+    there, back = list(range(count)), list(range(count))[::-1]
+    assert timed == (there + back) * 15
+
+
+def test_a_comparison_goes_on_until_it_is_settled_or_the_cap_is_reached() -> None:
+    asked = 0
+
+    def settled() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 8
+
+    both = lanes(2)
+    time_lanes(both, Simulated(), STEADY, settled=settled)
+    assert [len(lane.blocks) for lane in both] == [37, 37]
+    both = lanes(2)
+    time_lanes(both, Simulated(), STEADY, settled=lambda: False)
+    assert [lane.timed_s for lane in both] == pytest.approx([2.0, 2.0])
+
+
+def test_one_slow_lane_stops_all() -> None:
+    both = lanes(2)
+    time_lanes(both, Simulated(lambda first, steps, lane: 0.5 if lane else 0.01), STEADY, settled=lambda: False)
+    assert [len(lane.blocks) for lane in both] == [30, 30]  # as many as the quick one needs for itself
+
+
+def test_progress_is_the_share_of_the_cap_and_never_falls() -> None:
+    seen: list[float] = []
+    time_lanes(lanes(2), Simulated(), STEADY, seen.append)
+    assert seen == pytest.approx([0.01 * turn / 2 for turn in range(1, 31)])
+
+
+def test_what_is_around_a_lane_is_entered_for_its_blocks_alone() -> None:
+    inside: list[int] = []
+    seen: list[list[int]] = []
+
+    def lane(number: int) -> Lane:
+        @contextmanager
+        def around() -> Iterator[None]:
+            inside.append(number)
+            yield
+            inside.remove(number)
+
+        return Lane(lambda: seen.append(list(inside)), around)
+
+    time_lanes([lane(0), lane(1)], Simulated(), STEADY)
+    assert seen[10:14] == [[0], [1], [1], [0]]
+    assert (inside, {len(each) for each in seen}) == ([], {1})
+
+
+def test_garbage_is_not_collected_while_timing_and_is_afterwards() -> None:
+    during: list[bool] = []
+    time_lanes([Lane(lambda: during.append(gc.isenabled()))], Simulated(), STEADY)
+    assert during == [True] * 5 + [False] * 30  # the warm-up, the blocks
+    assert gc.isenabled()
+    failing = Lane(lambda: [][len(during) - 35])
+    with pytest.raises(IndexError):
+        time_lanes([failing], Simulated(), STEADY)
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("after", [0, 10])
+def test_a_clock_that_stands_still_ends_the_timing(after: int) -> None:
+    """No rule of when to stop would ever be met: it once ran for ever."""
+    clock = Simulated(lambda first, steps, lane: 0.01 * steps if first < after else 0.0)
+    with pytest.raises(StoppedClock, match=r"^a block took no time at all$"):
+        time_lanes(lanes(1), clock, STEADY)
+    assert clock.steps == after + 1
+
+
+def test_inputs_rotate() -> None:
+    sets = [tuple(torch.full((1,), 10.0 * i + j) for j in range(3)) for i in range(3)]
+    seen: list[list[float]] = []
+    run = rotating(lambda x, t, y: seen.append([v.item() for v in (x, t, y)]), sets)  # type: ignore[arg-type, func-returns-value]
+    for _ in range(4):
+        run()
+    assert seen == [[0, 1, 2], [10, 11, 12], [20, 21, 22], [0, 1, 2]]
+
+
+def test_the_rules_are_those_of_the_protocol() -> None:
+    """PROTOCOL.md: blocks of 50 and 100 ms, 20 and 15 of them, 0.5 and 2 %, 30 and 20 s."""
+    cuda, cpu = RULES["cuda"], RULES["cpu"]
+    assert (cuda.block_s, cuda.min_blocks, cuda.half_width, cuda.cap_s, cuda.min_s) == (0.05, 20, 0.005, 30, 3)
+    assert (cpu.block_s, cpu.min_blocks, cpu.half_width, cpu.cap_s) == (0.1, 15, 0.02, 20)
+
+
+@pytest.mark.gpu
+def test_events_and_the_host_clock_agree_on_a_gpu() -> None:
+    from convbench.timing.clock import CudaClock
+
+    a = torch.randn(4096, 4096, device="cuda")
+    clock = CudaClock()
+    clock.block(lambda: a @ a, 5)
+    blocks = [clock.block(lambda: a @ a, 50) for _ in range(5)]
+    for block in blocks:
+        assert 0 < block.total_s <= block.wall_s
+        assert block.step_s == block.total_s / 50
+    assert median(block.wall_s / block.total_s for block in blocks) < 1.02
+    assert clock.single(lambda: a @ a) > 0
