@@ -9,11 +9,11 @@ from ablated import OURS
 
 from convbench import models
 from convbench.catalogue import families, find
+from convbench.catalogue.ablations import options
 from convbench.counting import Count, count
 from convbench.errors import UsageError
 from convbench.models.counts import count_variant, meta_inputs
 from convbench.models.fcdm_ablations import FCDMLevels
-from convbench.catalogue.ablations import options
 from convbench.papers.ablations import printed
 
 REFERENCE = {
