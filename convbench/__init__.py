@@ -9,11 +9,11 @@ __all__ = ["create", "flops", "load", "throughput"]
 if TYPE_CHECKING:
     from .models import create
     from .models.counts import flops
-    from .run.runner import throughput
+    from .run.throughput import throughput
     from .store import load
 
 # Loaded when first used, so that `import convbench` and `convbench --help` don't wait for torch.
-_HOMES = {"create": "models", "flops": "models.counts", "throughput": "run.runner", "load": "store"}
+_HOMES = {"create": "models", "flops": "models.counts", "throughput": "run.throughput", "load": "store"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from convbench.errors import NothingMeasured, UsageError
 from convbench.schema import STATUSES, Measurement
+from convbench.schema.upgrade import upgraded
 from convbench.store import read
 
 if TYPE_CHECKING:
@@ -15,16 +16,18 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-KINDS: tuple[tuple[str, Callable[[Row], bool]], ...] = (  # the first that fits
+PLACES = {  # kind of a stored row -> the list of Runs that holds it
+    "throughput": "measurements",
+    "sampling": "sampling",
+    "replay": "replays",
+    "tf32": "tf32",
+    "kernel": "kernels",
+}
+LISTS: tuple[tuple[str, Callable[[Row], bool]], ...] = (  # rows of a JSON list that say no kind; the first that fits
     ("audit", lambda row: "implied_flops_per_s" in row),
     ("kinds", lambda row: "kind" in row and "share" in row),
     ("modules", lambda row: "module" in row and "share" in row),
     ("counts", lambda row: "weight_bytes" in row and "macs_full" in row and "case" not in row),
-    ("sampling", lambda row: "finished_images_per_s" in row),
-    ("kernels", lambda row: "kernel" in row),
-    ("replays", lambda row: "knob" in row),
-    ("tf32", lambda row: "conv_tf32" in row),
-    ("measurements", lambda row: "case" in row and "images_per_s" in row),
 )
 NUMBERS = ("images_per_s", "images_per_s_low", "images_per_s_high", "latency_s_p50", "params", "macs", "limit_fraction")
 
@@ -84,7 +87,7 @@ def read_runs(paths: Iterable[Path]) -> Runs:
             runs.notes.append(f"{file} is empty")
         for number, row in enumerate(rows, start=1):
             _place(runs, row, file, number)
-    if not any(getattr(runs, kind) for kind, _ in KINDS):
+    if not any(getattr(runs, place) for place in (*PLACES.values(), *(place for place, _ in LISTS))):
         raise NothingMeasured(f"no measurement in {', '.join(map(str, files))}")
     return runs
 
@@ -109,20 +112,20 @@ def _rows(file: Path) -> tuple[list[Row], bool]:
         raise UsageError(f"{file} is not JSON: not a file of convbench, or cut off") from None
     if not all(isinstance(row, dict) for row in rows):
         raise UsageError(f"{file} is not a list of rows: not a file of convbench")
-    return rows, False
+    stored = [row for row in rows if "case" in row or "sampling_case" in row]
+    return upgraded(rows) if len(stored) == len(rows) else rows, False
 
 
 def _place(runs: Runs, row: Row, file: Path, number: int) -> None:
-    kind = next((kind for kind, fits in KINDS if fits(row)), None)
-    if kind is None:
+    place = PLACES.get(row.get("kind", "")) or next((place for place, fits in LISTS if fits(row)), None)
+    if place is None:
         raise UsageError(f"{file} row {number} is none that convbench writes: {', '.join(list(row)[:4])} …")
     row = {"file": str(file), **row}
-    if kind == "measurements":
+    if place == "measurements":
         row = {"file": str(file), **dict.fromkeys(Measurement.keys()), **row}
-        row["mode"] = row["mode"] or "forward"  # a file of before there was another
         if wrong := _wrong(row):
             raise UsageError(f"{file} row {number} has {wrong}: not a result file of convbench")
-    getattr(runs, kind).append(row)
+    getattr(runs, place).append(row)
 
 
 def _wrong(row: Row) -> str | None:

@@ -153,12 +153,12 @@ def command(
     chosen = _labels(labels or ("random" if npz else "all"), variant)
     weights = _weights(weights, variant)
 
-    from ..run import runner
+    from .. import environment
     from ..sampling import images, samplers
     from ..weights import locate
 
-    device = device or runner.default_device()
-    if device == "cuda" and runner.default_device() != "cuda":
+    device = device or environment.default_device()
+    if device == "cuda" and environment.default_device() != "cuda":
         raise UsageError("torch sees no NVIDIA GPU here: leave --device away")
     if weights != "random" and variant.family.module in samplers.OTHER_SCHEDULES:
         raise UsageError(f"{variant.family.name} was trained on another noise schedule than the samplers here have")
