@@ -134,10 +134,16 @@ class _Bundle:
         rows = []
         for each in timed:
             self.report("checking", 1)
-            rows.append(self._conclude(each, joules=len(timed) == 1))
+            try:
+                rows.append(self._conclude(each, joules=len(timed) == 1))
+            except Exception as error:  # the results of the others stand
+                rows.append(self.failed(each.opened.case, error))
         rows = self._compared(rows, timed)
         if self.device == "cuda":  # last, as the profiler stays attached and slows launches
-            rows = [_with_kernel_names(row, each.opened) for row, each in zip(rows, timed, strict=True)]
+            rows = [
+                _with_kernel_names(row, each.opened) if row.status == "ok" else row
+                for row, each in zip(rows, timed, strict=True)
+            ]
         return rows
 
     def _interleave(self, opened: list[Opened]) -> list[Timed]:
@@ -234,6 +240,8 @@ class _Bundle:
         """The rows with their ratios: the first case over its counterpart, an A/A repeat over the first."""
         first, delta = timed[0], compare.DELTA[self.device]
         for i, other in enumerate(timed[1:], start=1):
+            if not rows[0].status == rows[i].status == "ok":
+                continue
             if replace(other.opened.case, repeat=1) == replace(first.opened.case, repeat=1):
                 found = compare.compare_blocks(first.lane.block_s, other.lane.block_s, delta)
                 rows[i] = with_ratio(rows[i], rows[0].case, found)

@@ -173,7 +173,12 @@ class _Bundle:
         load = recorder.summary()
         seen = machine.findings(load, recorder.facts)
         report("checking", 1)
-        rows = [self._conclude(each, load, seen) for each in ready]
+        rows = []
+        for each in ready:
+            try:
+                rows.append(self._conclude(each, load, seen))
+            except Exception as error:  # the results of the others stand
+                rows.append(self.failed(each.case, error))
         return self._compared(rows, ready)
 
     def _conclude(self, each: _Trajectory, load: dict[str, float | None], seen: list[Finding]) -> SamplingMeasurement:
@@ -222,6 +227,8 @@ class _Bundle:
         """The rows with their ratios: the first case over its counterpart, an A/A repeat over the first."""
         first, delta = ready[0], compare.DELTA[self.device]
         for i, other in enumerate(ready[1:], start=1):
+            if not rows[0].status == rows[i].status == "ok":
+                continue
             if replace(other.case, repeat=1) == replace(first.case, repeat=1):
                 found = compare.compare_blocks(first.batch_s(), other.batch_s(), delta)
                 rows[i] = with_ratio(rows[i], rows[0].case, found)

@@ -1,4 +1,4 @@
-"""A paper's way of timing and ours, interleaved in one process: what each difference does to the number on this machine.
+"""A paper's way of timing and ours, interleaved in one process: the effect of each difference on this machine.
 
 The chain starts with the paper's way, as far as its card knows it, and flips one knob at a time until it has become
 ours. All variants are timed interleaved, a block each, so that each knob's ratio comes from paired blocks. A variant

@@ -1,8 +1,8 @@
 """The TF32 experiment: do the papers' speed-ups compare TF32 convolutions with FP32 matrix products?
 
-Five XL models, each with both TF32 switches on and off, at two batches. All that share a batch are timed
-interleaved, so that each ratio to DiT-XL/2 comes from paired blocks: with the same switches, and with both at what torch does unless
-told otherwise (convolutions in TF32, matrix products in FP32).
+Five XL models, each with both TF32 switches on and off, at two batches. All that share a batch are timed interleaved,
+so that each ratio to DiT-XL/2 comes from paired blocks: with the same switches, and with torch's defaults (convolutions
+in TF32, matrix products in FP32).
 """
 
 import itertools

@@ -123,7 +123,7 @@ def _gap(found: Replay, quoted: tuple[float, str] | None) -> Known:
 
 
 def sentences(found: Sequence[ReplayStep]) -> Iterator[str]:
-    """Sentences on the effect of each knob, on what speaks against the whole session, on knobs that were not flipped."""
+    """The effect of each knob, what speaks against the whole session, and why a knob was not flipped, in words."""
     for row in found:
         if row.exists_here:
             yield _sentence(row)
