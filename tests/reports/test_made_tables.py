@@ -13,7 +13,7 @@ from convbench.catalogue import variants
 from convbench.papers.audit import audited_lines
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "reports" / "results"
+RESULTS = ROOT / "results"
 NUMBER = re.compile(r"-?\d+\.\d+")
 
 
