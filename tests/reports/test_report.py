@@ -102,7 +102,7 @@ dit_xl_2         2  ±1.0 %       1.000          –           2  VALID
 dig_xl_2         1  ±3.0 %       0.500  0.48-0.52           3  SUSPECT
 dico_xl         90  ±1.0 %           –          –  not ranked  INVALID
 fcdm_xl         80  ±1.0 %           –          –  not ranked  VALID
-× baseline: images/s over those of dit_xl_2 in the same run and conditions; its interval is made of both.
+× baseline: images/s over those of dit_xl_2 in the same run and conditions; its interval combines both.
 dico_xl/256px/b1/eager/fp32/cpu/1threads: INVALID, CONSTANT: the output ignores t
 fcdm_xl/256px/b1/eager/fp32/cpu/1threads: not ranked, a reference path
 """
@@ -145,7 +145,7 @@ dic\_xl & 116.14 & 3 & 1.500 & VALID \\
 \bottomrule
 \end{tabular}
 \par\smallskip{\footnotesize $\times$ baseline: images/s over those of dit\_xl\_2 in the same run and conditions; \
-its interval is made of both.\par}
+its interval combines both.\par}
 \end{table}
 """
 
@@ -188,7 +188,7 @@ def test_json_holds_every_key_as_it_was_stored(run: Path, capsys: pytest.Capture
         (["--baseline", "dit_s_2"], "--baseline dit_s_2 is in none of these files: there are dit_xl_2, dic_xl"),
         (["--where", "batch=2"], "no row has batch=2: there are 1"),
         (["--where", "bach=1"], "unknown key 'bach': did you mean batch"),
-        (["--where", "batch"], "--where batch: say key=value"),
+        (["--where", "batch"], "--where batch: expected key=value"),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_nearest(
@@ -205,7 +205,7 @@ def test_a_wrong_name_is_answered_with_the_nearest(
         ("", 3, "no measurement in"),
         ("hello\n", 2, "is not JSON: not a result file of convbench"),
         ('{"a": 1}\n', 2, "is not a measurement: not a result file"),
-        ('[{"a": 1}]', 2, "row 1 is none that convbench writes: a"),
+        ('[{"a": 1}]', 2, "row 1 is not a row of convbench: a"),
         ("[1]", 2, "is not a list of rows"),
         ('[{"model": ', 2, "is not JSON: not a file of convbench, or cut off"),
         ('{"schema": 2, "case": "x"}\n', 2, "was written by a newer convbench (schema 2): upgrade"),
@@ -234,7 +234,7 @@ def test_a_torn_line_is_said_and_left_out(run: Path, capsys: pytest.CaptureFixtu
     run.write_bytes(run.read_bytes()[:-9])
     code, out, err = called(capsys, run)
     assert code == 0 and "dico_xl" in out and "fcdm_xl" not in out
-    assert err == f"{run} ends in half a line, as a killed run leaves it: that line is left out\n"
+    assert err == f"{run}: left out its last line, which is incomplete (the run was killed)\n"
 
 
 def test_files_are_told_apart_by_what_they_hold(tmp_path: Path) -> None:
