@@ -1,4 +1,4 @@
-"""The documentation: generated pages are up to date, commands that are shown parse, links lead somewhere."""
+"""The documentation: generated pages are up to date, shown commands parse, links resolve."""
 
 import re
 import runpy
@@ -30,7 +30,7 @@ def place(path: Path) -> str:
 
 
 def test_generated_pages_are_up_to_date(script: Script) -> None:
-    """They are not: run scripts/docs.py and commit what it writes."""
+    """If not: run scripts/docs.py and commit what it writes."""
     old = [
         name
         for name, text in script["pages"]().items()

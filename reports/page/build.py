@@ -112,7 +112,7 @@ def page(
             rows=[_row(row, place, columns) for row, place in zip(shown, places, strict=True)],
             filters=list(_filters(shown, columns)),
             files=list(dict.fromkeys(row["file"] for row in shown)),
-            measured=sorted(row["measured_at"] for row in shown if row["measured_at"]),
+            measured=sorted(row["measured_at"][:16].replace("T", " ") for row in shown if row["measured_at"]),  # UTC
             pictures=[(title, inline_svg(svg, number)) for number, (title, svg) in enumerate(pictures, start=1)],
             environments=_environments(shown),
             axes=list(_axes(shown)),
