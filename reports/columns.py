@@ -1,4 +1,4 @@
-"""The columns of every table: the header of each key and how its value is printed. Imports no torch."""
+"""The columns of every table: the header and the format of each key. Imports no torch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

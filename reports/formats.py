@@ -1,4 +1,4 @@
-"""How a value is printed: base units in, text out. Scaling happens here and nowhere else."""
+"""Values as text: base units in, scaled numbers out. Scaling happens here and nowhere else."""
 
 from collections.abc import Callable
 from typing import Any

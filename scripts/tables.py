@@ -55,7 +55,7 @@ def pages() -> list[Path]:
 
 
 def output(command: str) -> str:
-    """What a convbench command prints, run at the root of the checkout. Raises RuntimeError where it fails."""
+    """The output of a convbench command at the root of the checkout. Raises RuntimeError if the command fails."""
     out, err = io.StringIO(), io.StringIO()
     try:
         with redirect_stdout(out), redirect_stderr(err):

@@ -63,7 +63,7 @@ def implied_rates(table: "DataFrame", title: str = "", subtitle: str = "") -> "F
 
 
 def finding(table: "DataFrame") -> str:
-    """What the picture shows in one sentence: how many rates lie above the FP32 peak (``findings.MARGIN``)."""
+    """The title: the number of rates above the FP32 peak (by more than ``findings.MARGIN``) and of all rates."""
     points = [row for row in printed_points(records(table)) if row["share_fp32"] is not None]
     gpus = " and ".join(dict.fromkeys(row["peaks_of"] for row in points))
     return f"{len(_above(points))} of {len(points)} printed throughputs imply more FLOP/s than the {gpus}'s FP32 peak"

@@ -22,7 +22,7 @@ def usual_keys(rows: Sequence[Row]) -> list[str]:
 
 
 def notes(rows: Sequence[Row], keys: Sequence[str]) -> Iterator[str]:
-    """What the ratios are to, and why rows have no ratio or rank."""
+    """The baseline of the ratios, and the reasons why rows have no ratio or rank."""
     if "baseline_ratio" in keys:
         if any(row["baseline_ratio"] is not None for row in rows):
             same = f"images/s over those of {rows[0]['baseline']} in the same run and conditions"

@@ -1,4 +1,4 @@
-"""The one-file page: what it holds, that it asks for nothing, that a browser can work it, that changes are found."""
+"""The one-file page: its content, no network requests, its use in a browser, and the detection of changes."""
 
 import json
 import random
@@ -164,7 +164,7 @@ def test_a_share_or_a_verdict_that_was_changed_is_named(text: str) -> None:
 
 
 def test_samples_that_no_longer_give_the_number_are_found_even_with_a_new_hash(text: str) -> None:
-    """Whoever edits the data can write their hash anew; the numbers still have to follow from the samples."""
+    """A new hash does not hide edited data; the numbers still have to follow from the samples."""
     data = re.search(r'data-sha256="(\w+)">(.*?)</script>', text)
     assert data
     speed = json.loads(data.group(2))["measurements"][1]["images_per_s"]
