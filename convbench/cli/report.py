@@ -76,8 +76,8 @@ def command(
 ) -> None:
     """Report on RUN…: files of --out and of --format json, or folders of them.
 
-    Prints the table of measurements unless --paper, --explain, --html or --plots asks for something else; several of
-    them can be combined.
+    Prints the table of measurements unless --paper, --explain, --html or --plots asks for something else. They can be
+    combined, --paper only with --plots.
 
     A ratio to the baseline is one of the same run: same file, machine, size, batch, backend, precision, threads and
     mode. Otherwise the cell says "not comparable". INVALID rows and rows that are listed only have no rank.
