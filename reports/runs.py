@@ -1,4 +1,4 @@
-"""Stored files of every kind that convbench writes, told apart by what is in them."""
+"""Stored files of every kind that convbench writes. The kind of a row is recognised here and nowhere else."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -34,7 +34,7 @@ NUMBERS = ("images_per_s", "images_per_s_low", "images_per_s_high", "latency_s_p
 
 @dataclass
 class Runs:
-    """What the files of a report hold: rows by what they are about, each with the ``file`` it comes from."""
+    """The rows of a report's files by kind, each with the ``file`` it comes from."""
 
     measurements: list[Row] = field(default_factory=list)  # convbench throughput
     sampling: list[Row] = field(default_factory=list)  # convbench throughput --sampling
@@ -45,16 +45,21 @@ class Runs:
     kinds: list[Row] = field(default_factory=list)  # the same with --by kind
     modules: list[Row] = field(default_factory=list)  # and with --by module
     audit: list[Row] = field(default_factory=list)  # convbench audit --format json
-    notes: list[str] = field(default_factory=list)  # what has to be said about the files
+    notes: list[str] = field(default_factory=list)  # about the files, such as a torn last line
 
     @property
     def frame(self) -> "DataFrame":
-        """The measurements, in the order of the files: whole numbers stay whole, what is not known is None."""
+        """The measurements, in the order of the files: whole numbers stay whole, unknown values are None."""
         return frame(self.measurements)
+
+    def counted(self) -> dict[str, int]:
+        """The number of rows of each kind that the files hold."""
+        held = {kind: len(getattr(self, kind)) for kind in (*PLACES.values(), *(place for place, _ in LISTS))}
+        return {kind: number for kind, number in held.items() if number}
 
 
 def frame(rows: Sequence[Row]) -> "DataFrame":
-    """Rows as a table whose values are left as they are: whole numbers stay whole beside None."""
+    """Rows as a table that keeps their values as they are: whole numbers stay whole beside None."""
     import pandas
 
     keys = dict.fromkeys(key for row in rows for key in row) or {"file": None, **dict.fromkeys(Measurement.keys())}
@@ -63,17 +68,17 @@ def frame(rows: Sequence[Row]) -> "DataFrame":
 
 
 def records(table: "DataFrame") -> list[Row]:
-    """The rows of such a table again."""
+    """The rows of a table made by ``frame``."""
     keys = list(table.columns)
     return [dict(zip(keys, values, strict=True)) for values in table.itertuples(index=False, name=None)]
 
 
 def read_runs(paths: Iterable[Path]) -> Runs:
-    """Every file, and of every folder its .jsonl and .json files.
+    """Read files, and the .jsonl and .json files of folders.
 
     Raises:
-        UsageError: a file that cannot be read, is none of ours, or is of a newer convbench.
-        NothingMeasured: there is not a single row in them.
+        UsageError: a file that cannot be read, that convbench did not write, or that a newer convbench wrote.
+        NothingMeasured: the files hold no row.
     """
     runs = Runs()
     files = [file for path in paths for file in _files(path)]
@@ -82,12 +87,12 @@ def read_runs(paths: Iterable[Path]) -> Runs:
     for file in dict.fromkeys(files):
         rows, torn = _rows(file)
         if torn:
-            runs.notes.append(f"{file} ends in half a line, as a killed run leaves it: that line is left out")
+            runs.notes.append(f"{file}: left out its last line, which is incomplete (the run was killed)")
         elif not rows:
             runs.notes.append(f"{file} is empty")
         for number, row in enumerate(rows, start=1):
             _place(runs, row, file, number)
-    if not any(getattr(runs, place) for place in (*PLACES.values(), *(place for place, _ in LISTS))):
+    if not runs.counted():
         raise NothingMeasured(f"no measurement in {', '.join(map(str, files))}")
     return runs
 
@@ -99,7 +104,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _rows(file: Path) -> tuple[list[Row], bool]:
-    """The rows of a file, and whether its last line is torn."""
+    """The rows of a file; True if its last line is torn."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -119,7 +124,7 @@ def _rows(file: Path) -> tuple[list[Row], bool]:
 def _place(runs: Runs, row: Row, file: Path, number: int) -> None:
     place = PLACES.get(row.get("kind", "")) or next((place for place, fits in LISTS if fits(row)), None)
     if place is None:
-        raise UsageError(f"{file} row {number} is none that convbench writes: {', '.join(list(row)[:4])} …")
+        raise UsageError(f"{file} row {number} is not a row of convbench: {', '.join(list(row)[:4])} …")
     row = {"file": str(file), **row}
     if place == "measurements":
         row = {"file": str(file), **dict.fromkeys(Measurement.keys()), **row}
@@ -129,7 +134,7 @@ def _place(runs: Runs, row: Row, file: Path, number: int) -> None:
 
 
 def _wrong(row: Row) -> str | None:
-    """What in a measurement cannot be."""
+    """The first impossible value of a measurement; None if there is none."""
     if row["status"] not in STATUSES:
         return f"status {row['status']!r}"
     if not isinstance(row["model"], str):

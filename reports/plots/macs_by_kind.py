@@ -2,18 +2,20 @@
 
 from typing import TYPE_CHECKING, Any
 
+from ..labels import short_labels
 from ..runs import records
-from .drawing import HATCHES, SHADES, new_figure
+from .figures import add_titles, new_figure
+from .style import HATCHES, SHADES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-SMALL = 0.005  # of every model's MACs: kinds under it are one, called rest
+SMALL = 0.005  # share of the MACs; kinds below it in every model are drawn as one, "rest"
 
 
-def macs_by_kind(table: "DataFrame") -> "Figure":
-    """A bar a model and size: what share of its MACs each kind of operator has; the total stands behind the bar."""
+def macs_by_kind(table: "DataFrame", title: str = "", subtitle: str = "") -> "Figure":
+    """A bar a model and size: the share of each kind of operator in its MACs, and the total to the right."""
     rows = records(table)
     bars = list(dict.fromkeys((row["model"], row["res"]) for row in rows))
     largest: dict[str, float] = {}
@@ -22,7 +24,7 @@ def macs_by_kind(table: "DataFrame") -> "Figure":
     kinds = [kind for kind in sorted(largest, key=lambda kind: -largest[kind]) if largest[kind] >= SMALL]
     kinds = kinds[: len(SHADES) - 1]
     figure, (axes,) = new_figure(8, 1.3 + 0.34 * len(bars))
-    several = len({res for _, res in bars}) > 1
+    labels = short_labels([{"model": model, "res": res} for model, res in bars])
     left = dict.fromkeys(bars, 0.0)
     for number, kind in enumerate([*kinds, "rest"]):
         shares = {bar: _share(rows, bar, kind, kinds) for bar in bars}
@@ -42,12 +44,13 @@ def macs_by_kind(table: "DataFrame") -> "Figure":
     for number, bar in enumerate(bars):
         total = sum(row["macs"] for row in rows if (row["model"], row["res"]) == bar)
         axes.text(101, number, f"{total / 1e9:.4g} G", va="center", fontsize=8)
-    axes.set_yticks(range(len(bars)), [f"{model}, {res} px" if several else model for model, res in bars])
+    axes.set_yticks(range(len(bars)), labels.each)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("share of the MACs of one image, %; behind the bars: all of them")
-    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    axes.set_xlabel("share of the MACs of one image, %; right of the bars: their total")
+    figure.legend(loc="outside lower center", ncols=7, frameon=False, fontsize=8)
+    add_titles(figure, title, subtitle or labels.shared)
     return figure
 
 

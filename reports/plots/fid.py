@@ -1,4 +1,4 @@
-"""FID against MACs, with bubbles for parameters, and against measured throughput. FID is the papers', never ours."""
+"""FID over MACs, with bubbles for parameters, and over measured throughput. FID is quoted from the papers."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,10 @@ from convbench import catalogue
 from ..baseline import is_ranked
 from ..runs import frame, records
 from ..tables.papers import id_of
-from .drawing import LOOKS, family, label_points, mark, new_figure, plain_numbers
+from .annotations import label_points
+from .figures import add_titles, new_figure
+from .style import LOOKS, explained, family, mark
+from .ticks import plain_ticks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,14 +20,15 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-SETTING = {"res": 256, "training": "400K", "guidance": "none"}  # of the FIDs: what most lines of the papers share
+SETTING = {"res": 256, "training": "400K", "guidance": "none"}  # of the FIDs, shared by most lines of the papers
+FID_LABEL = "FID-50K, from the papers: 400K steps, no guidance"
 FROM = ("dic", "dico", "fcdm")
 
 
 def printed_quality(measured: Mapping[str, Row] | None = None) -> "DataFrame":
-    """A row a model: label, FID as printed, MACs and parameters as counted, and what ``measured`` holds of it.
+    """A row a model: label, FID as printed, MACs and parameters as counted, and its images/s of ``measured``.
 
-    Of several printed FIDs of one model, the one of the paper whose model it is, else that of the first paper.
+    Of several printed FIDs of a model, the one of its own paper is taken, else that of the first paper.
     """
     found: dict[str, Row] = {}
     for paper in FROM:
@@ -44,8 +48,8 @@ def printed_quality(measured: Mapping[str, Row] | None = None) -> "DataFrame":
     return frame(list(found.values()))
 
 
-def fid_against_macs(table: "DataFrame") -> "Figure":
-    """FID against MACs of one image and forward pass; the area of a bubble is the parameters."""
+def fid_over_macs(table: "DataFrame", title: str = "", subtitle: str = "") -> "Figure":
+    """FID over the MACs of one image and forward pass; the area of a bubble is proportional to the parameters."""
     figure, (axes,) = new_figure(7.5, 5)
     points = []
     for row in records(table):
@@ -58,9 +62,9 @@ def fid_against_macs(table: "DataFrame") -> "Figure":
     axes.set_yscale("log")
     axes.margins(0.12)
     axes.set_xlabel("GMACs of one image (the papers' FLOPs)")
-    axes.set_ylabel("FID-50K, from the papers")
-    axes.set_title("256 pixels, 400K steps, no guidance; bubble area: parameters", fontsize=9)
-    plain_numbers(axes, "x", "y")
+    axes.set_ylabel(FID_LABEL)
+    add_titles(figure, title, subtitle or "256 px; bubble area: parameters")
+    plain_ticks(axes, "x", "y")
     label_points(axes, points)
     for number, text in ((100e6, "100 M"), (700e6, "700 M")):
         axes.scatter([], [], s=0.6e-6 * number, facecolor="white", edgecolor="black", lw=0.6, label=text)
@@ -68,13 +72,12 @@ def fid_against_macs(table: "DataFrame") -> "Figure":
     return figure
 
 
-def fid_against_throughput(table: "DataFrame") -> "Figure":
-    """The papers' FID against images/s of one run of ours, with its intervals."""
+def fid_over_throughput(table: "DataFrame", title: str = "", subtitle: str = "") -> "Figure":
+    """The papers' FID over images/s of one run, with intervals."""
     figure, (axes,) = new_figure(7.5, 5)
     points, bars = [], []
-    for row in records(table):
-        if row["images_per_s"] is None:
-            continue
+    shown = [row for row in records(table) if row["images_per_s"] is not None]
+    for row in shown:
         colour, sign, _ = LOOKS[family(row["model"])]
         x = row["images_per_s"]
         bar = [[x - row["images_per_s_low"]], [row["images_per_s_high"] - x]]
@@ -84,15 +87,15 @@ def fid_against_throughput(table: "DataFrame") -> "Figure":
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.margins(0.15)
-    axes.set_xlabel("images/s, measured here")
-    axes.set_ylabel("FID-50K, from the papers")
-    axes.set_title("FID: 256 pixels, 400K steps, no guidance. Hollow: SUSPECT", fontsize=9)
+    axes.set_xlabel("measured images/s of one forward pass")
+    axes.set_ylabel(FID_LABEL)
+    add_titles(figure, title, explained(subtitle or "256 px", {row["verdict"] for row in shown}))
     if points:
-        plain_numbers(axes, "x", "y")
+        plain_ticks(axes, "x", "y")
         label_points(axes, points, bars)
     return figure
 
 
 def usable(row: Row) -> bool:
-    """Whether a measurement can be set beside these FIDs."""
+    """True for a measurement that fits the setting of these FIDs."""
     return is_ranked(row) and row["res"] == SETTING["res"] and (row["mode"] or "forward") == "forward"
