@@ -204,7 +204,7 @@ def test_progress_is_told_in_order(made_up: None) -> None:
 
 
 def test_a_case_is_timed_interleaved_with_its_counterpart_and_compared(made_up: None) -> None:
-    """The counterpart takes 11 ms where the case takes 10: the case is 1.1 times as fast, and no pair says otherwise."""
+    """The counterpart takes 11 ms, the case 10: the case is 1.1 times as fast, and no pair says otherwise."""
     clock = Simulated(lambda first, steps, lane: (0.011 if lane == 1 else 0.010) * steps)
     a, b = measured(case(QUICKLY), case("faulty:knows_them_too"), clock=clock, rules=replace(QUICK, cap_s=10.0))
     assert (b.compared_with, b.ratio, b.difference) == (None, None, None)

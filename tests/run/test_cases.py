@@ -11,8 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,9 +22,14 @@ import torch
 from contract import DONE, THROUGHPUT_KEYS
 
 from convbench.errors import UsageError
-from convbench.measure import estimate
-from convbench.run import runner
-from convbench.run.runner import Settings, bisect, largest_batch, run
+from convbench.measure import estimate, feasible
+from convbench.measure import largest_batch as batches
+from convbench.measure.largest_batch import bisect
+from convbench.run import cases as front
+from convbench.run import process
+from convbench.run.cases import Planned, Settings, largest_batch, measured, planned
+from convbench.run.jobs import Limits, Report, open_results
+from convbench.run.plan import Request
 from convbench.schema import Case, Measurement
 from convbench.store import append, read
 
@@ -41,6 +45,17 @@ def case(backend: str = "eager", **other: Any) -> Case:
 
 def alone(*cases: Case) -> list[Bundle]:
     return [(each,) for each in cases]
+
+
+def run(
+    bundles: Sequence[Bundle],
+    out: Path | None = None,
+    report: Report = lambda *_: None,
+    settings: Settings | None = None,
+) -> Iterator[dict[str, Any]]:
+    """The rows of bundles that were planned by hand."""
+    for row in measured(Planned(list(bundles), open_results(out)), settings, report):
+        yield row.to_json()
 
 
 # Real workers
@@ -59,7 +74,7 @@ def test_a_worker_that_dies_takes_its_case_and_not_the_run(workers_find_the_faul
         *alone(*(case(f"faulty:{name}") for name in ("exits", "is_killed", "crashes_and_leaves_a_child"))),
     ]
     bundles += alone(case("faulty:prints"))
-    rows = list(run(bundles, out, settings=Settings(TINY)))
+    rows = list(run(bundles, out, settings=Settings(rules=TINY)))
 
     first, again, exited, killed, crashed, last = rows
     assert [row["status"] for row in rows] == ["ok", "ok", "failed", "out_of_memory", "failed", "ok"]
@@ -87,7 +102,12 @@ def test_a_worker_that_dies_takes_its_case_and_not_the_run(workers_find_the_faul
 def test_a_worker_that_hangs_is_ended(workers_find_the_faults: None, tmp_path: Path) -> None:
     out = tmp_path / "run.jsonl"
     said: list[str] = []
-    (row,) = run(alone(case("faulty:hangs")), out, lambda case, what, done: said.append(what), Settings(TINY, 8))
+    (row,) = run(
+        alone(case("faulty:hangs")),
+        out,
+        lambda case, what, done: said.append(what),
+        Settings(Limits(timeout_s=8), rules=TINY),
+    )
     assert (row["status"], row["reason"]) == ("timeout", "not finished after 8 s (--timeout)")
     assert set(said) <= {"loading", "reference", "proving"}
     assert [each["status"] for each in read(out)] == ["timeout"]
@@ -183,24 +203,22 @@ class Workers:
         self.orders: list[list[tuple[int, int]]] = []  # batch and repeat of the cases of each
         self.rules: list[dict[str, float]] = []
         self.answer: Answer = answer
-        self.ends: tuple[int, list[str]] = (0, [])
+        self.ends = process.Ended(0, [])
 
-    def listen_to(
-        self, order: dict[str, Any], hear: Callable[[dict[str, Any]], None], timeout_s: float
-    ) -> tuple[int, list[str]]:
+    def ask(self, order: dict[str, Any], hear: Callable[[dict[str, Any]], None], timeout_s: float) -> process.Ended:
         cases = [Case(**each) for each in order["cases"]]
         self.orders.append([(case.batch, case.repeat) for case in cases])
         self.rules.append(order["rules"])
         for each in cases:
             hear({"what": "timing", "done": 1.0})
-            hear({"measurement": json.loads(json.dumps(asdict(self.answer(each))))})
+            hear({"row": json.loads(json.dumps(self.answer(each).to_json()))})
         return self.ends
 
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
     made_up = Workers()
-    monkeypatch.setattr(runner, "_listen_to", made_up.listen_to)
+    monkeypatch.setattr(process, "ask", made_up.ask)
     return made_up
 
 
@@ -235,7 +253,7 @@ def test_only_what_is_missing_is_measured_and_rows_keep_the_order_of_the_plan(wo
 
 def test_a_bundle_of_which_a_part_is_missing_is_timed_again_but_stored_once(workers: Workers, tmp_path: Path) -> None:
     out = tmp_path / "run.jsonl"
-    append(out, asdict(answer(case(), 0.5)))
+    append(out, answer(case(), 0.5))
     rows = list(run([(case(), case(repeat=2))], out))
     assert len(workers.orders) == 1
     assert [row["images_per_s"] for row in rows] == [2, 100]  # the stored one stands
@@ -244,7 +262,7 @@ def test_a_bundle_of_which_a_part_is_missing_is_timed_again_but_stored_once(work
 
 def test_a_file_of_another_machine_is_not_added_to(workers: Workers, tmp_path: Path) -> None:
     out = tmp_path / "run.jsonl"
-    append(out, asdict(answer(case(), environment={"torch": "1.0", "cpu": "Z80"})))
+    append(out, answer(case(), environment={"torch": "1.0", "cpu": "Z80"}))
     with pytest.raises(UsageError, match="was measured under other conditions"):
         list(run(alone(case(batch=2)), out))
     assert len(lines_of(out)) == 1
@@ -261,11 +279,11 @@ def test_every_row_is_stored_before_the_next_case_starts(workers: Workers, tmp_p
 
 
 def test_a_worker_that_dies_between_two_rows_keeps_the_first(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(order: dict[str, Any], hear: Any, timeout_s: float) -> tuple[int, list[str]]:
-        hear({"measurement": asdict(answer(Case(**order["cases"][0])))})
-        return -11, ["warning: x", "Fatal Python error: Segmentation fault"]
+    def half(order: dict[str, Any], hear: Any, timeout_s: float) -> process.Ended:
+        hear({"row": answer(Case(**order["cases"][0])).to_json()})
+        return process.Ended(-11, ["warning: x", "Fatal Python error: Segmentation fault"])
 
-    monkeypatch.setattr(runner, "_listen_to", half)
+    monkeypatch.setattr(process, "ask", half)
     rows = list(run([(case(), case("compile"))]))
     assert [row["status"] for row in rows] == ["ok", "failed"]
     assert rows[1]["reason"] == ("the measuring process ended with signal 11: Fatal Python error: Segmentation fault")
@@ -283,7 +301,7 @@ def test_a_batch_that_takes_less_time_than_a_smaller_one_is_suspect(workers: Wor
 
 def test_a_slow_case_is_compared_with_itself_block_by_block(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a second measurement would take too long: every other block stands for it."""
-    monkeypatch.setattr(runner, "SLOW_STEP_S", 0.0)
+    monkeypatch.setattr(front, "SLOW_STEP_S", 0.0)
     workers.answer = lambda each: answer(each, block_s=[1.0, 1.1, 1.0, 1.1, 1.0, 1.1, 1.0, 1.1])
     (row,) = run(alone(case()))
     assert workers.orders == [[(1, 1)]]
@@ -322,11 +340,11 @@ def test_a_budget_is_shared_and_what_it_does_not_reach_is_left_for_the_next_run(
     workers: Workers, tmp_path: Path
 ) -> None:
     out = tmp_path / "run.jsonl"
-    list(run(alone(case(batch=1), case(batch=2)), settings=Settings(budget_s=1000)))
+    list(run(alone(case(batch=1), case(batch=2)), settings=Settings(Limits(budget_s=1000))))
     assert [rules["cap_s"] for rules in workers.rules] == pytest.approx([250, 500], rel=0.1)  # half goes elsewhere
 
     workers.orders = []
-    rows = list(run(alone(case(batch=1), case(batch=2)), out, settings=Settings(budget_s=1e-9)))
+    rows = list(run(alone(case(batch=1), case(batch=2)), out, settings=Settings(Limits(budget_s=1e-9))))
     assert workers.orders == []
     assert [(row["status"], row["reason"]) for row in rows] == [("skipped", "the budget was used up (--budget)")] * 2
     assert not out.exists()
@@ -357,7 +375,7 @@ def test_what_cannot_run_is_skipped_in_words_and_the_rest_goes_on(
 
 
 def test_memory_in_words_is_the_estimate(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "free_bytes", lambda device: 3 * 2**30)
+    monkeypatch.setattr(feasible, "free_bytes", lambda device: 3 * 2**30)
     big = case(batch=4096)
     (row,) = run(alone(big))
     needed = estimate.estimate(big, estimate.quick_rates("cpu")).needed_bytes
@@ -375,7 +393,7 @@ def test_what_the_worker_refuses_is_a_usage_error(workers: Workers, tmp_path: Pa
 
 def test_progress_names_the_case(workers: Workers) -> None:
     seen: list[tuple[str, str, float]] = []
-    list(run(alone(case(batch=1), case(batch=2)), report=lambda case, what, done: seen.append((case.id, what, done))))
+    list(run(alone(case(batch=1), case(batch=2)), report=lambda id, what, done: seen.append((id, what, done))))
     assert seen == [(case(batch=1).id, "timing", 1.0)] * 2 + [(case(batch=2).id, "timing", 1.0)]
 
 
@@ -400,7 +418,7 @@ def test_bisection_ends_at_its_limit_and_never_below_one() -> None:
 
 def test_the_largest_batch_of_a_cpu_fits_by_the_estimate_and_one_more_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     free = 2 * 2**30
-    monkeypatch.setattr(runner, "free_bytes", lambda device: free)
+    monkeypatch.setattr(batches, "free_bytes", lambda device: free)
     found = largest_batch(case(batch=0))
     rates = estimate.quick_rates("cpu")
     assert estimate.estimate(case(batch=found), rates).needed_bytes <= free
@@ -408,6 +426,64 @@ def test_the_largest_batch_of_a_cpu_fits_by_the_estimate_and_one_more_does_not(m
 
 
 def test_threads_are_fixed_for_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "cores", lambda: 7)
+    monkeypatch.setattr(front, "cores", lambda: 7)
     cases = [case(threads=None), case(threads=3), case(threads=None, device="cuda")]
-    assert [each.threads for each in runner.with_threads(cases)] == [7, 3, None]
+    assert [each.threads for each in front._with_threads(cases)] == [7, 3, None]
+
+
+def test_a_ratio_stands_on_the_row_of_the_case_and_is_measured_once(workers: Workers, tmp_path: Path) -> None:
+    """A file that holds both cases alone lacks their ratio; one that holds it is not measured again."""
+    out = tmp_path / "run.jsonl"
+    both = [(case(), case("compile"))]
+    list(run(alone(*both[0]), out))
+
+    def compared(each: Case) -> Measurement:
+        known = {"compared_with": both[0][1].id, "ratio": 1.2, "ratio_low": 1.1, "ratio_high": 1.3}
+        return answer(each, **(known | {"difference": "faster"} if each.backend == "eager" else {}))
+
+    workers.answer, workers.orders = compared, []
+    for _ in range(2):
+        first, second = run(both, out)
+        assert (first["compared_with"], first["ratio"], first["difference"]) == (second["case"], 1.2, "faster")
+        assert second["ratio"] is None
+    assert len(workers.orders) == 1
+    assert [(row["backend"], row["ratio"]) for row in lines_of(out)] == [
+        ("eager", None),
+        ("compile", None),
+        ("eager", 1.2),
+    ]
+
+
+def test_no_comparison_of_a_run_claims_less_than_its_own_noise(workers: Workers) -> None:
+    """The A/A comparison of the run cannot exclude 30 %: a ratio of 1.2 is then within the noise."""
+    aa = {"ratio": 1.0, "ratio_low": 0.7, "ratio_high": 1.1}
+
+    def noisy(each: Case) -> Measurement:
+        known = {"compared_with": "x", "ratio": 1.2, "ratio_low": 1.15, "ratio_high": 1.25, "difference": "faster"}
+        return answer(each, **(aa if each.repeat > 1 else known if each.batch == 2 else {}))
+
+    rows = list(run([(case(),), (case(batch=2), case("compile", batch=2))]))
+    assert rows[1]["difference"] is None
+    workers.answer = noisy
+    first, second, _ = run([(case(),), (case(batch=2), case("compile", batch=2))])
+    assert first["smallest_difference"] == pytest.approx(0.3)
+    assert (second["ratio"], second["difference"]) == (1.2, "same")
+
+
+def test_a_cap_is_the_smaller_of_its_own_and_the_share_of_the_budget(workers: Workers) -> None:
+    list(run(alone(case()), settings=Settings(Limits(cap_s=2.0, budget_s=1000))))
+    list(run(alone(case()), settings=Settings(Limits(cap_s=2000.0, budget_s=1000))))
+    assert [rules["cap_s"] for rules in workers.rules] == [2.0, pytest.approx(500, rel=0.1)]
+
+
+def test_auto_measures_every_backend_that_can_run_where_the_file_holds_none(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = {"eager": 0.02, "compile": 0.01}
+    monkeypatch.setattr(front, "unsupported", lambda case: None if case.backend in speeds else "not here")
+    workers.answer = lambda each: answer(each, speeds[each.backend])
+    request = Request(["dico_s"], [64], backend=["auto"], threads=1)
+    rows = [row.to_json() for row in front.cases(request, tmp_path / "run.jsonl")]
+    assert {row["backend"] for row in rows} == set(speeds)
+    found = planned(request, tmp_path / "run.jsonl")
+    assert ([each.backend for each in found.cases], found.missing) == (["compile"], [])
