@@ -10,11 +10,12 @@ from convbench import catalogue
 
 Row = Mapping[str, Any]
 
-PARTS = ("model", "res", "batch", "backend", "precision", "device", "threads", "weights", "mode", "repeat")
+PARTS = ("model", "res", "batch", "backend", "precision", "device", "threads", "weights", "mode", "repeat", "sampling")
 USUAL = {"mode": "forward", "repeat": 1}  # not worth a word where all rows have it
 CASE = re.compile(
     r"(?P<model>.+?)/(?P<res>\d+)px/b(?P<batch>\d+)/(?P<backend>[^/]+)/(?P<precision>[^/]+)/(?P<device>[^/]+)"
     r"(?:/(?P<threads>\d+)threads)?(?:/weights=(?P<weights>.+?))?(?:/(?P<mode>train[^/]*))?(?:/repeat(?P<repeat>\d+))?"
+    r"(?:/(?P<sampling>steps=.+))?"
 )
 
 

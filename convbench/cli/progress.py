@@ -15,12 +15,12 @@ SHARES = {"loading": 0.1, "reference": 0.2, "proving": 0.3}
 class Progress:
     """Follows jobs whose seconds are expected roughly."""
 
-    def __init__(self, expected_s: Mapping[str, Second]) -> None:
-        """Take the expected seconds of each job by its id, in the order they run."""
+    def __init__(self, expected_s: Mapping[str, Second], of: int = 0) -> None:
+        """Take the expected seconds of each job by its id, in their order, and the number of rows to come."""
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        self.expected_s = dict(expected_s)
+        self.expected_s, self.of = dict(expected_s), of or len(expected_s)
         self.total_s = max(1.0, sum(self.expected_s.values()))
         self.spent_s = 0.0
         self.started = time.monotonic()
@@ -65,4 +65,4 @@ class Progress:
         self.spent_s += self.expected_s.get(id, 0.0)
         self.count += 1
         if not sys.stderr.isatty():
-            click.echo(f"[{self.count} of {len(self.expected_s)}] {id}: {text}", err=True)
+            click.echo(f"[{self.count} of {self.of}] {id}: {text}", err=True)

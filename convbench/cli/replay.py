@@ -71,7 +71,10 @@ def command(
     """
     from ..environment import default_device
     from ..run.jobs import Limits
+    from ..store import require_writable
 
+    if out:
+        require_writable(out)
     device = device or default_device()
     limits = Limits(cap_s=cap, timeout_s=timeout)
     if tf32_experiment:

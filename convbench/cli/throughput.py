@@ -182,7 +182,7 @@ def _measure(plan: "Planned", settings: "Settings", expected: dict[str, float], 
 
     rows: list[CaseRow] = []
     interrupted, stopped = False, None
-    with Progress(expected) as progress:
+    with Progress(expected, len(plan.cases)) as progress:
         try:
             for row in measured(plan, settings, progress.update):
                 rows.append(row)

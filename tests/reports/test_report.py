@@ -208,7 +208,7 @@ def test_a_wrong_name_is_answered_with_the_nearest(
         ('[{"a": 1}]', 2, "row 1 is not a row of convbench: a"),
         ("[1]", 2, "is not a list of rows"),
         ('[{"model": ', 2, "is not JSON: not a file of convbench, or cut off"),
-        ('{"schema": 2, "case": "x"}\n', 2, "was written by a newer convbench (schema 2): upgrade"),
+        ('{"schema": 99, "case": "x"}\n', 2, "was written by a newer convbench (schema 99): upgrade"),
         (json.dumps(ROWS[0] | {"images_per_s": "fast"}) + "\n", 2, "row 1 has images_per_s 'fast'"),
         (json.dumps(ROWS[0] | {"images_per_s": None}) + "\n", 2, "row 1 has images_per_s None"),
         (json.dumps(ROWS[0] | {"status": "fine"}) + "\n", 2, "row 1 has status 'fine'"),

@@ -67,7 +67,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     slow = measured("dic_s", 0.9, batch=4, verdict="SUSPECT", reason=f"WIDE: {EVIL}")
     refused = asdict(Measurement.of(Case("dig_s_2", 256, 1, threads=2), status="skipped", reason="needs 99 GiB"))
     for row in (a, b, slow, refused):
-        append(path, row)
+        append(path, Measurement.from_json(row))
     path.with_name("run.jsonl.toml").write_text(f"# {EVIL}\n", "utf-8")
     return read_runs([path])
 
