@@ -433,7 +433,7 @@ def test_help_ends_with_two_examples(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_nothing_loads_torch_before_it_counts() -> None:
     program = (
-        "import sys; from convbench import audit; from convbench.cli import audit as command\n"
+        "import sys; from convbench.papers import audit; from convbench.cli import audit as command\n"
         "rows = audit.audit(['dic'], ['uvit_xl'])\n"
         "print(len(rows), 'torch' in sys.modules)"
     )
