@@ -9,7 +9,7 @@ from .. import backends, catalogue
 from ..errors import UsageError
 from ..schema import PRECISIONS
 from . import options, sample_drift
-from .sample_progress import Progress
+from .progress import ImageProgress
 
 if TYPE_CHECKING:
     from ..sampling.images import Recipe
@@ -224,13 +224,13 @@ def _draw(
 
     decode = decoding.decoder(recipe.variant.signature, recipe.decoded_by, device)
     columns = len(recipe.labels) if recipe.labels and len(recipe.labels) <= 10 and count > len(recipe.labels) else 8
-    with open_engine(recipe, batch, device, weights) as step, Progress(count, batch, made.steps) as progress:
+    with open_engine(recipe, batch, device, weights) as step, ImageProgress(count, batch, made.steps) as progress:
         sheets = [
             decoding.bytes_from_pixels(decode(done.samples)).cpu().numpy()
             for done in images.sample(recipe, step, made, range(count), batch, device, progress.update)
         ]
     write_whole(out, png.encode(png.grid(np.concatenate(sheets), min(columns, count))))
-    click.echo(progress.summary(count, recipe, out), err=True)
+    click.echo(_summary(progress.elapsed_s, count, recipe, out), err=True)
     return 0
 
 
@@ -257,15 +257,22 @@ def _store(
     if todo:
         with (
             open_engine(recipe, batch, device, weights) as step,
-            Progress(len(todo), batch, made.steps) as progress,
+            ImageProgress(len(todo), batch, made.steps) as progress,
         ):
             _fill(left, images.sample(recipe, step, made, todo, batch, device, progress.update), decode)
-        click.echo(progress.summary(len(todo), recipe, npz), err=True)
+        click.echo(_summary(progress.elapsed_s, len(todo), recipe, npz), err=True)
     if run.merge():
         click.echo(f"{npz}: all {count} images are there", err=True)
     else:
         click.echo(f"{npz}: this process is done, others still have parts to make", err=True)
     return 0
+
+
+def _summary(seconds: float, count: int, recipe: "Recipe", path: Path) -> str:
+    return (
+        f"{count} images in {seconds:.1f} s, {recipe.steps} steps of {recipe.sampler}, "
+        f"guidance {recipe.cfg_scale:g}: {path}"
+    )
 
 
 def _fill(left: dict[Path, range], batches: Any, decode: Any) -> None:

@@ -1,6 +1,5 @@
 """``convbench sample --drift``: how far engines leave the fp32 trajectory, and what that does to the images."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from .. import backends
 from ..errors import UsageError
 from ..schema import PRECISIONS
 from . import options
+from .progress import PhaseProgress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,16 +77,13 @@ def show(
 
     plot = _plotter(out) if out else None
     finished: dict[tuple[str, str], Tensor] = {}
-    told: set[tuple[str, str]] = set()
 
-    def report(engine: tuple[str, str], step: int) -> None:
-        if sys.stderr.isatty():
-            click.echo(f"\r{', '.join(engine)}: step {step} of {made.steps} ", err=True, nl=step == made.steps)
-        elif engine not in told:
-            told.add(engine)
-            click.echo(f"{', '.join(engine)}: walking {count} images", err=True)
+    with PhaseProgress() as progress:
 
-    steps = list(drift.drift(recipe, pairs, made, count, device, weights, report, finished))
+        def report(engine: tuple[str, str], step: int) -> None:
+            progress.update(", ".join(engine), f"sampling {count} images", step / made.steps)
+
+        steps = list(drift.drift(recipe, pairs, made, count, device, weights, report, finished))
     rows = [
         row | {"errors": [step["error"] for step in steps if _engine(step) == _engine(row)]}
         for row in drift.summary(steps)
