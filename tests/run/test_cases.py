@@ -467,7 +467,7 @@ def test_no_comparison_of_a_run_claims_less_than_its_own_noise(workers: Workers)
     workers.answer = noisy
     first, second, _ = run([(case(),), (case(batch=2), case("compile", batch=2))])
     assert first["smallest_difference"] == pytest.approx(0.3)
-    assert (second["ratio"], second["difference"]) == (1.2, "same")
+    assert (second["ratio"], second["difference"]) == (1.2, "unclear")
 
 
 def test_a_cap_is_the_smaller_of_its_own_and_the_share_of_the_budget(workers: Workers) -> None:
