@@ -17,11 +17,11 @@ OLDEST_GPU = (8, 0)  # Ampere
 def _open(model: nn.Module, case: Case, inputs: tuple[Tensor, Tensor, Tensor]) -> Iterator[Step]:
     from ..kernels.fused.fusion import fused_copy
 
-    yield fused_copy(model)  # the model may be timed by another backend in turns: only its weights are shared
+    yield fused_copy(model)  # the model may be timed by another backend, interleaved: only its weights are shared
 
 
 def unsupported(case: Case) -> str | None:
-    """Why the fused kernels cannot run a case here, or None if they can. A CPU can always run their references."""
+    """Reason why the fused kernels cannot run a case here, or None. A CPU can always run their references."""
     from ..kernels.fused.fusion import FAMILIES
 
     variant = catalogue.find(case.model)

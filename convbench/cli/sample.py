@@ -33,7 +33,7 @@ class Labels(click.ParamType):  # type: ignore[type-arg]
         try:
             return [int(part) for part in value.split(",")]
         except ValueError:
-            self.fail(f"'{value}' is no list of classes such as 3,5, nor all, nor random", param, ctx)
+            self.fail(f"'{value}' is not a list of classes such as 3,5, all, or random", param, ctx)
 
 
 @click.command(
@@ -137,11 +137,11 @@ def command(
     whether the run was resumed.
     """
     if drift and (npz or latents):
-        raise UsageError("--drift stores no images: leave --npz and --latents away")
+        raise UsageError("--drift cannot be combined with --npz or --latents")
     if (out is None) == (npz is None) and not drift:
-        raise UsageError("where to? --out grid.png draws the images, --npz FILE stores them: give one of the two")
+        raise UsageError("specify exactly one of --out (grid.png) or --npz (FILE)")
     if latents and not npz:
-        raise UsageError("--latents are no pixels to draw: store them with --npz FILE")
+        raise UsageError("--latents requires --npz FILE: latents cannot be drawn")
     for path in (out, npz):
         if path and not path.parent.is_dir():
             raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
@@ -159,7 +159,7 @@ def command(
 
     device = device or environment.default_device()
     if device == "cuda" and environment.default_device() != "cuda":
-        raise UsageError("torch sees no NVIDIA GPU here: leave --device away")
+        raise UsageError("torch found no NVIDIA GPU; omit --device")
     if weights != "random" and variant.family.module in samplers.OTHER_SCHEDULES:
         raise UsageError(f"{variant.family.name} was trained on another noise schedule than the samplers here have")
     made = images.sampler_for(variant, sampler, steps)

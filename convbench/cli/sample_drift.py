@@ -110,7 +110,7 @@ def _plotter(out: Path) -> Any:
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        raise UsageError(f"drawing {out} needs matplotlib: pip install matplotlib; or leave --out away")
+        raise UsageError(f"drawing {out} needs matplotlib: pip install matplotlib; or omit --out")
     from ..reports.plots.drift import plot
 
     return plot
@@ -119,7 +119,7 @@ def _plotter(out: Path) -> Any:
 def _add_figures(
     rows: list[dict[str, Any]], recipe: "Recipe", finished: "dict[tuple[str, str], Tensor]", count: int
 ) -> None:
-    """What the classifier of digits says of the images of each engine that came to the end."""
+    """Add the figures of the classifier of digits for the images of each engine that finished."""
     import torch
 
     from ..measure.drift import REFERENCE

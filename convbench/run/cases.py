@@ -67,7 +67,7 @@ def planned(request: Request, out: Path | None = None) -> Planned:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run treats its cases."""
+    """Settings of a run."""
 
     limits: Limits = field(default_factory=Limits)
     processes: int = 1  # fresh ones for each case
@@ -217,7 +217,7 @@ def _is_quick(case: Case) -> bool:
 
 
 def _smallest_difference(rows: Sequence[CaseRow]) -> float | None:
-    """What the run may claim at least, from a case that was timed twice, or from every other block of a slow one."""
+    """Smallest difference that the run may claim, from a case timed twice or from every other block of a slow one."""
     first, device = rows[0], rows[0].device
     again = next((row for row in rows[1:] if row.repeat > 1 and row.ratio), None)
     if again and again.ratio_low and again.ratio_high:

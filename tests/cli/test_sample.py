@@ -380,7 +380,7 @@ def test_decoding_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
-        ([], "where to? --out grid.png draws the images, --npz FILE stores them"),
+        ([], "specify exactly one of --out (grid.png) or --npz (FILE)"),
         (["--out", "a.png", "--npz", "a.npz"], "give one of the two"),
         (["--out", "nowhere/a.png"], "there is no folder nowhere"),
         (["--npz", "nowhere/a.npz"], "there is no folder nowhere"),
@@ -451,7 +451,7 @@ def test_drift_prints_a_row_for_each_engine(tmp_path: Path, capsys: pytest.Captu
     [
         (["--drift", "eager/bf61"], "unknown precision 'bf61'"),
         (["--drift", "eger"], "did you mean eager?"),
-        (["--drift", "eager", "--npz", "a.npz"], "--drift stores no images"),
+        (["--drift", "eager", "--npz", "a.npz"], "--drift cannot be combined with --npz or --latents"),
     ],
 )
 def test_what_drift_refuses(run: Run, args: list[str], reason: str) -> None:
