@@ -195,7 +195,8 @@ def test_a_configuration_that_does_not_compile_is_a_row(tmp_path: Path) -> None:
     program = (
         "import dataclasses, sys\n"
         "from convbench import kernels\n"
-        "from convbench.kernels import aot, gate_residual\n"
+        "from convbench.kernels import aot\n"
+        "from convbench.kernels.ops import gate_residual\n"
         "(good,) = gate_residual.compilations('bf16')\n"
         "bad = dataclasses.replace(good, constants={'ROWS': 12, 'COLUMNS': 128, 'HAS_RESIDUAL_BIAS': False})\n"
         "kernel = dataclasses.replace(gate_residual.KERNELS[0], compilations=lambda precision: (bad,))\n"

@@ -1,6 +1,6 @@
 """The bench of the kernels without a GPU: its plan, its arithmetic, what it keeps and resumes; and the command line.
 
-What only a GPU can show, timing itself, is in test_kernels_gpu.py.
+What only a GPU can show, timing itself, is in tests/gpu/test_kernels.py.
 """
 
 import csv

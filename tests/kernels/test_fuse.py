@@ -1,6 +1,6 @@
 """Fused networks on a CPU, where every op runs its PyTorch reference: the goldens, the weights, the layouts.
 
-Small networks of the same classes stand in where no golden is needed. Whole networks on a GPU: test_fuse_gpu.py.
+Small networks of the same classes stand in where no golden is needed. Whole networks on a GPU: tests/gpu/test_fuse.py.
 """
 
 import copy

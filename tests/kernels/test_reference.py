@@ -237,7 +237,8 @@ import sys
 sys.modules["triton"] = None
 import torch
 from convbench.errors import UsageError
-from convbench.kernels import all_kernels, layer_norm
+from convbench.kernels import all_kernels
+from convbench.kernels.ops import layer_norm
 x = torch.ones(1, 4, 2, 2).contiguous(memory_format=torch.channels_last)
 assert len(all_kernels()) > 8 and layer_norm.layer_norm_modulate(x, torch.ones(1, 4), torch.ones(1, 4)).shape == x.shape
 try:

@@ -1,6 +1,6 @@
 """The kernels of a DiC block in Triton's interpreter against float64, and mutations of them that must be seen.
 
-Not collected by itself: ``test_kernels_group_norm.py`` runs it in a process with TRITON_INTERPRET=1. Inputs lie between
+Not collected by itself: ``test_group_norm.py`` runs it in a process with TRITON_INTERPRET=1. Inputs lie between
 NaN and new tensors are full of NaN, so that a wrong mask or an element that is never written is seen.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from convbench.kernels.language import INTERPRETED, gelu, jit, tl
 from convbench.kernels.ops import gate_residual, group_norm
 
-assert INTERPRETED, "run through test_kernels_group_norm.py: the kernels were not made for the interpreter"
+assert INTERPRETED, "run through test_group_norm.py: the kernels were not made for the interpreter"
 torch.use_deterministic_algorithms(True)  # fills new tensors with NaN
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -169,7 +169,7 @@ def mutant(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ModuleTyp
     name = "mutant_" + "".join(filter(str.isalpha, request.param))
     file = tmp_path / f"{name}.py"
     file.write_text(source.replace(text, wrong, 1).replace("convbench::", f"{name}::"), "utf-8")
-    spec = importlib.util.spec_from_file_location(f"convbench.kernels.{name}", file)
+    spec = importlib.util.spec_from_file_location(f"convbench.kernels.ops.{name}", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

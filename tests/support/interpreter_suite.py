@@ -1,6 +1,6 @@
 """Every kernel of DiCo, FCDM and DiG in Triton's interpreter against its reference in float64.
 
-Not collected by itself: ``test_kernels_interpreter.py`` runs it in a process with TRITON_INTERPRET=1. Inputs lie
+Not collected by itself: ``test_interpreter.py`` runs it in a process with TRITON_INTERPRET=1. Inputs lie
 between NaN, so that a wrong mask is seen, and outputs are full of NaN before a launch. Time goes with the number of
 programs, so shapes are tiny: 9 x 13 pixels and ragged channels, which no tile divides, and maps smaller than a tile.
 
@@ -59,7 +59,7 @@ class Close:
 # One unit in the last place: fp16 is rounded, bf16 is cut off, as the interpreter does it.
 CLOSE = {"fp32": Close(2e-6, 2e-6), "fp16": Close(2**-10, 2**-10), "bf16": Close(2**-7, 2**-7)}
 
-assert language.INTERPRETED, "run through test_kernels_interpreter.py: the kernels were not made for the interpreter"
+assert language.INTERPRETED, "run through test_interpreter.py: the kernels were not made for the interpreter"
 
 
 def within(x: Tensor, margin: float) -> Tensor:
