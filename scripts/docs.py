@@ -76,8 +76,11 @@ def _command(command: click.Command, name: str, level: int) -> Iterator[str]:
     arguments = [p for p in command.params if isinstance(p, click.Argument)]
     words = [_argument(argument) for argument in arguments]
     yield f"{'#' * level} {name}\n"
-    usage = ["COMMAND"] if isinstance(command, click.Group) else words
-    yield f"```text\n{' '.join([name, '[OPTIONS]', *usage])}\n```\n"
+    if isinstance(command, click.Group):  # its options, if any, are those of its commands
+        usage = [command.subcommand_metavar or "COMMAND [ARGS]..."]
+    else:
+        usage = ["[OPTIONS]", *words]
+    yield f"```text\n{' '.join([name, *usage])}\n```\n"
     yield _help(command.help or "")
     rows = [(_names(p), p.help, _default(p)) for p in command.params if isinstance(p, click.Option)]
     if rows:

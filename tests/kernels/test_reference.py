@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convbench.errors import UsageError
-from convbench.kernels import MODULES, all_kernels
+from convbench.kernels import all_kernels
 from convbench.kernels.layout import require_type
 from convbench.kernels.ops.channel_attention import channel_gates
 from convbench.kernels.ops.depthwise import depthwise, window_rows
@@ -24,6 +24,7 @@ from convbench.kernels.ops.pointwise import pointwise
 from convbench.kernels.ops.pointwise_residual import pointwise_residual
 from convbench.kernels.ops.pointwise_squares import pointwise_squares, segment_pixels
 from convbench.kernels.ops.response_norm import fold_beta, response_factors
+from convbench.kernels.registry import MODULES
 from convbench.kernels.schema import DTYPES, Kernel
 from convbench.models.dico import DiCoBlock
 from convbench.models.dig import DiGBlock
@@ -218,7 +219,7 @@ WIDTH = {"dico_xl": 416, "fcdm_xl": 512}
 
 
 def test_the_traffic_of_a_block_is_that_of_the_design() -> None:
-    """18 passes for DiCo and 13 for FCDM (KERNELS.md, section 3); the sums and vectors add a few per cent."""
+    """18 passes for DiCo and 13 for FCDM, as docs/kernels.md counts them; sums and vectors add about a per cent."""
     dico = {"layer_norm_modulate": 2, "pointwise": 1, "depthwise_gelu": 1, "pointwise_scaled_residual": 1}
     assert 18 <= passes({**dico, "pointwise_gelu": 1, "pointwise_residual": 1}, "dico_xl") < 18.15
     fcdm = {"depthwise_7x7": 1, "layer_norm_modulate": 1, "pointwise_squares": 1, "pointwise_scaled_residual": 1}
