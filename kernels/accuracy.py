@@ -1,4 +1,4 @@
-"""Accuracy of each fused operation against its reference in float64, beside the error of the unfused network's form."""
+"""Accuracy of each fused operation against its reference in float64, and of its eager form."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ Arguments = tuple[Any, ...]
 # outputs to their type. Half precision: little more than that rounding. FP32: sums over thousands of channels, whose
 # error depends on their order.
 ROUNDINGS = {torch.float32: 8.0, torch.float16: 1.2, torch.bfloat16: 1.2}
-BESIDE_EAGER = {"fp32": 1.5, "fp16": 1.0, "bf16": 1.0}
+TIMES_EAGER = {"fp32": 1.5, "fp16": 1.0, "bf16": 1.0}
 BATCH = 2  # no operation mixes samples, so two show as much as sixty-four
 
 
@@ -55,7 +55,7 @@ def check_accuracy(kernel: Kernel, shape: Shape, label: str, device: str) -> dic
     """
     with torch.inference_mode(), precision.applied(label):
         error, error_eager, explained = errors(kernel, kernel.inputs(shape, BATCH, DTYPES[label], device, 0))
-    limit = max(BESIDE_EAGER[label] * error_eager, explained)
+    limit = max(TIMES_EAGER[label] * error_eager, explained)
     return {
         "kernel": kernel.name,
         "where": shape.label,

@@ -1,4 +1,4 @@
-"""The list of fused kernels: one name a module of ``ops``."""
+"""The list of fused kernels: one name for each module of ``ops``."""
 
 from importlib import import_module
 

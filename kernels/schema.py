@@ -25,10 +25,12 @@ class Shape:
 
     @property
     def pixels(self) -> int:
+        """Number of pixels of the map."""
         return self.height * self.width
 
     @property
     def label(self) -> str:
+        """Description of the place in one line."""
         out = f"->{self.out_channels}" if self.out_channels else ""
         return f"{self.model} {self.res} px level {self.level}: {self.channels}{out} at {self.height}x{self.width}"
 

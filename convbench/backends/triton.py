@@ -1,4 +1,4 @@
-"""Fused blocks in channels_last, one launch an op: Triton kernels on a GPU, their PyTorch references on a CPU."""
+"""Fused blocks in channels_last, one launch per operation: Triton kernels on a GPU, PyTorch references on a CPU."""
 
 import importlib.util
 from collections.abc import Iterator

@@ -21,8 +21,8 @@ Row = dict[str, Any]
 def folder_of(wanted: str) -> Path | None:
     """Find a version of Triton: None for the one installed here, else the folder to put first on the path.
 
-    A second version stands in ``<environment>/triton-<version>``. Raises UsageError, with the command that installs
-    it, where it is missing.
+    A second version is expected in ``<environment>/triton-<version>``. Raises UsageError, with the command that
+    installs it, where it is missing.
     """
     try:
         if version("triton") == wanted:

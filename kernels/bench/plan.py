@@ -19,7 +19,7 @@ class Work:
     shape: Shape
     batch: int
     precision: str
-    without_compile: str = ""  # reason why torch.compile is not measured beside it
+    without_compile: str = ""  # reason why torch.compile is not measured too
 
     @property
     def id(self) -> str:

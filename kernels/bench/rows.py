@@ -60,7 +60,7 @@ def measured_row(work: Work, measured: Measured, facts: Row) -> Row:
     """Compute the row of measured work, in base units."""
     cold, copy, peak = measured.cold.p50, measured.copy_bytes_per_s, measured.peak_flops_per_s
     least = max(work.min_bytes / copy, work.flops / peak)
-    beside = {"eager": measured.eager, "compile": measured.compiled}
+    others = {"eager": measured.eager, "compile": measured.compiled}
     wrong = None if isfinite(measured.error) else "the output is not finite, or its shape differs from the reference's"
     return {
         **_identity(work),
@@ -70,8 +70,8 @@ def measured_row(work: Work, measured: Measured, facts: Row) -> Row:
         "cold_s_p20": measured.cold.p20,
         "cold_s_p80": measured.cold.p80,
         "hot_s": measured.hot.p50,
-        **{f"{name}_s": timing and timing.p50 for name, timing in beside.items()},
-        **{f"over_{name}": timing and timing.p50 / cold for name, timing in beside.items()},
+        **{f"{name}_s": timing and timing.p50 for name, timing in others.items()},
+        **{f"over_{name}": timing and timing.p50 / cold for name, timing in others.items()},
         "bytes_per_s": work.min_bytes / cold,
         "copy_bytes_per_s": copy,
         "copy_fraction": work.min_bytes / cold / copy,

@@ -1,4 +1,4 @@
-"""Measurement of one operation on a GPU: its times, its error, and the copy and product rates beside them."""
+"""Measurement of one operation on a GPU: its times, its error, and the copy and product rates to compare with."""
 
 from datetime import UTC, datetime
 from typing import Any

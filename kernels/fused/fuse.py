@@ -53,7 +53,7 @@ def unfuse(model: nn.Module) -> nn.Module:
         raise UsageError(f"cannot unfuse this {type(model).__name__}: it is not fused")
     for name, module in list(model.named_modules()):
         if isinstance(module, FusedBlock):
-            model.set_submodule(name, module.stands_for[0])
+            model.set_submodule(name, module.replaced[0])
     for name in model.derive():
         delattr(model, name)
     for name in model.relaid:

@@ -62,7 +62,7 @@ class FusedBlock(Fused):
         super().__init__()
         self.training = False
         self.products = products
-        self.stands_for = (block,)  # inside a tuple, so that no walk over submodules finds it
+        self.replaced = (block,)  # inside a tuple, so that no walk over submodules finds it
         for name, child in block.named_children():
             self.add_module(name, child)
         self.register_load_state_dict_post_hook(rebuild_after_loading)  # type: ignore[no-untyped-call]

@@ -35,7 +35,7 @@ def reference(sums: Tensor, weight: Tensor, bias: Tensor, pixels: int) -> Tensor
 
 
 def eager(sums: Tensor, weight: Tensor, bias: Tensor, pixels: int) -> Tensor:
-    """Compute the same as the unfused block does behind its pooling, in the type of the weights.
+    """Compute the same as the unfused block does after its pooling, in the type of the weights.
 
     Shapes as in ``reference``.
     """

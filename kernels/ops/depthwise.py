@@ -44,7 +44,7 @@ def window_side(weight: Tensor) -> int:
 
 
 def window_rows(weight: Tensor) -> Tensor:
-    """Lay out the weights of a depthwise nn.Conv2d as the ops take them. (C, 1, K, K) -> (K*K, C), row by row."""
+    """Lay out the weights of a depthwise nn.Conv2d as the operations need. (C, 1, K, K) -> (K*K, C), row by row."""
     return weight.flatten(1).t().contiguous()
 
 

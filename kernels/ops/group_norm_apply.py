@@ -49,7 +49,7 @@ def apply(x: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
 
 
 def apply_compilation(precision: str) -> Compilation:
-    """As launched for DiC-XL at level 1 of 256 px."""
+    """The compilation that DiC-XL launches at level 1 of 256 px."""
     tile, kind = SHIPPED[DTYPES[precision]], f"*{precision}"
     vectors = {"factor_ptr": "*fp32", "offset_ptr": "*fp32"}
     return Compilation(

@@ -107,7 +107,7 @@ def merge(
 
 
 def merge_compilation(precision: str) -> Compilation:
-    """As launched for DiC-XL at level 1 of 256 px: groups of 12 channels, 8 blocks of 128 pixels."""
+    """The compilation that DiC-XL launches at level 1 of 256 px: groups of 12 channels, 8 blocks of 128 pixels."""
     moments = dict.fromkeys(("mean_ptr", "square_ptr"), "*fp32")
     arguments = dict.fromkeys(("weight_ptr", "beta_ptr", "bias_ptr", "scale_ptr", "shift_ptr"), f"*{precision}")
     vectors = dict.fromkeys(("factor_ptr", "offset_ptr"), "*fp32")

@@ -69,7 +69,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def moments_compilation(precision: str) -> Compilation:
-    """As launched for DiC-XL at level 1 of 256 px: full blocks of 128 pixels."""
+    """The compilation that DiC-XL launches at level 1 of 256 px: full blocks of 128 pixels."""
     moments = {"mean_ptr": "*fp32", "square_ptr": "*fp32"}
     return Compilation(
         label=f"moments {BLOCK_PIXELS[0]}x{CHANNELS}",

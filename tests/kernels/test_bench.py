@@ -65,7 +65,7 @@ def test_the_plan_says_how_long_it_takes() -> None:
 
 
 def test_the_bytes_are_those_of_the_passes() -> None:
-    """Against counts by hand: 3 U for both ops of a DiC block, and what a sample and a channel add."""
+    """Against counts by hand: three passes for both operations of a DiC block, and vectors of samples and channels."""
     norm, gate = (Work(kernel, SHAPE, 32, "bf16") for kernel in KERNELS)
     assert norm.min_bytes == 32 * 3 * pass_bytes(SHAPE) + (2 * 32 + 3) * 384 * 2
     assert gate.min_bytes == 32 * 3 * pass_bytes(SHAPE) + (32 + 1) * 384 * 2
@@ -266,7 +266,7 @@ def test_the_stopwatch_calls_each_form_on_rotating_buffers(host_gpu: stopwatch.S
 
     size = 4 * 24 * 35 * (4 if precision == "fp32" else 2)
     sets = graph_timing.buffer_sets(3 * size + (24 + 4 * 72) * size // 3360, 2**16)
-    cold = calls["op"][2 + 3 : -graph_timing.LAUNCHES - 1]  # behind the error, the size, three to warm up
+    cold = calls["op"][2 + 3 : -graph_timing.LAUNCHES - 1]  # after the error, the size, three to warm up
     assert len(cold) == graph_timing.launches(sets)
     assert len(set(cold)) == sets
     assert cold[:sets] == cold[sets : 2 * sets]
@@ -274,9 +274,7 @@ def test_the_stopwatch_calls_each_form_on_rotating_buffers(host_gpu: stopwatch.S
     assert calls["eager"][-len(cold) :] == cold
 
 
-def test_the_stopwatch_measures_compile_beside_it(
-    host_gpu: stopwatch.Stopwatch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_stopwatch_measures_compile_too(host_gpu: stopwatch.Stopwatch, monkeypatch: pytest.MonkeyPatch) -> None:
     work = Work(GATE[0], replace(SHAPE, channels=24, height=5, width=7), 4, "bf16")
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     assert host_gpu.time(work).compiled is not None

@@ -220,7 +220,7 @@ def test_casting_makes_the_derived_tensors_again_from_the_weights(family: str) -
 def test_beta_is_folded_in_float64() -> None:
     """b + W beta, rounded once."""
     block = fuse(small("fcdm").half()).latent[0]
-    original: Any = block.stands_for[0]
+    original: Any = block.replaced[0]
     weight, beta = original.pwconv2.weight.flatten(1).double(), original.grn.beta.flatten().double()
     exact = original.pwconv2.bias.double() + (weight * beta).sum(dim=1)
     assert torch.equal(block.bias2, exact.half())
@@ -383,7 +383,7 @@ def test_export_takes_any_batch(family: str) -> None:
 
 
 class OwnBlock(DiCoBlock):
-    """A block with a forward that nobody knows."""
+    """A block with an unknown forward."""
 
 
 def changed(family: str, change: Callable[[Any], Any]) -> nn.Module:

@@ -1,5 +1,5 @@
-"""The ops of a DiC block: their CPU form against the model's own layers, what they refuse, and the kernels themselves
-in Triton's interpreter, in a process of its own."""
+"""The operations of a DiC block: their CPU form against the model's own layers, their refusals, and the kernels in
+Triton's interpreter, in a process of its own."""
 
 import copy
 import os

@@ -1,4 +1,4 @@
-"""The references of the fused ops against the models' own modules in float64, and what an op promises to PyTorch."""
+"""The references of the fused ops against the models' own modules in float64, and the promises of an op to PyTorch."""
 
 import subprocess
 import sys
@@ -151,7 +151,7 @@ def test_what_pytorch_asks_of_an_op(kernel: Kernel) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_fakes_have_the_strides_and_types_of_results(kernel: Kernel, dtype: torch.dtype) -> None:
     inputs = small(kernel, dtype, batch=1)
-    if dtype == torch.float64:  # vectors too, that are float32 beside every shorter type
+    if dtype == torch.float64:  # the vectors too, which are float32 with every shorter type
         inputs = double(inputs)
     fakes = all_of(kernel.op(*(x.to("meta") if isinstance(x, Tensor) else x for x in inputs)))
     for real, fake in zip(all_of(kernel.op(*inputs)), fakes, strict=True):

@@ -217,7 +217,7 @@ def check(case: str, precision: str) -> None:
     for index, (found, exact) in enumerate(run(case, DTYPES[precision])):
         assert found.shape == exact.shape
         assert found.dim() < 4 or found.is_contiguous(memory_format=torch.channels_last)
-        # Results beside the first are float32 in every precision, and sums of rounded values are exact sums.
+        # Results after the first are float32 in every precision, and sums of rounded values are exact sums.
         limit = CLOSE[precision if index == 0 and found.dtype != torch.float32 else "fp32"]
         if case.startswith(("channel_gates",)):
             limit = CLOSE[precision]  # a float32 result of a rounded mean

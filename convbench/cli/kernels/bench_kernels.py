@@ -1,4 +1,4 @@
-"""``convbench kernels bench``: times of the fused kernels beside the copy rate, eager and torch.compile."""
+"""``convbench kernels bench``: times of the fused kernels, of eager and torch.compile, and the copy rate."""
 
 import time
 from pathlib import Path
@@ -64,7 +64,7 @@ def bench_kernels(
     budget: float,
     form: str,
 ) -> int:
-    """Time the kernels at the shapes of the XL networks on this GPU, beside eager, torch.compile and the copy rate.
+    """Time the kernels at the shapes of the XL networks on this GPU, with eager, torch.compile and the copy rate.
 
     Exits with 3 if nothing could be measured, with 1 if a result is wrong.
     """
