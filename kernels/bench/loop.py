@@ -6,40 +6,34 @@ from pathlib import Path
 
 from ... import store
 from ...errors import UsageError
-from ...schema import Measurement, Second
+from ...schema import KernelTiming, Second
 from .plan import COMPILE_S, ROW_S, Work
-from .rows import Row
-
-# Keys of a kernel's row that a measurement of a network has too.
-SHARED_KEYS = ("case", "model", "res", "batch", "precision", "status", "reason", "flops_per_s", "peak_flops_per_s")
 
 
-def held_rows(out: Path | None) -> dict[str, Row]:
+def held_rows(out: Path | None) -> dict[str, KernelTiming]:
     """Read the rows that the file already holds, by their id. Failed rows are left out, to be measured again."""
     if out is None:
         return {}
     store.require_writable(out)
     if not out.exists():
         return {}
-    rows = store.read(out)
-    if any("kernel" not in row for row in rows):
-        raise UsageError(f"{out} holds measurements of networks, not of kernels; choose another file")
-    foreign = set(Measurement.keys()) - set(SHARED_KEYS)  # the store adds these for measurements of networks
-    return {
-        row["case"]: {key: value for key, value in row.items() if key not in foreign}
-        for row in rows
-        if row["status"] == "ok"
-    }
+    held = {}
+    for row in store.rows_of(out):
+        if not isinstance(row, KernelTiming):
+            raise UsageError(f"{out} holds measurements of networks, not of kernels; choose another file")
+        if row.status == "ok":
+            held[row.case] = row
+    return held
 
 
 def run(
     works: Sequence[Work],
     out: Path | None,
-    measure: Callable[[Work], Row],
+    measure: Callable[[Work], KernelTiming],
     clock: Callable[[], Second],
     budget: Second,
     report: Callable[[Work], None] = lambda work: None,
-) -> Iterator[Row]:
+) -> Iterator[KernelTiming]:
     """Yield rows in the order of the works, those of the file included; each new one is first appended to the file.
 
     Once the remaining rows would not fit the budget with torch.compile, they are measured without it.

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from ...schema import Second
+from ...schema import KernelTiming, Second
 from .plan import Work
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Unmeasured(Exception):
         self.status = status  # one of schema.STATUSES
 
 
-def row_for(work: Work, time: Callable[[Work], Measured], facts: Callable[[Work], Row]) -> Row:
+def row_for(work: Work, time: Callable[[Work], Measured], facts: Callable[[Work], dict[str, Any]]) -> KernelTiming:
     """Measure one piece of work and return its row, one with a reason if ``time`` raises Unmeasured.
 
     Args:
@@ -53,39 +51,41 @@ def row_for(work: Work, time: Callable[[Work], Measured], facts: Callable[[Work]
     try:
         return measured_row(work, time(work), facts(work))
     except Unmeasured as error:
-        return {**_identity(work), "status": error.status, "reason": str(error), **facts(work)}
+        return KernelTiming(**_identity(work), status=error.status, reason=str(error), **facts(work))
 
 
-def measured_row(work: Work, measured: Measured, facts: Row) -> Row:
+def measured_row(work: Work, measured: Measured, facts: dict[str, Any]) -> KernelTiming:
     """Compute the row of measured work, in base units."""
     cold, copy, peak = measured.cold.p50, measured.copy_bytes_per_s, measured.peak_flops_per_s
+    compiled = measured.compiled.p50 if measured.compiled else None
     least = max(work.min_bytes / copy, work.flops / peak)
-    others = {"eager": measured.eager, "compile": measured.compiled}
     wrong = None if isfinite(measured.error) else "the output is not finite, or its shape differs from the reference's"
-    return {
+    return KernelTiming(
         **_identity(work),
-        "status": "ok" if wrong is None else "wrong",
-        "reason": wrong or measured.why_not_compiled,
-        "cold_s": cold,
-        "cold_s_p20": measured.cold.p20,
-        "cold_s_p80": measured.cold.p80,
-        "hot_s": measured.hot.p50,
-        **{f"{name}_s": timing and timing.p50 for name, timing in others.items()},
-        **{f"over_{name}": timing and timing.p50 / cold for name, timing in others.items()},
-        "bytes_per_s": work.min_bytes / cold,
-        "copy_bytes_per_s": copy,
-        "copy_fraction": work.min_bytes / cold / copy,
-        "copy_fraction_hot": work.min_bytes / measured.hot.p50 / copy,
-        "flops_per_s": work.flops / cold,
-        "peak_flops_per_s": peak,
-        "roofline_fraction": least / cold,
-        "error": measured.error if wrong is None else None,
-        "error_eager": measured.error_eager,
+        status="ok" if wrong is None else "wrong",
+        reason=wrong or measured.why_not_compiled,
+        cold_s=cold,
+        cold_s_p20=measured.cold.p20,
+        cold_s_p80=measured.cold.p80,
+        hot_s=measured.hot.p50,
+        eager_s=measured.eager.p50,
+        compile_s=compiled,
+        over_eager=measured.eager.p50 / cold,
+        over_compile=compiled and compiled / cold,
+        bytes_per_s=work.min_bytes / cold,
+        copy_bytes_per_s=copy,
+        copy_fraction=work.min_bytes / cold / copy,
+        copy_fraction_hot=work.min_bytes / measured.hot.p50 / copy,
+        flops_per_s=work.flops / cold,
+        peak_flops_per_s=peak,
+        roofline_fraction=least / cold,
+        error=measured.error if wrong is None else None,
+        error_eager=measured.error_eager,
         **facts,
-    }
+    )
 
 
-def _identity(work: Work) -> Row:
+def _identity(work: Work) -> dict[str, Any]:
     shape = work.shape
     return {
         "case": work.id,

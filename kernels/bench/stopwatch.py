@@ -6,12 +6,13 @@ from typing import Any
 import torch
 
 from ... import __version__, precision
+from ...schema import KernelTiming
 from ..accuracy import BATCH, Arguments, errors
 from ..aot.budgets import budgeted
 from ..schema import DTYPES
 from .graph_timing import buffer_sets, capture, tensor_bytes, time_interleaved
 from .plan import Work
-from .rows import Measured, Row, Unmeasured, row_for
+from .rows import Measured, Unmeasured, row_for
 
 COPY_BYTES = 2**30
 PRODUCT_SIDE = {"fp32": 4096, "fp16": 8192, "bf16": 8192}
@@ -28,7 +29,7 @@ class Stopwatch:
         self.target = torch.empty_like(self.source)
         self.peaks: dict[str, float] = {}
 
-    def measure(self, work: Work) -> Row:
+    def measure(self, work: Work) -> KernelTiming:
         """Measure one piece of work and return its row."""
         return row_for(work, self.time, facts)
 

@@ -124,8 +124,8 @@ def test_the_bench_measures() -> None:
     assert measured.error <= measured.error_eager
     assert watch.copy_rate() == pytest.approx(calibrate("cuda", "bf16").copy_bytes_per_s, rel=0.15)
     row = measured_row(work, measured, {})
-    assert 0 < row["copy_fraction"] < 1.25
-    assert json.loads(json.dumps(row, allow_nan=False)) == row
+    assert row.copy_fraction is not None and 0 < row.copy_fraction < 1.25
+    assert json.loads(json.dumps(row.to_json(), allow_nan=False)) == row.to_json()
 
 
 def test_a_kernel_that_fails_is_one_row() -> None:
@@ -138,7 +138,7 @@ def test_a_kernel_that_fails_is_one_row() -> None:
         Stopwatch().time(broken)
     assert caught.value.status == "failed"
     row = Stopwatch().measure(broken)
-    assert (row["case"], row["status"]) == (broken.id, "failed")
+    assert (row.case, row.status) == (broken.id, "failed")
 
 
 @pytest.fixture

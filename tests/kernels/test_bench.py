@@ -24,7 +24,7 @@ from convbench.kernels.bench import graph_timing, loop, rows, stopwatch
 from convbench.kernels.bench.plan import AT_LARGEST_BATCH, COMPILE_S, ROW_S, Work, plan, summary
 from convbench.kernels.ops.gate_residual import KERNELS as GATE
 from convbench.kernels.ops.group_norm import KERNELS as NORM
-from convbench.schema import Measurement
+from convbench.schema import Case, KernelTiming, Measurement
 
 KERNELS = (*NORM, *GATE)
 
@@ -76,38 +76,38 @@ def test_a_row_is_arithmetic_on_what_was_measured() -> None:
     work = Work(GATE[0], SHAPE, 32, "bf16")
     row = rows.measured_row(work, MEASURED, {"gpu": "simulated", "registers": 52})
     least = work.min_bytes
-    assert row["case"] == "gate_residual/dic_xl/256px/level1/384/b32/bf16"
-    assert row["bytes_per_s"] == pytest.approx(least / 50e-6)
-    assert row["copy_fraction"] == pytest.approx(least / 50e-6 / 4e12)
-    assert row["copy_fraction_hot"] == pytest.approx(least / 40e-6 / 4e12)
-    assert (row["over_eager"], row["over_compile"]) == (pytest.approx(3.0), pytest.approx(1.5))
-    assert (row["cold_s"], row["cold_s_p20"], row["cold_s_p80"]) == pytest.approx((50e-6, 45e-6, 60e-6))
-    assert row["roofline_fraction"] == row["copy_fraction"]  # no products: the memory is the roof
-    assert (row["status"], row["gpu"], row["registers"]) == ("ok", "simulated", 52)
-    assert json.loads(json.dumps(row, allow_nan=False)) == row
+    assert row.case == "gate_residual/dic_xl/256px/level1/384/b32/bf16"
+    assert row.bytes_per_s == pytest.approx(least / 50e-6)
+    assert row.copy_fraction == pytest.approx(least / 50e-6 / 4e12)
+    assert row.copy_fraction_hot == pytest.approx(least / 40e-6 / 4e12)
+    assert (row.over_eager, row.over_compile) == (pytest.approx(3.0), pytest.approx(1.5))
+    assert (row.cold_s, row.cold_s_p20, row.cold_s_p80) == pytest.approx((50e-6, 45e-6, 60e-6))
+    assert row.roofline_fraction == row.copy_fraction  # no products: the memory is the roof
+    assert (row.status, row.gpu, row.registers) == ("ok", "simulated", 52)
+    assert KernelTiming.from_json(json.loads(json.dumps(row.to_json(), allow_nan=False))) == row
 
 
 def test_the_roof_of_a_product_is_the_lower_one() -> None:
     busy = replace(GATE[0], flops=lambda shape, batch: 15_000_000_000)
     row = rows.measured_row(Work(busy, SHAPE, 32, "bf16"), MEASURED, {})
-    assert row["flops_per_s"] == pytest.approx(15e9 / 50e-6)
-    assert row["roofline_fraction"] == pytest.approx(15e9 / 6e14 / 50e-6)
-    assert row["roofline_fraction"] > row["copy_fraction"]
+    assert row.flops_per_s == pytest.approx(15e9 / 50e-6)
+    assert row.roofline_fraction == pytest.approx(15e9 / 6e14 / 50e-6)
+    assert row.roofline_fraction > row.copy_fraction
 
 
 def test_without_compile_its_columns_are_unknown() -> None:
     measured = replace(MEASURED, compiled=None, why_not_compiled=AT_LARGEST_BATCH)
     row = rows.measured_row(planned()[0], measured, {})
-    assert row["compile_s"] is None
-    assert row["over_compile"] is None
-    assert row["reason"] == AT_LARGEST_BATCH
+    assert row.compile_s is None
+    assert row.over_compile is None
+    assert row.reason == AT_LARGEST_BATCH
 
 
 def test_an_output_of_nan_is_wrong_and_not_a_number() -> None:
     row = rows.measured_row(planned()[0], replace(MEASURED, error=float("inf")), {})
-    assert (row["status"], row["error"]) == ("wrong", None)
-    assert "not finite" in row["reason"]
-    json.dumps(row, allow_nan=False)
+    assert (row.status, row.error) == ("wrong", None)
+    assert "not finite" in row.reason
+    json.dumps(row.to_json(), allow_nan=False)
 
 
 def test_rows_are_kept_and_not_measured_again(tmp_path: Path) -> None:
@@ -116,9 +116,8 @@ def test_rows_are_kept_and_not_measured_again(tmp_path: Path) -> None:
     again = SimulatedGpu()
     kept = again.run(works[:8], out)
     assert [id for id, _ in again.asked] == [work.id for work in works[5:8]]
-    assert [row["case"] for row in kept] == [work.id for work in works[:8]]
-    assert [{key: row[key] for key in first[0]} for row in kept[:5]] == first
-    assert set(kept[0]) - set(first[0]) == {"schema"}  # nothing of a network's measurement
+    assert [row.case for row in kept] == [work.id for work in works[:8]]
+    assert kept[:5] == first
     assert len(out.read_text().splitlines()) == 8
 
 
@@ -137,10 +136,10 @@ def test_one_row_that_fails_does_not_end_the_others(tmp_path: Path) -> None:
     gpu = SimulatedGpu()
     gpu.fails[works[1].id] = rows.Unmeasured("out_of_memory", "CUDA out of memory")
     found = gpu.run(works, out)
-    assert [row["status"] for row in found] == ["ok", "out_of_memory", "ok", "ok"]
-    assert found[1]["reason"] == "CUDA out of memory"
+    assert [row.status for row in found] == ["ok", "out_of_memory", "ok", "ok"]
+    assert found[1].reason == "CUDA out of memory"
     again = SimulatedGpu()
-    assert [row["status"] for row in again.run(works, out)] == ["ok"] * 4
+    assert [row.status for row in again.run(works, out)] == ["ok"] * 4
     assert [id for id, _ in again.asked] == [works[1].id]  # a failed row is tried again
 
 
@@ -163,14 +162,14 @@ def test_compile_gives_way_when_time_runs_out(slower: float) -> None:
     assert done == wanted[: len(done)]  # the important ones
     assert 0 < len(done) < len(wanted) or slower < 1
     assert gpu.now <= 45 * max(1.0, slower)
-    left_out = [row for row in found if row["case"] in wanted and row["compile_s"] is None]
+    left_out = [row for row in found if row.case in wanted and row.compile_s is None]
     assert len(left_out) == len(wanted) - len(done)
-    assert all(row["reason"] == "torch.compile skipped: the run would exceed 45 s" for row in left_out)
+    assert all(row.reason == "torch.compile skipped: the run would exceed 45 s" for row in left_out)
 
 
 def test_a_file_of_networks_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "run.jsonl"
-    store.append(out, dict.fromkeys(Measurement.keys(), None) | {"case": "dic_xl/256px/b1/eager/fp32/cpu"})
+    store.append(out, Measurement.of(Case("dic_xl", 256, 1)))
     with pytest.raises(UsageError, match="holds measurements of networks, not of kernels"):
         loop.held_rows(out)
 

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from convbench.kernels.bench.loop import run
 from convbench.kernels.bench.plan import COMPILE_S, ROW_S, Work
-from convbench.kernels.bench.rows import Measured, Row, Timing, row_for
+from convbench.kernels.bench.rows import Measured, Timing, row_for
 from convbench.kernels.schema import Shape
+from convbench.schema import KernelTiming
 
 SHAPE = Shape("dic_xl", 256, 1, channels=384, height=32, width=32)
 
@@ -42,7 +42,7 @@ class SimulatedGpu:
         self.asked: list[tuple[str, bool]] = []  # id, and whether torch.compile was measured
         self.fails: dict[str, BaseException] = {}
 
-    def measure(self, work: Work) -> Row:
+    def measure(self, work: Work) -> KernelTiming:
         return row_for(work, self.time, lambda work: {"gpu": "simulated", "registers": 52})
 
     def time(self, work: Work) -> Measured:
@@ -54,5 +54,5 @@ class SimulatedGpu:
             return replace(MEASURED, compiled=None, why_not_compiled=work.without_compile)
         return MEASURED
 
-    def run(self, works: list[Work], out: Path | None = None, budget: float = 1e6) -> list[dict[str, Any]]:
+    def run(self, works: list[Work], out: Path | None = None, budget: float = 1e6) -> list[KernelTiming]:
         return list(run(works, out, self.measure, lambda: self.now, budget))

@@ -2,11 +2,11 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ...errors import NothingMeasured, UsageError
+from ...schema import KernelTiming
 from .. import INTERRUPTED, options
 from . import selection
 from .progress import progress
@@ -83,7 +83,7 @@ def bench_kernels(
     held = held_rows(out)
     left = [work for work in works if work.id not in held]
     click.echo(summary(left, len(works) - len(left), budget), err=True)
-    rows: list[dict[str, Any]] = []
+    rows: list[KernelTiming] = []
     interrupted = False
     with progress(len(works)) as step:
         try:
@@ -92,13 +92,13 @@ def bench_kernels(
                 rows.append(row)
         except KeyboardInterrupt:
             interrupted = True
-    bad = [f"{row['case']}: {row['status']}, {row['reason']}" for row in rows if row["status"] != "ok"]
-    options.show(rows, KEYS, form, [NOTE, *bad])
+    bad = [f"{row.case}: {row.status}, {row.reason}" for row in rows if row.status != "ok"]
+    options.show([row.to_json() for row in rows], KEYS, form, [NOTE, *bad])
     if interrupted:
         return INTERRUPTED
-    if not any(row["status"] == "ok" for row in rows):
+    if not any(row.status == "ok" for row in rows):
         raise NothingMeasured("no kernel could be measured; see the reasons below the table")
-    return 1 if any(row["status"] == "wrong" for row in rows) else 0
+    return 1 if any(row.status == "wrong" for row in rows) else 0
 
 
 def _require_gpu() -> None:

@@ -28,8 +28,8 @@ def check_kernels(names: list[str] | None, precision: list[str], form: str) -> i
 
     Exits with 1 if an error exceeds its limit.
     """
+    from ...environment import default_device
     from ...kernels.accuracy import check_accuracy
-    from ...run.runner import default_device
 
     kernels, device = selection.selected(names), default_device()
     if device == "cuda":
