@@ -94,8 +94,8 @@ def precision() -> Decorator:
         default="fp32",
         show_default=True,
         metavar="P[,P…]",
-        help=f"{', '.join(PRECISIONS)}. torch-default is PyTorch without any setting: on a GPU, convolutions in TF32 and "
-        "matrix products in FP32.",
+        help=f"{', '.join(PRECISIONS)}. torch-default is PyTorch without any setting: on a GPU, TF32 convolutions and "
+        "FP32 matrix products.",
     )
 
 
@@ -106,7 +106,8 @@ def backend() -> Decorator:
         default="eager",
         show_default=True,
         metavar="B[,B…]",
-        help=f"{', '.join(backends.names())}, package.module:attribute, or auto: the fastest that --out holds, else all that can run are measured.",
+        help=f"{', '.join(backends.names())}, package.module:attribute, or auto: the fastest that --out "
+        "holds, or every one that can run if it holds fewer than two.",
     )
 
 
