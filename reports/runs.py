@@ -1,33 +1,20 @@
 """Stored files of every kind that convbench writes, told apart by what is in them."""
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbench.errors import NothingMeasured, UsageError
-from convbench.schema import STATUSES, Measurement
+from convbench.files import MOST_JSON, json_value, opened, read_bytes
+from convbench.rows import KINDS, SPEEDS, has_speeds, kind_of, row_problem
+from convbench.schema import Measurement
 from convbench.store import read
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 Row = dict[str, Any]
-
-KINDS: tuple[tuple[str, Callable[[Row], bool]], ...] = (  # the first that fits
-    ("audit", lambda row: "implied_flops_per_s" in row),
-    ("kinds", lambda row: "kind" in row and "share" in row),
-    ("modules", lambda row: "module" in row and "share" in row),
-    ("counts", lambda row: "weight_bytes" in row and "macs_full" in row and "case" not in row),
-    ("sampling", lambda row: "finished_images_per_s" in row),
-    ("kernels", lambda row: "kernel" in row),
-    ("replays", lambda row: "knob" in row),
-    ("tf32", lambda row: "conv_tf32" in row),
-    ("measurements", lambda row: "case" in row and "images_per_s" in row),
-)
-NUMBERS = ("images_per_s", "images_per_s_low", "images_per_s_high", "latency_s_p50", "params", "macs", "limit_fraction")
-
 
 @dataclass
 class Runs:
@@ -97,14 +84,11 @@ def _files(path: Path) -> list[Path]:
 
 def _rows(file: Path) -> tuple[list[Row], bool]:
     """The rows of a file, and whether its last line is torn."""
+    start, end = _ends(file)
+    if not start.lstrip().startswith(b"["):
+        return read(file), not end.endswith(b"\n") and bool(end)
     try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from None
-    if not content.lstrip().startswith(b"["):
-        return read(file), not content.endswith(b"\n") and bool(content)
-    try:
-        rows = json.loads(content)
+        rows = json_value(read_bytes(file, MOST_JSON))
     except ValueError:
         raise UsageError(f"{file} is not JSON: not a file of convbench, or cut off") from None
     if not all(isinstance(row, dict) for row in rows):
@@ -112,29 +96,28 @@ def _rows(file: Path) -> tuple[list[Row], bool]:
     return rows, False
 
 
+def _ends(file: Path) -> tuple[bytes, bytes]:
+    """The first and the last bytes of a file."""
+    try:
+        with opened(file) as stream:
+            start = stream.read(100)
+            stream.seek(max(0, stream.seek(0, 2) - 1))
+            return start, stream.read(1)
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from None
+
+
 def _place(runs: Runs, row: Row, file: Path, number: int) -> None:
-    kind = next((kind for kind, fits in KINDS if fits(row)), None)
+    kind = kind_of(row)
     if kind is None:
         raise UsageError(f"{file} row {number} is none that convbench writes: {', '.join(list(row)[:4])} …")
     row = {"file": str(file), **row}
     if kind == "measurements":
         row = {"file": str(file), **dict.fromkeys(Measurement.keys()), **row}
         row["mode"] = row["mode"] or "forward"  # a file of before there was another
-        if wrong := _wrong(row):
-            raise UsageError(f"{file} row {number} has {wrong}: not a result file of convbench")
+    wrong = row_problem(row, kind)
+    if not wrong and kind == "measurements" and row["status"] == "ok" and not has_speeds(row):
+        wrong = f"status 'ok' and no {next(key for key in SPEEDS if row[key] is None)}"
+    if wrong:
+        raise UsageError(f"{file} row {number} has {wrong}: not a result file of convbench")
     getattr(runs, kind).append(row)
-
-
-def _wrong(row: Row) -> str | None:
-    """What in a measurement cannot be."""
-    if row["status"] not in STATUSES:
-        return f"status {row['status']!r}"
-    if not isinstance(row["model"], str):
-        return f"model {row['model']!r}"
-    numbers = ("res", "batch", *(key for key in NUMBERS if row[key] is not None or _measured(row, key)))
-    bad = [key for key in numbers if not isinstance(row[key], int | float) or isinstance(row[key], bool)]
-    return f"{bad[0]} {row[bad[0]]!r}" if bad else None
-
-
-def _measured(row: Row, key: str) -> bool:
-    return row["status"] == "ok" and key.startswith("images_per_s")

@@ -91,11 +91,14 @@ def command(
     A ratio to the baseline is one of the same run: same file, machine, size, batch, backend, precision, threads and
     mode. Elsewhere the cell says "not comparable". INVALID rows and rows that may be listed only have no rank.
     """
+    from ..files import require_writable
     from ..reports.runs import read_runs
 
+    if html is not None:
+        require_writable(html)
     read = read_runs(runs)
     for note in read.notes:
-        click.echo(note, err=True)
+        options.say(note, err=True)
     if plots is not None:
         _draw(read, plots, where, baseline)
     if html is not None:
@@ -127,7 +130,7 @@ def _explain(runs: "Runs", asked: str, where: list[str] | None, baseline: str | 
     _require_baseline(baseline, runs)
     rows = selection.where(records(beside_baseline(runs.frame, baseline or BASELINE)), where or [])
     found = explained(rows, asked)
-    click.echo(json.dumps(found, indent=1) if form == "json" else as_text(found))
+    options.say_json(found) if form == "json" else options.say(as_text(found))
 
 
 def _draw(runs: "Runs", folder: Path, where: list[str] | None, baseline: str | None) -> None:
@@ -140,7 +143,7 @@ def _draw(runs: "Runs", folder: Path, where: list[str] | None, baseline: str | N
     _require_baseline(baseline, runs)
     kept = replace(runs, measurements=selection.where(runs.measurements, where or []))
     for file in draw(kept, folder, baseline or BASELINE):
-        click.echo(f"wrote {file}", err=True)
+        options.say(f"wrote {file}", err=True)
 
 
 def _paper_tables(runs: "Runs", names: str, columns: list[str] | None, where: list[str] | None, form: str) -> None:
@@ -158,7 +161,7 @@ def _paper_tables(runs: "Runs", names: str, columns: list[str] | None, where: li
         return
     for number, table in enumerate(tables):
         sign = {"markdown": "### ", "latex": "% "}.get(form, "")
-        click.echo(("\n" if number else "") + sign + table.heading + ("\n" if form == "markdown" else ""))
+        options.say(("\n" if number else "") + sign + table.heading + ("\n" if form == "markdown" else ""))
         options.show(table.rows, selection.shown_columns(columns, table.keys, table.rows, form), form, table.notes)
 
 
@@ -167,7 +170,6 @@ def _page(
 ) -> None:
     from dataclasses import replace
 
-    from ..errors import UsageError
     from ..files import write_whole
     from ..reports import selection
     from ..reports.baseline import BASELINE
@@ -185,11 +187,8 @@ def _page(
         runs.notes.append(f"These files give more pictures than the {MOST_PICTURES} below: --where narrows them")
     drawn = [(f"{each.says} ({each.name})", drawing.svg(each.figure())) for each in first[:MOST_PICTURES]]
     text = build.page(runs, keys, baseline, where or [], sort, drawn)
-    try:
-        write_whole(path, text.encode())
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
-    click.echo(f"wrote {path}", err=True)
+    write_whole(path, text.encode())
+    options.say(f"wrote {path}", err=True)
 
 
 def _table(
