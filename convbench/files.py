@@ -133,8 +133,11 @@ def _is_taken(path: Path) -> bool:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
+def whole(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
     """A file to write, which appears at ``path`` when the block ends and not after an error or a kill.
+
+    Args:
+        sync: wait until it is on the disk.
 
     Raises UsageError where ``path`` is neither a regular file nor a new name in a folder.
     """
@@ -146,17 +149,18 @@ def whole(path: Path) -> Iterator[BinaryIO]:
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         with os.fdopen(handle, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, sync: bool = True) -> None:
     """Write all of a file at once. Raises UsageError where that cannot be."""
     try:
-        with whole(path) as file:
+        with whole(path, sync) as file:
             file.write(content)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
@@ -172,4 +176,4 @@ def appended(path: Path) -> Iterator[BinaryIO]:
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags, 0o666), "ab+", buffering=0) as file:
         _require_regular(os.fstat(file.fileno()), path)
-        yield file  # type: ignore[misc] # raw, with the same methods
+        yield file

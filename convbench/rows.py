@@ -60,17 +60,22 @@ TYPES: dict[str, dict[str, Any]] = {  # of keys that a measurement lacks, or has
         **dict.fromkeys(("images_per_s", "implied_flops_per_s", "share_fp32", "share_tf32", "share_fp16"), NUMBER),
     },
 }
-NEEDED = {  # keys without which a row is none
+NEEDED = {  # by tables and pictures, which cannot do without
     "measurements": ("case", "model", "res", "batch", "backend", "precision", "device", "status"),
-    **{
-        kind: tuple(key for key, of in types.items() if of in (str, int, float, bool)) for kind, types in TYPES.items()
-    },
+    "replays": ("step",),
+    "kernels": ("kernel", "precision", "status"),
+    "counts": ("model", "res", "flops", "weight_bytes", "activation_bytes"),
+    "kinds": ("model", "kind", "macs", "share"),
+    "audit": ("label", "peaks_of"),
 }
 SPEEDS = ("images_per_s", "images_per_s_low", "images_per_s_high")
-OF_GOOD_KERNEL = ("cold_s_p20", "cold_s_p80", "flops_per_s", "peak_flops_per_s", "copy_bytes_per_s")
-POSITIVE = {"res", "batch", "repeat", "processes", "weight_bytes", "min_bytes", *SPEEDS, *OF_GOOD_KERNEL}
+OF_GOOD = {  # a row of that kind whose status is ok
+    "measurements": SPEEDS,
+    "kernels": ("model", "min_bytes", "flops", "cold_s_p20", "cold_s_p80", "flops_per_s", "peak_flops_per_s"),
+}
+POSITIVE = {"res", "batch", "repeat", "processes", "weight_bytes", "min_bytes", "cold_s_p20", "cold_s_p80", *SPEEDS}
 SMALLEST, LARGEST = 1e-30, 1e30  # of numbers other than 0: what lies beyond overflows in ratios and on axes
-WORDS = {"status": STATUSES, "verdict": (*VERDICTS, None), "device": ("cpu", "cuda")}  # of a measurement
+WORDS = {"status": STATUSES, "verdict": VERDICTS, "device": ("cpu", "cuda")}  # of a measurement
 
 
 def kind_of(row: Row) -> str | None:
@@ -86,38 +91,46 @@ def has_speeds(row: Row) -> bool:
 def row_problem(row: Row, kind: str) -> str | None:
     """What cannot be in a row that was read from a file, in words; None for a good one.
 
+    A key may be absent, or null, which is the same: an older convbench did not write them all.
+
     Args:
         kind: "measurements", or one of TYPES.
     """
-    for key in NEEDED[kind]:
-        if key not in row:
-            return f"no {key}"
-    checked = _of_measurement(row) if kind == "measurements" else _of_others(row, kind)
-    return next(itertools.chain(checked, _of_numbers(row)), None)
+    held = {key: value for key, value in row.items() if value is not None}
+    own = field_problems(held, Measurement) if kind == "measurements" else _problems(held, TYPES[kind])
+    more = _of_measurement(held) if kind == "measurements" else iter(())
+    return next(itertools.chain(own, _of_numbers(held), more), None)
+
+
+def incomplete(row: Row, kind: str) -> str | None:
+    """What a row lacks that a report needs, in words; None for a complete one."""
+    needed = NEEDED.get(kind, ())
+    if kind in OF_GOOD and row.get("status") == "ok":
+        needed = (*needed, *OF_GOOD[kind])
+    if kind == "audit" and row.get("implied_flops_per_s") is not None and row.get("macs") is None:
+        needed = (*needed, "gmacs_printed")
+    return next((f"{key} None" for key in needed if row.get(key) is None), None)
+
+
+def _problems(row: Row, types: Mapping[str, Any]) -> Iterator[str]:
+    for key, of in types.items():
+        if key in row and (found := problem(row[key], of)):
+            yield f"{key} {found}"
 
 
 def _of_measurement(row: Row) -> Iterator[str]:
-    """Keys that an older convbench did not write may be absent, or null; the keys of NEEDED may not."""
-    held = {key: value for key, value in row.items() if value is not None or key in NEEDED["measurements"]}
-    yield from field_problems(held, Measurement)
     for key, known in WORDS.items():
         if key in row and row[key] not in known:
             yield f"{key} {shown(row[key])}"
     if has_speeds(row) and row["images_per_s_low"] > row["images_per_s_high"]:
         yield "images_per_s_low above images_per_s_high"
-    gpus = (row.get("environment") or {}).get("gpus")
-    if found := problem(gpus, list[dict[str, Any]] | None):
-        yield f"environment.gpus: {found}"
-    elif not all(isinstance(gpu.get("name"), str) for gpu in gpus or []):
-        yield "environment.gpus without names"
+    gpus = row.get("environment", {}).get("gpus") or []
+    if not isinstance(gpus, list) or not all(isinstance(gpu, dict) and _has_name(gpu) for gpu in gpus):
+        yield "environment.gpus that are not a list of objects with a name"
 
 
-def _of_others(row: Row, kind: str) -> Iterator[str]:
-    for key, of in TYPES[kind].items():
-        if key in row and (found := problem(row[key], of)):
-            yield f"{key}: {found}"
-    if kind == "kernels" and row["status"] == "ok":
-        yield from (f"status ok and no {key}" for key in OF_GOOD_KERNEL if row.get(key) is None)
+def _has_name(gpu: Row) -> bool:
+    return problem(gpu.get("name"), str) is None
 
 
 def _of_numbers(row: Row) -> Iterator[str]:
@@ -127,4 +140,4 @@ def _of_numbers(row: Row) -> Iterator[str]:
                 if number and not SMALLEST <= abs(number) <= LARGEST:
                     yield f"{key} {shown(number)}"
                 if key in POSITIVE and number <= 0:
-                    yield f"{key} {shown(number)}, which is not above 0"
+                    yield f"{key} {shown(number)}, not above 0"

@@ -107,9 +107,9 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             raise UsageError(f"{path} line {number} was written by a newer convbench (schema {schema}): upgrade")
         kind = kind_of(row)
         if kind and (found := row_problem(row, kind)):
-            raise UsageError(f"{path} line {number} has {found}: not a result file of convbench")
+            raise UsageError(f"{path} row {number} has {found}: not a result file of convbench")
         if not isinstance(row["case"], str):
-            raise UsageError(f"{path} line {number} has case {shown(row['case'])}: not a result file of convbench")
+            raise UsageError(f"{path} row {number} has case {shown(row['case'])}: not a result file of convbench")
         yield dict.fromkeys(Measurement.keys()) | row  # a file of before a key was added lacks it
 
 

@@ -19,14 +19,14 @@ def types_of(record: type) -> Mapping[str, Any]:
 
 
 def problem(value: Any, kind: Any) -> str | None:
-    """Why a value is not of a type, such as "'x' is not a whole number"; None if it is.
+    """Why a value is not of a type, such as "'x', not a whole number"; None if it is.
 
     Args:
         kind: int (no bool), float (finite; whole numbers too), bool, str (whatever UTF-8 can hold), None, Any, unions,
             ``list[X]``, ``dict[str, X]``, ``tuple[X, ...]`` and ``tuple[X, Y]`` (lists in JSON), or a dataclass.
     """
     if kind is Any:
-        return None if _is_plain(value) else f"{shown(value)} holds something that is not plain JSON"
+        return None if _is_plain(value) else f"{shown(value)} with something in it that is not plain JSON"
     if get_origin(kind) in (Union, types.UnionType):
         found = [problem(value, each) for each in get_args(kind)]
         return None if None in found else found[0]
@@ -39,20 +39,20 @@ def problem(value: Any, kind: Any) -> str | None:
         float: (_is_whole(value) or (isinstance(value, float) and math.isfinite(value)), "a finite number"),
         bool: (isinstance(value, bool), "true or false"),
         str: (_is_text(value), "a text"),
-        type(None): (value is None, "null"),
+        type(None): (value is None, "None"),
     }[kind]
-    return None if good else f"{shown(value)} is not {words}"
+    return None if good else f"{shown(value)}, not {words}"
 
 
 def record_problem(value: Any, record: type) -> str | None:
     """Why an object does not have the fields of a dataclass, each of its type; those with a default may be absent."""
     if not isinstance(value, dict):
-        return f"{shown(value)} is not an object"
+        return f"{shown(value)}, not an object"
     required = {each.name for each in fields(record) if each.default is each.default_factory is MISSING}
     if missing := sorted(required - set(value)):
-        return f"{missing[0]} is missing"
+        return f"no {missing[0]}"
     if unknown := [key for key in value if key not in types_of(record)]:
-        return f"there is no field {shown(unknown[0])}"
+        return f"an unknown key {shown(unknown[0])}"
     return next(field_problems(value, record), None)
 
 
@@ -60,7 +60,7 @@ def field_problems(value: Mapping[str, Any], record: type) -> Iterator[str]:
     """What is wrong with those fields of a dataclass that an object has, in words, one after the other."""
     for key, kind in types_of(record).items():
         if key in value and (found := problem(value[key], kind)):
-            yield f"{key} {found}" if is_dataclass(kind) else f"{key}: {found}"
+            yield f"{key} {found}"
 
 
 def shown(value: Any) -> str:
@@ -73,18 +73,18 @@ def shown(value: Any) -> str:
         return "an object"
     if isinstance(value, int) and abs(value) > LARGEST:
         return "a number of more than 64 bits"
-    return {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
+    return repr(value)
 
 
 def _inside(value: Any, kind: Any) -> str | None:
     inner = get_args(kind)
     if get_origin(kind) is dict:
         if not isinstance(value, dict):
-            return f"{shown(value)} is not an object"
+            return f"{shown(value)}, not an object"
         found = [problem(key, str) or problem(each, inner[1]) for key, each in value.items()]
     else:
         if not isinstance(value, list):
-            return f"{shown(value)} is not a list"
+            return f"{shown(value)}, not a list"
         if get_origin(kind) is tuple and Ellipsis not in inner:
             if len(value) != len(inner):
                 return f"a list of {len(value)} values, not of {len(inner)}"

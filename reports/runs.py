@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from convbench.errors import NothingMeasured, UsageError
 from convbench.files import MOST_JSON, json_value, opened, read_bytes
-from convbench.rows import KINDS, SPEEDS, has_speeds, kind_of, row_problem
+from convbench.rows import KINDS, TYPES, incomplete, kind_of, row_problem
 from convbench.schema import Measurement
 from convbench.store import read
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Row = dict[str, Any]
+
 
 @dataclass
 class Runs:
@@ -111,13 +112,10 @@ def _place(runs: Runs, row: Row, file: Path, number: int) -> None:
     kind = kind_of(row)
     if kind is None:
         raise UsageError(f"{file} row {number} is none that convbench writes: {', '.join(list(row)[:4])} …")
-    row = {"file": str(file), **row}
-    if kind == "measurements":
-        row = {"file": str(file), **dict.fromkeys(Measurement.keys()), **row}
-        row["mode"] = row["mode"] or "forward"  # a file of before there was another
-    wrong = row_problem(row, kind)
-    if not wrong and kind == "measurements" and row["status"] == "ok" and not has_speeds(row):
-        wrong = f"status 'ok' and no {next(key for key in SPEEDS if row[key] is None)}"
-    if wrong:
+    if wrong := row_problem(row, kind) or incomplete(row, kind):
         raise UsageError(f"{file} row {number} has {wrong}: not a result file of convbench")
+    keys = Measurement.keys() if kind == "measurements" else TYPES[kind]
+    row = {"file": str(file), **dict.fromkeys(keys), **row}
+    if kind == "measurements":
+        row["mode"] = row["mode"] or "forward"  # a file of before there was another
     getattr(runs, kind).append(row)

@@ -59,4 +59,4 @@ def write(path: Path, ctx: click.Context, **resolved: Any) -> None:
         f"{key.replace('_', '-')} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
     ]  # JSON of these is TOML
     head = "# Written by convbench; `convbench throughput --sweep` with this file repeats the run.\n"
-    write_whole(path, (head + "\n".join(lines) + "\n").encode())
+    write_whole(path, (head + "\n".join(lines) + "\n").encode(), sync=False)
