@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import pandas
 
 SCHEMA = 1
+CONDITIONS = ("cpu", "cores", "gpus", "torch", "cuda", "cudnn", "convbench")
+"""Keys of ``environment`` that change what is measured."""
+
 HEAD = b'{"schema": '  # every line begins with it, a torn one with as much of it as was written
 BLOCK = 2**20  # bytes read at a time
 
@@ -124,6 +127,11 @@ def require_writable(path: Path) -> None:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
     if path.exists():
         read(path)
+
+
+def changed_conditions(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Differences between two environments that change what is measured, in words."""
+    return [f"{key}: {a.get(key)} and {b.get(key)}" for key in CONDITIONS if a.get(key) != b.get(key)]
 
 
 def load(*paths: str | Path) -> "pandas.DataFrame":

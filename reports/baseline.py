@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from convbench.timing.compare import CONDITIONS as OF_THE_MACHINE
+from convbench.store import CONDITIONS as OF_THE_MACHINE
 from convbench.timing.compare import compare_rows
 
 from .runs import frame, records

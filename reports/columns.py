@@ -251,7 +251,7 @@ COLUMNS: dict[str, Column] = {
     "value": Column("value", left=True),
     "area": Column("for", left=True),
     "works": Column("works", left=True),
-    "mend": Column("what mends it", left=True),
+    "fix": Column("what mends it", left=True),
     # Requests to a server.
     "rate": Column("asked requests/s", significant),
     "concurrency": Column("clients"),

@@ -5,7 +5,7 @@ from typing import Any
 
 from convbench.errors import UsageError
 from convbench.reports.columns import COLUMNS, NOTHING
-from convbench.timing.compare import CONDITIONS
+from convbench.store import CONDITIONS
 from convbench.timing.derived import FORMULAS
 
 from .selection import require_known

@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from ..rows import has_speeds
-from ..timing.compare import changed_conditions, compare_rows
+from ..store import changed_conditions
+from ..timing.compare import compare_rows
 from . import options
 
 KEYS = ("case", "a", "b", "ratio", "ratio_low", "ratio_high", "difference")

@@ -220,11 +220,12 @@ def _draw(
     import numpy as np
 
     from ..files import write_whole
+    from ..measure.engine import open_engine
     from ..sampling import decoding, images, png
 
     decode = decoding.decoder(recipe.variant.signature, recipe.decoded_by, device)
     columns = len(recipe.labels) if recipe.labels and len(recipe.labels) <= 10 and count > len(recipe.labels) else 8
-    with images.opened(recipe, batch, device, weights) as step, Progress(count, batch, made.steps) as progress:
+    with open_engine(recipe, batch, device, weights) as step, Progress(count, batch, made.steps) as progress:
         sheets = [
             decoding.bytes_from_pixels(decode(done.samples)).cpu().numpy()
             for done in images.sample(recipe, step, made, range(count), batch, device, progress.update)
@@ -244,6 +245,7 @@ def _store(
     weights: str | None,
     latents: bool,
 ) -> int:
+    from ..measure.engine import open_engine
     from ..sampling import decoding, images, shards
 
     run, world = shards.Run(npz, count, {**recipe.facts(), "latents": latents}), shards.World.of_torchrun()
@@ -255,7 +257,7 @@ def _store(
     todo = [number for numbers in left.values() for number in numbers]
     if todo:
         with (
-            images.opened(recipe, batch, device, weights) as step,
+            open_engine(recipe, batch, device, weights) as step,
             Progress(len(todo), batch, made.steps) as progress,
         ):
             _fill(left, images.sample(recipe, step, made, todo, batch, device, progress.update), decode)

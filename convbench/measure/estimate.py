@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from ..catalogue import find
-from ..counting import Count, count_variant
+from ..counting import Count
+from ..models.counts import count_variant
 from ..precision import applied, dtype_of
 from ..schema import Case, Second
 from ..timing import derived

@@ -23,9 +23,10 @@ from ..checks import machine, timing
 from ..checks import output as proof
 from ..checks.operators import operators_seen
 from ..checks.output import Finding, Proof
-from ..counting import Count, count_variant
+from ..counting import Count
 from ..errors import ConvbenchError
 from ..models import create
+from ..models.counts import count_variant
 from ..schema import VERDICTS, Backend, Case, Measurement, Second, Step
 from ..timing import compare, derived, memory
 from ..timing.calibration import Rates, calibrate, limit

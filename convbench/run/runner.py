@@ -23,7 +23,7 @@ from ..environment import cores, describe, free_bytes
 from ..errors import UsageError
 from ..measure.estimate import estimate, quick_rates
 from ..schema import VERDICTS, Case, Measurement, Second
-from ..store import append, read, require_writable
+from ..store import append, changed_conditions, read, require_writable
 from ..timing import compare, derived
 from .plan import Request, bundles, plan
 
@@ -148,7 +148,7 @@ def held_rows(out: Path | None) -> dict[str, dict[str, Any]]:
     rows = {row["case"]: row for row in (read(out) if out.exists() else [])}
     here = describe()
     for row in rows.values():
-        if row["environment"] and (changes := compare.changed_conditions(row["environment"], here)):
+        if row["environment"] and (changes := changed_conditions(row["environment"], here)):
             raise UsageError(f"{out} was measured under other conditions ({changes[0]}): give another --out")
     return rows
 

@@ -14,8 +14,7 @@ from ..environment import describe
 from ..errors import UsageError
 from ..sampling.plan import Plan, new_row
 from ..schema import Case, Second
-from ..store import append
-from ..timing.compare import changed_conditions
+from ..store import append, changed_conditions
 from . import runner
 
 Row = dict[str, Any]

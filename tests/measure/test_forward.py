@@ -9,53 +9,26 @@ import functools
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from statistics import median
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 from contract import THROUGHPUT_KEYS
-from simulated import QUICK, Simulated
+from simulated import QUICK, RATES, Simulated, Unwatched
 
 from convbench import catalogue
 from convbench.checks import timing
-from convbench.counting import Count, count_variant
+from convbench.counting import Count
 from convbench.errors import UsageError
 from convbench.measure import forward
+from convbench.models.counts import count_variant
 from convbench.schema import STATUSES, VERDICTS, Case, Measurement
 from convbench.timing.calibration import Rates, limit
 from convbench.timing.clock import Block, Clock, CpuClock
 from convbench.timing.intervals import median_interval
 from convbench.tolerances import RELATIVE_L2
-
-RATES = Rates(
-    matmul_flops_per_s=2e12,
-    conv1x1_flops_per_s=1e12,
-    conv3x3_flops_per_s=3e12,
-    copy_bytes_per_s=1e12,
-    launches_per_s=1e6,
-)
-
-
-class Unwatched:
-    """In place of the sampler, which is a process of its own and takes its time to start: an idle machine."""
-
-    facts: ClassVar[dict[str, Any]] = {}
-    reason = ""
-
-    def __init__(self, device: str) -> None:
-        self.timed = nullcontext
-
-    def __enter__(self) -> "Unwatched":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def summary(self) -> dict[str, Any]:
-        return {"cores_of_others": 0.0}
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from simulated import QUICK, Simulated
-from test_measure import RATES, Unwatched
+from simulated import QUICK, RATES, Simulated, Unwatched
 
 from convbench import backends, cli
 from convbench.catalogue import find

@@ -48,7 +48,7 @@ def alone(*cases: Case) -> list[Bundle]:
 
 @pytest.fixture
 def workers_find_the_faults(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "support"))
 
 
 def test_a_worker_that_dies_takes_its_case_and_not_the_run(workers_find_the_faults: None, tmp_path: Path) -> None:
@@ -95,7 +95,9 @@ def test_a_worker_that_hangs_is_ended(workers_find_the_faults: None, tmp_path: P
 
 
 def workers_alive() -> list[str]:
-    return [" ".join(child.cmdline()) for child in psutil.Process().children() if "convbench.worker" in child.cmdline()]
+    return [
+        " ".join(child.cmdline()) for child in psutil.Process().children() if "convbench.run.worker" in child.cmdline()
+    ]
 
 
 @pytest.mark.parametrize("begun", [True, False])

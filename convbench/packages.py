@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from convbench.errors import UsageError
+from .errors import UsageError
 
 
 @cache

@@ -14,8 +14,9 @@ from torch import Tensor
 from convbench.catalogue import find
 from convbench.checks.output import relative_error
 from convbench.errors import WeightsError
+from convbench.measure import drift
 from convbench.reports.plots.drift import plot
-from convbench.sampling import drift, samplers
+from convbench.sampling import samplers
 from convbench.sampling.images import Recipe
 from convbench.schema import PRECISIONS
 from convbench.tolerances import FEATURE_SHIFT, RELATIVE_L2, TRAJECTORY_L2

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ..checks import output
 from ..errors import UsageError
+from ..sampling.guidance import guided
+from ..sampling.images import Recipe, labels_of
+from ..sampling.noise import PerImage
+from ..sampling.sampler import Sampler
 from ..tolerances import TRAJECTORY_L2
-from .guidance import guided
-from .images import Recipe, labels_of, opened
-from .noise import PerImage
-from .sampler import Sampler
+from .engine import open_engine
 
 Row = dict[str, Any]
 Engine = tuple[str, str]  # a backend and a precision
@@ -100,7 +101,7 @@ def states(
     takes, side = recipe.variant.signature, recipe.res // recipe.variant.signature.factor
     noise = PerImage(recipe.seed, numbers, (takes.channels, side, side), device)
     labels = torch.tensor(labels_of(recipe, numbers), device=device)
-    with opened(recipe, len(numbers), device, weights) as step:
+    with open_engine(recipe, len(numbers), device, weights) as step:
         model = guided(step, labels, takes.classes, recipe.cfg_scale, recipe.guided_channels)
         yield from made.trajectory(model, noise.start(), noise)
 
