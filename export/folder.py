@@ -188,7 +188,7 @@ def read(folder: Path) -> Manifest:
 
 def signature(content: Any) -> Signature:
     """What a manifest says that the model takes and returns. Raises TypeError or ValueError, naming what is wrong."""
-    given = asdict(Signature(**content))
+    given = dict(vars(Signature(**content)))
     caption = given["caption"]
     if caption is not None and (type(caption) is not list or len(caption) != 2):
         raise ValueError("signature: caption must be null or a number of tokens and their width")
