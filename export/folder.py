@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ from typing import Any
 
 import psutil
 
+from convbench.catalogue import Signature
 from convbench.errors import UsageError
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST, VERIFICATION, LAYERS, README = "manifest.json", "verification.json", "layers.json", "README.md"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -41,6 +43,7 @@ class Manifest:
     dimensions: dict[str, tuple[int, int]]  # the smallest and largest value of each name in the shapes
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    signature: Signature  # of the model when it was exported: serving reads it here and imports nothing of the model
     entry: str  # the file that a runtime opens
     weights: dict[str, str]  # "source" in words or a path, "sha256" of the parameters
     versions: dict[str, str]
@@ -161,8 +164,11 @@ def read(folder: Path) -> Manifest:
         raise UsageError(f"cannot read {folder / MANIFEST}: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
         raise UsageError(f"{folder / MANIFEST} is not a manifest of convbench")
-    if content.pop("schema") > SCHEMA:
+    schema = content.pop("schema")
+    if schema > SCHEMA:
         raise UsageError(f"{folder} was made by a newer convbench: upgrade")
+    if schema < SCHEMA:
+        raise UsageError(f"{folder} was made by an older convbench: export it again")
     try:
         ports = {
             key: tuple(Port(port["name"], port["dtype"], tuple(port["shape"])) for port in content[key])
@@ -170,13 +176,32 @@ def read(folder: Path) -> Manifest:
         }
         dimensions = {name: (int(low), int(high)) for name, (low, high) in content["dimensions"].items()}
         low, high = content["batch"]
-        manifest = Manifest(**{**content, **ports, "dimensions": dimensions, "batch": (int(low), int(high))})
+        known = {"dimensions": dimensions, "batch": (int(low), int(high)), "signature": signature(content["signature"])}
+        manifest = Manifest(**{**content, **ports, **known})
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{folder / MANIFEST} is not a manifest of convbench: {error}") from None
     for name in (manifest.entry, *manifest.files):
         if Path(name).name != name:
             raise UsageError(f"{folder / MANIFEST} names a file outside its folder: {name}")
     return manifest
+
+
+def signature(content: Any) -> Signature:
+    """What a manifest says that the model takes and returns. Raises TypeError or ValueError, naming what is wrong."""
+    given = dict(vars(Signature(**content)))
+    caption = given["caption"]
+    if caption is not None and (type(caption) is not list or len(caption) != 2):
+        raise ValueError("signature: caption must be null or a number of tokens and their width")
+    numbers = [given["channels"], given["factor"], given["classes"], *(caption or ())]
+    if not all(type(number) is int and 0 < number < 2**31 for number in numbers):
+        raise ValueError("signature: channels, factor, classes and caption must be whole numbers above 0")
+    if type(given["null_class"]) is not bool:
+        raise ValueError("signature: null_class must be true or false")
+    if type(given["t_end"]) not in (int, float) or not 0 < given["t_end"] < math.inf:
+        raise ValueError("signature: t_end must be a number above 0")
+    if type(given["predicts"]) is not str or type(given["takes"]) is not list or not set(given["takes"]) <= set("xty"):
+        raise ValueError("signature: predicts must be a text, takes a list of x, t and y")
+    return Signature(**{**given, "caption": tuple(caption) if caption else None, "takes": tuple(given["takes"])})
 
 
 def changed_files(folder: Path, manifest: Manifest) -> list[str]:

@@ -159,6 +159,7 @@ def build(
         dimensions=sizes.dimensions,
         inputs=inputs,
         outputs=outputs,
+        signature=sizes.takes,
         entry=entry,
         weights={"source": wanted.weights or "random, seed 0", "sha256": parameters_sha256(network)},
         versions=versions(wanted.to),

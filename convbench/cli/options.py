@@ -84,9 +84,12 @@ class Number(click.FloatRange):
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
-    """Seconds, or a number with ms, s, m or h behind it."""
+    """Seconds, or a number with ms, s, m or h behind it: longer than nothing, and at most ``most_s``."""
 
     name = "duration"
+
+    def __init__(self, most_s: float = 720 * 3600) -> None:
+        self.most_s = most_s
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         text = str(value).strip()
@@ -96,8 +99,11 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
             seconds = float(number) * unit if unit else float(text)
         except ValueError:
             self.fail(f"'{value}' is not a time such as 90s, 30m or 2h", param, ctx)
-        if not 0 < seconds < float("inf"):
-            self.fail(f"'{value}' is not longer than nothing", param, ctx)
+        most = f"{self.most_s / 3600:g}h" if self.most_s >= 3600 else f"{self.most_s:g}s"
+        if not seconds > 0:
+            self.fail(f"'{value}' is not longer than nothing: give more than 0 and at most {most}", param, ctx)
+        if seconds > self.most_s:
+            self.fail(f"'{value}' is too long: give more than 0 and at most {most}", param, ctx)
         return seconds
 
 
