@@ -119,8 +119,6 @@ def command(
 
 
 def _explain(runs: "Runs", asked: str, where: list[str] | None, baseline: str | None, form: str) -> None:
-    import json
-
     from ..reports import selection
     from ..reports.baseline import BASELINE, beside_baseline
     from ..reports.explain import as_text, explained

@@ -37,10 +37,12 @@ ROOT_MODULES = (
     "counting",
     "environment",
     "store",
+    "rows",
     "files",
     "tolerances",
     "precision",
     "schema",
+    "typecheck",
     "errors",
 )
 ORDER = (*FOLDERS, *ROOT_MODULES)
