@@ -11,6 +11,7 @@ import stat
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -33,7 +34,7 @@ def cache_home() -> Path:
 # Reading
 
 
-def opened(path: Path, follow: bool = True) -> BinaryIO:
+def opened(path: Path, follow: bool = True) -> BufferedReader:
     """A regular file, open for reading. A device is not even opened, a pipe not waited for.
 
     Args:
@@ -167,7 +168,7 @@ def write_whole(path: Path, content: bytes, sync: bool = True) -> None:
 
 
 @contextmanager
-def appended(path: Path) -> Iterator[BinaryIO]:
+def appended(path: Path) -> Iterator[FileIO]:
     """A regular file or a new one, unbuffered, open for reading and for writing at its end.
 
     Raises UsageError where ``path`` is neither; OSError of the system.

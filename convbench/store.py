@@ -7,8 +7,9 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from . import files
 from .errors import UsageError
@@ -52,7 +53,7 @@ def append(path: Path, measurement: dict[str, Any]) -> None:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _end_of_last_line(file: BinaryIO) -> int:
+def _end_of_last_line(file: FileIO) -> int:
     """Where the last whole line ends: looked for from the end of the file, a block at a time."""
     end = file.seek(0, os.SEEK_END)
     while end > 0:
