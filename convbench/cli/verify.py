@@ -66,8 +66,8 @@ def command(
         network = models.create(variant.id, source, res=manifest.res)
         if make.parameters_sha256(network) != manifest.weights["sha256"]:
             raise UsageError(
-                f"the weights of {manifest.model} from {source or make.RANDOM} are not those that {folder} was made from: "
-                "give the right ones with --weights"
+                f"the weights of {manifest.model} from {source or make.RANDOM} are not those that {folder} was made "
+                "from: give the right ones with --weights"
             )
         found = verify.check(folder, network, sizes, trajectory, threads, report, trust_native)
     _record(folder / folders.VERIFICATION, found)
