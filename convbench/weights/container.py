@@ -6,6 +6,7 @@ So a small file cannot ask for more memory than its own length, whatever it clai
 import io
 import json
 import math
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -23,6 +24,7 @@ MOST_DIRECTORY_BYTES = 2**24  # of the list of entries of an archive
 MOST_SMALL_BYTES = 2**16  # of the other entries of an archive: a version, a byte order
 MOST_SIDE, MOST_AXES, MOST_KEY = 2**40, 16, 1024  # of a tensor, and characters of its name
 ZIP = b"PK\x03\x04"
+END, LOCATOR, END64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sLQL"), struct.Struct("<4sQ2H2L4Q")  # of an archive
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # with which torch.save before 1.6 began
 BITS = {  # of one element of each safetensors type
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
@@ -106,6 +108,7 @@ def _require_plain_zip(file: Path, stream: BinaryIO) -> None:
     with _Modest(io.FileIO(stream.fileno(), closefd=False)) as modest:
         try:
             with zipfile.ZipFile(modest) as archive:
+                _require_one_directory(modest, archive)
                 entries = _sane_entries(file, archive)
                 (pickle,) = [name for name in entries if name.partition("/")[2] == "data.pkl"]
                 content = archive.read(pickle)
@@ -114,6 +117,29 @@ def _require_plain_zip(file: Path, stream: BinaryIO) -> None:
     folder = pickle.partition("/")[0]
     rest = io.BytesIO(content)
     pickles.read(rest, lambda key, count: entries.get(f"{folder}/data/{key}", -1) >= count)
+
+
+def _require_one_directory(stream: BinaryIO, archive: zipfile.ZipFile) -> None:
+    """Raise ValueError unless the directory of an archive lies where its end says, and only there.
+
+    Python looks for it just before the end, torch's reader at the offset that stands there: a file could show a
+    harmless one to the first and another to the second.
+    """
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(size - END.size)
+    mark, *_, length, start, comment = END.unpack(stream.read(END.size))
+    behind = size - END.size
+    stream.seek(max(0, behind - LOCATOR.size))
+    mark64, _, where, _ = LOCATOR.unpack(stream.read(LOCATOR.size))
+    if mark64 == b"PK\x06\x07":  # an archive of over 4 GiB says it again, in 64 bits
+        behind -= LOCATOR.size + END64.size
+        stream.seek(behind)
+        again, *_, length64, start64 = END64.unpack(stream.read(END64.size))
+        if again != b"PK\x06\x06" or where != behind or {length, start} - {length64, start64, 2**32 - 1}:
+            raise ValueError("two ends")
+        length, start = length64, start64
+    if mark != b"PK\x05\x06" or comment or start + length != behind or archive.start_dir != start:
+        raise ValueError("a directory somewhere else")
 
 
 def _sane_entries(file: Path, archive: zipfile.ZipFile) -> dict[str, int]:
@@ -135,7 +161,8 @@ def _sane_entries(file: Path, archive: zipfile.ZipFile) -> dict[str, int]:
             raise WeightsError(f"{file} describes its tensors in {_bytes(entry.file_size)}, which no model needs")
     names = [entry.filename for entry in entries]
     folders = {name.partition("/")[0] for name in names}
-    if len({name.casefold() for name in names}) < len(names) or len(folders) != 1 or archive.comment:
+    odd = any(each.orig_filename != each.filename or each.compress_size != each.file_size for each in entries)
+    if odd or len({name.casefold() for name in names}) < len(names) or len(folders) != 1:
         raise ValueError("names that are not those of one checkpoint")
     return {entry.filename: entry.file_size for entry in entries}
 
