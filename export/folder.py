@@ -165,7 +165,7 @@ def changed_files(folder: Path, manifest: Manifest) -> list[str]:
     found = []
     for name, facts in manifest.files.items():
         try:
-            same = sha256(folder / name) == facts["sha256"]
+            same = (sha256(folder / name), (folder / name).stat().st_size) == (facts["sha256"], facts["bytes"])
         except FileNotFoundError:
             found.append(f"{name} is missing")
         except OSError as error:  # a link, a pipe or a folder of that name

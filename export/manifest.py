@@ -17,7 +17,7 @@ MOST_BYTES = 2**20  # of a manifest; a real one has some thousand
 ENTRIES = {"onnx": "model.onnx", "openvino": "model.xml", "aoti": "model.pt2", "tensorrt": "engine.plan"}
 NATIVE = ("aoti", "tensorrt")  # machine code: opening one runs it
 MOST_FILES, MOST_DIMENSIONS = 32, 8
-MOST_RES, MOST_EXTENT, MOST_BATCH, MOST_ELEMENTS = 8192, 2**20, 2**16, 2**32
+MOST_RES, MOST_EXTENT, MOST_BATCH, MOST_ELEMENTS = 8192, 2**16, 2**16, 2**32
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 EXTENT = re.compile(r"(?:([1-9][0-9]{0,3})\*)?([a-z][a-z0-9_]{0,31})")
@@ -83,10 +83,10 @@ def parsed(content: Any) -> Manifest:
     for key in ("inputs", "outputs"):
         known[key] = tuple(Port(port["name"], port["dtype"], tuple(port["shape"])) for port in content[key])
     takes = content["signature"]
-    caption = takes.get("caption")
-    known["signature"] = Signature(
-        **{**takes, "caption": caption and tuple(caption), "takes": tuple(takes.get("takes", Signature.takes))}
-    )
+    if missing := [each.name for each in fields(Signature) if each.name not in takes]:
+        raise ValueError(f"signature: no {missing[0]}")
+    caption = takes["caption"]
+    known["signature"] = Signature(**{**takes, "caption": caption and tuple(caption), "takes": tuple(takes["takes"])})
     manifest = Manifest(**known)
     for problems in (_of_files, _of_sizes, _of_ports, _of_signature, _of_the_rest):
         for problem in problems(manifest):
@@ -183,7 +183,9 @@ def _of_signature(manifest: Manifest) -> Iterator[str]:
     caption = takes.caption or ()
     if (x.shape[1], y.shape[1:], y.dtype) != (takes.channels, caption, "float32" if caption else "int64"):
         yield "inputs that its signature does not have"
-    if any(side * takes.factor != manifest.res for side in x.shape[2:] if isinstance(side, int)):
+    if manifest.res % takes.factor or any(
+        side * takes.factor != manifest.res for side in x.shape[2:] if isinstance(side, int)
+    ):
         yield f"x of other sides than {manifest.res} pixels have"
 
 

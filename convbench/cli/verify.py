@@ -96,11 +96,11 @@ def _variant(folder: Path, manifest: "Manifest", model: str | None) -> "Variant"
 
     if model is not None and model != manifest.model:
         raise UsageError(f"--model {model} is not the model that {folder} was made from: that is {manifest.model}")
-    if model is not None:
-        return catalogue.find(model)
     try:
-        variant = catalogue.find_in_zoo(manifest.model)
+        variant = catalogue.find_in_zoo(manifest.model) if model is None else catalogue.find(model)
     except UsageError as unknown:
+        if model is not None:
+            raise
         raise UsageError(
             f"{folder} was made from {manifest.model}, which is not a model of convbench ({unknown}); "
             "where it is code of yours that may be run, repeat that name with --model"
