@@ -12,9 +12,10 @@ from torch import nn
 from convbench.errors import UsageError
 from convbench.schema import Step
 
+from .manifest import ENTRIES
 from .shapes import Shapes
 
-ENTRY = "model.pt2"
+ENTRY = ENTRIES["aoti"]
 CAPABILITIES = ("DEFAULT", "NO AVX", "AVX2", "AVX512")  # of torch, each running what is compiled for those before it
 PACKED = re.compile(
     rb"aoti_torch_cpu_mkldnn__convolution_pointwise\w*\(|aoti_torch_cpu__(?:mkl_)?linear_pointwise\w*\("

@@ -5,7 +5,6 @@ be right though it is computed later. So a longest chain of layers is searched f
 wrong member but not to the last right one.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,14 @@ from torch import Tensor, nn
 
 from convbench import packages
 from convbench.checks.output import relative_error
+from convbench.errors import UsageError
+from convbench.files import read_json
+from convbench.schema.typecheck import problem
 from convbench.timing.clock import Inputs
 from convbench.tolerances import RELATIVE_L2
 
 from . import folder, onnxruntime, openvino
-from .folder import Manifest
+from .manifest import Manifest
 from .onnx import Layer
 
 Found = dict[str, Any]
@@ -37,7 +39,9 @@ def first_difference(artefact: Path, manifest: Manifest, network: nn.Module, inp
     """
     if not (artefact / folder.LAYERS).is_file():
         return None
-    layers: list[Layer] = json.loads((artefact / folder.LAYERS).read_text("utf-8"))
+    layers: list[Layer] = read_json(artefact / folder.LAYERS)
+    if misfit := problem(layers, list[dict[str, str]]):
+        raise UsageError(f"{folder.LAYERS} holds {misfit}")
     graph = (
         _onnx_graph(artefact / manifest.entry) if manifest.to == "onnx" else _openvino_graph(artefact / manifest.entry)
     )

@@ -15,9 +15,10 @@ from convbench import packages
 from convbench.checks.operators import operators_seen
 from convbench.errors import UsageError
 
+from .manifest import ENTRIES
 from .shapes import Shapes
 
-ENTRY = "model.onnx"
+ENTRY = ENTRIES["onnx"]
 OPSET = 21  # the first with a GroupNormalization that runtimes know as one operator
 OPSET_ATTENTION = 23  # the first with Attention
 OPSET_INT8 = 20  # what ONNX Runtime's quantiser can read

@@ -9,7 +9,7 @@ from convbench.catalogue import Signature, Variant
 from convbench.errors import UsageError
 from convbench.timing.clock import Inputs
 
-from .folder import Port
+from .manifest import Port
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,20 @@ def of_ports(
     takes: Signature,
     side: int,
 ) -> Shapes:
-    """The shapes that a manifest states."""
+    """The shapes that a manifest states. Raises UsageError where they are not those of such a network."""
+    found = _of_ports(inputs, outputs, dimensions, takes, side)
+    if found.ports() != (inputs, outputs) or found.dimensions != dimensions:
+        raise UsageError("the manifest states inputs, outputs and dimensions that do not belong together")
+    return found
+
+
+def _of_ports(
+    inputs: tuple[Port, ...],
+    outputs: tuple[Port, ...],
+    dimensions: dict[str, tuple[int, int]],
+    takes: Signature,
+    side: int,
+) -> Shapes:
     batch = inputs[0].shape[0]
     fixed = (batch, batch) if isinstance(batch, int) else dimensions["batch"]
     height, channels = inputs[0].shape[2], outputs[0].shape[1]

@@ -10,6 +10,8 @@ from typing import Any
 from ..errors import UsageError
 from .families import Variant, families
 
+MOST_TIMES = 16  # how much larger than its example a number may be, and how many of them
+
 
 def varied(base: Variant, changes: list[str]) -> Variant:
     """The variant with those changes, each "key=value". Raises UsageError for what the family cannot change."""
@@ -44,10 +46,21 @@ def _value(shown: str, text: str, option: dict[str, Any]) -> Any:
     try:
         if isinstance(like, bool):
             return text == "yes"
-        return [int(part) for part in text.split("-")] if isinstance(like, list) else type(like)(text)
+        value = [int(part) for part in text.split("-")] if isinstance(like, list) else type(like)(text)
+        _require_moderate(value, like)
+        return value
     except ValueError:
         example = "-".join(map(str, like)) if isinstance(like, list) else like
         raise UsageError(f"{shown}: it must look like {example}") from None
+
+
+def _require_moderate(value: Any, like: Any) -> None:
+    """Raise ValueError for numbers far beyond the example: an id may stand in a file that somebody else wrote."""
+    known, given = (each if isinstance(each, list) else [each] for each in (like, value))
+    if all(isinstance(each, int) for each in known):
+        most = MOST_TIMES * max(known)
+        if len(given) > MOST_TIMES or not all(0 <= each <= most for each in given):
+            raise ValueError(value)
 
 
 def options() -> Iterator[str]:

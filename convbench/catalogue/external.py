@@ -11,22 +11,26 @@ classes. Nothing here imports torch before a model is asked for.
 """
 
 import difflib
-import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import UsageError, first_line
+from ..files import read_json
 from .families import Family, Signature, Variant
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 GROUP = "convbench.models"
+MOST_CONFIG = 2**20  # bytes
 IMAGES = {"channels": 3, "factor": 1, "takes": ("x",), "predicts": "logits"}
 
 
@@ -41,23 +45,64 @@ def variant_of(id: str) -> Variant | None:
     source, _, rest = id.partition(":")
     points = {point.name: point for point in entry_points(group=GROUP)}
     if id in points:
-        return _of_factory(id, points[id].load())
+        return _of_factory(id, _loaded(id, points[id].load))
     if not rest:
         return None
     if source in ("timm", "diffusers"):
         return (_of_timm if source == "timm" else _of_diffusers)(id, rest)
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # the installed command does not look where it is called, `python -m` does
+    return _of_module(id, source, rest)
+
+
+def _of_module(id: str, module: str, name: str) -> Variant:
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise UsageError(f"'{id[:200]}' is not of the form package.module:function")
+    factory = _loaded(id, lambda: getattr(import_module(module), name))
+
+    def build(res: int) -> Any:
+        with _working_folder():  # a function may import more
+            return factory(res)
+
+    return _of_factory(id, factory, build if callable(factory) else factory)
+
+
+def _loaded(id: str, load: Callable[[], Any]) -> Any:
+    """What somebody's code holds. Raises UsageError in one line, whatever that code raises."""
     try:
-        return _of_factory(id, getattr(import_module(source), rest))
+        with _working_folder():
+            return load()
     except (ImportError, AttributeError) as error:
-        raise UsageError(f"no model at '{id}': {error}") from None
+        raise UsageError(f"no model at '{id}': {first_line(error)}") from None
+    except Exception as error:
+        raise UsageError(f"no model at '{id}': {type(error).__name__}: {first_line(error)}") from None
 
 
-def _of_factory(id: str, factory: Any, **known: Any) -> Variant:
+@contextmanager
+def _working_folder() -> Iterator[None]:
+    """Modules of the folder that convbench was called in can be imported meanwhile; installed ones come first."""
+    here = os.getcwd()
+    known = here in sys.path or "" in sys.path  # as for `python -m`
+    sys.path += [] if known else [here]
+    try:
+        yield
+    finally:
+        if not known:
+            sys.path.remove(here)
+
+
+@dataclass(frozen=True)
+class Called:
+    """A network with the function (x, t, y) -> output by which it is called, where that is not its own."""
+
+    network: Any
+    step: Callable[..., Any]
+
+
+def _of_factory(id: str, declared: Any, factory: Any = None, **known: Any) -> Variant:
+    """The variant of a factory. ``declared``: what its inputs stand beside; the factory itself unless another is."""
+    factory = factory or declared
     if not callable(factory):
         raise UsageError(f"'{id}' is a {type(factory).__name__}, not a function from a resolution to a network")
-    inputs = {**getattr(factory, "inputs", {}), **known}
+    inputs = {**getattr(declared, "inputs", {}), **known}
     multiple = inputs.pop("res_multiple", inputs.get("factor", Signature.factor))
     try:
         signature = Signature(**inputs)
@@ -75,12 +120,12 @@ def _of_timm(id: str, name: str) -> Variant:
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise UsageError(f"timm knows no model '{name}'" + (f": did you mean {' or '.join(near)}?" if near else ""))
 
-    def factory(res: int) -> "nn.Module":
+    def factory(res: int) -> Called:
         try:
             network = timm.create_model(name, pretrained=False, img_size=res)
         except TypeError:  # fully convolutional: takes no size
             network = timm.create_model(name, pretrained=False)
-        return _as_step(lambda x, t, y: network(x), network)
+        return Called(network, lambda x, t, y: network(x))
 
     return _of_factory(id, factory, **IMAGES)
 
@@ -88,23 +133,25 @@ def _of_timm(id: str, name: str) -> Variant:
 def _of_diffusers(id: str, path: str) -> Variant:
     diffusers: Any = _needed("diffusers", id)
     try:
-        config = json.loads(Path(path).read_text("utf-8"))
+        config = read_json(Path(path), MOST_CONFIG)
         kind = getattr(diffusers, config["_class_name"])
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        if not issubclass(kind, diffusers.ModelMixin):
+            raise TypeError(f"{config['_class_name']} is not a class of networks")
+    except (UsageError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is no config of a diffusers model: {error}") from None
     classes = config.get("num_class_embeds") or config.get("num_embeds_ada_norm")
     caption = config.get("cross_attention_dim") if "Condition" in config["_class_name"] else None
     channels = config.get("in_channels", 4)
     second = "class_labels" if classes else "encoder_hidden_states" if caption else None
 
-    def factory(res: int) -> "nn.Module":
+    def factory(res: int) -> Called:
         network = kind.from_config({**config, "sample_size": res // (1 if channels == 3 else 8)})
 
         def step(x: "Tensor", t: "Tensor", y: "Tensor") -> "Tensor":
             out: Any = network(x, timestep=t, **({second: y} if second else {}), return_dict=False)
             return out[0]
 
-        return _as_step(step, network)
+        return Called(network, step)
 
     return _of_factory(
         id,
@@ -123,18 +170,3 @@ def _needed(package: str, id: str) -> Any:
         return import_module(package)
     except ImportError:
         raise UsageError(f"--model {id} needs a package: pip install {package}") from None
-
-
-def _as_step(call: Callable[..., "Tensor"], network: "nn.Module") -> "nn.Module":
-    """The network with the arguments that every model here has."""
-    from torch import nn
-
-    class Outside(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, x: "Tensor", t: "Tensor", y: "Tensor") -> "Tensor":
-            return call(x, t, y)
-
-    return Outside()

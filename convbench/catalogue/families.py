@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import UsageError
 
 FOLDER = Path(__file__).parent
+MOST_RES = 16384  # pixels: eight times the largest of any paper here
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Variant:
 
     def require_res(self, res: int) -> None:
         """Raise UsageError unless the model can be built for images of ``res`` pixels."""
+        if res > MOST_RES:
+            raise UsageError(f"--res {res} does not suit {self.id}: at most {MOST_RES} pixels")
         if res <= 0 or res % self.res_multiple:
             below = max(self.res_multiple, res // self.res_multiple * self.res_multiple)
             near = sorted({below, below + self.res_multiple})

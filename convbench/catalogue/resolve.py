@@ -1,6 +1,7 @@
 """From an id to a variant: of the zoo, with changes behind ``@``, or from outside. Imports no torch."""
 
 import difflib
+from collections.abc import Iterable
 
 from ..errors import UsageError
 from .ablations import varied
@@ -9,20 +10,31 @@ from .families import Variant, printed_only, variants
 
 
 def find(id: str) -> Variant:
-    """The variant of that id, with the changes behind it if any. Raises UsageError that offers the nearest ids."""
-    if "@" in id and ":" not in id:
-        base, *changes = id.split("@")
-        return varied(find(base), changes)
-    known = variants()
-    if found := known.get(id) or variant_of(id):
+    """The variant of that id, with the changes behind it if any. Raises UsageError that offers the nearest ids.
+
+    Imports the code that an id from outside names: only for what somebody typed. An id that stands in a file goes
+    through ``find_in_zoo``.
+    """
+    if found := variant_of(id) if id not in variants() else None:
         return found
-    if id in printed_only():
-        raise UsageError(f"{id} has only been printed and cannot run: {printed_only()[id]['reason']}")
-    near = difflib.get_close_matches(
-        id.lower().replace("-", "_").replace("/", "_"), [*known, *names()], n=3, cutoff=0.5
-    )
+    return _of_zoo(id, names())
+
+
+def find_in_zoo(id: str) -> Variant:
+    """The same among the models of convbench alone: imports nothing, whatever the id says."""
+    return _of_zoo(id, ())
+
+
+def _of_zoo(id: str, others: Iterable[str]) -> Variant:
+    base, *changes = id.split("@") if ":" not in id else [id]
+    if base in variants():
+        return varied(variants()[base], changes) if changes else variants()[base]
+    if base in printed_only():
+        raise UsageError(f"{base} has only been printed and cannot run: {printed_only()[base]['reason']}")
+    likely = base.lower().replace("-", "_").replace("/", "_")
+    near = difflib.get_close_matches(likely, [*variants(), *others], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "`convbench models` lists all"
-    raise UsageError(f"unknown model '{id}': {hint}")
+    raise UsageError(f"unknown model '{base[:200]}': {hint}")
 
 
 def find_printed(model: str | None, res: int) -> Variant | None:
@@ -30,6 +42,6 @@ def find_printed(model: str | None, res: int) -> Variant | None:
     if model is None:
         return None
     if "@" in model:
-        return find(model)
+        return find_in_zoo(model)
     own = [variant for variant in variants().values() if variant.printed_as == model]
     return next((variant for variant in own if variant.res == res), own[0] if own else variants().get(model))

@@ -42,12 +42,12 @@ def check_cards(file: Path) -> int:
     found = cards.read(file)
     problems = [f"{name}: {problem}" for name, card in found.items() for problem in cards.check(card)]
     for problem in problems:
-        click.echo(problem)
+        options.say(problem)
     if problems:
         return 1
     for name, card in found.items():
         why = cards.unranked(card)
-        click.echo(f"{name}: no problems; " + (why or f"{cards.completeness(card)} fields of its protocol are known"))
+        options.say(f"{name}: no problems; " + (why or f"{cards.completeness(card)} fields of its protocol are known"))
     return 0
 
 

@@ -27,11 +27,13 @@ ENGINES = ("triton-server",)
 )
 @click.option("--max-batch", type=click.IntRange(min=1), help="Images of a batch [default: the artefact's most].")
 @click.option(
-    "--max-delay", type=options.Duration(), default="5ms", show_default=True, help="How long a batch waits for more."
+    "--max-delay", type=options.Duration(60), default="5ms", show_default=True, help="How long a batch waits for more."
 )
-@click.option("--queue", type=click.IntRange(min=1), default=256, show_default=True, help="Requests that may wait.")
-@click.option("--instances", type=click.IntRange(min=1), default=1, show_default=True, help="Copies that run at once.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each [default: what the runtime takes].")
+@click.option("--queue", type=click.IntRange(1, 2**20), default=256, show_default=True, help="Requests that may wait.")
+@click.option(
+    "--instances", type=click.IntRange(1, 1024), default=1, show_default=True, help="Copies that run at once."
+)
+@click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads of each [default: what the runtime takes].")
 @click.option("--guidance", is_flag=True, help="A second model, which guides: it takes cfg_scale besides.")
 @click.option("--force", is_flag=True, help="Replace a repository that is there already.")
 def command(

@@ -112,7 +112,7 @@ def stages() -> Iterator[Any]:
     """
     if not sys.stderr.isatty():
         started = time.monotonic()
-        yield lambda what: click.echo(f"[{time.monotonic() - started:.0f} s] {what}", err=True)
+        yield lambda what: options.say(f"[{time.monotonic() - started:.0f} s] {what}", err=True)
         return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn

@@ -31,7 +31,7 @@ LATE = 0.1  # of the median latency: from there on the client, not the server, m
     "  convbench load http://127.0.0.1:8000 --slo 500ms --format json",
 )
 @click.argument("url")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Requests a second, at Poisson times.")
+@click.option("--rate", type=options.Number(min=0, min_open=True, max=1e6), help="Requests a second, at Poisson times.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), help="Clients, each waiting for its answer [default: 1].")
 @click.option(
     "--slo", type=options.Duration(), help="Find the highest rate whose 99th percentile stays within this time."
@@ -79,4 +79,4 @@ def command(
         notes.append("this client was late itself: use another machine, or a lower rate")
     options.show(rows, KEYS, form, notes)
     if form != "table":
-        click.echo("\n".join(notes), err=True)
+        options.say("\n".join(notes), err=True)

@@ -7,6 +7,7 @@ import click
 
 from .. import backends, catalogue
 from ..errors import UsageError
+from ..files import require_writable
 from ..schema import PRECISIONS
 from . import options, sample_drift
 from .progress import ImageProgress
@@ -69,7 +70,7 @@ class Labels(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option(
     "--cfg-scale",
-    type=click.FloatRange(min=0),
+    type=options.Number(min=0),
     default=1.5,
     show_default=True,
     help="Classifier-free guidance; 1 for none.",
@@ -143,8 +144,8 @@ def command(
     if latents and not npz:
         raise UsageError("--latents requires --npz FILE: latents cannot be drawn")
     for path in (out, npz):
-        if path and not path.parent.is_dir():
-            raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+        if path:
+            require_writable(path)
     variant = catalogue.find(model)
     res = res or variant.res
     variant.require_res(res)

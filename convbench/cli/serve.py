@@ -1,6 +1,8 @@
 """``convbench serve``: an artefact behind HTTP."""
 
 import ipaddress
+import os
+import sys
 from pathlib import Path
 
 import click
@@ -26,36 +28,64 @@ from . import options
 )
 @click.option(
     "--max-delay",
-    type=options.Duration(),
+    type=options.Duration(60),
     default="5ms",
     show_default=True,
     help="How long a batch that is not full waits for more.",
 )
 @click.option(
     "--queue",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 2**20),
     default=256,
     show_default=True,
     help="Images that may wait; more are refused with status 429.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: what the runtime takes].")
+@click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads [default: what the runtime takes].")
+@click.option(
+    "--grace",
+    type=options.Duration(3600),
+    default="30s",
+    show_default=True,
+    help="How long a stop waits for clients that have not taken their answers.",
+)
+@click.option(
+    "--client-timeout",
+    type=options.Duration(3600),
+    default="10s",
+    show_default=True,
+    help="How long a client may take over the headers of a request, and over a body or an answer of which nothing "
+    "moves: at 64 KiB a second or more they may take three times as long.",
+)
 def command(
-    folder: Path, host: str, port: int, max_batch: int | None, max_delay: float, queue: int, threads: int | None
+    folder: Path,
+    host: str,
+    port: int,
+    max_batch: int | None,
+    max_delay: float,
+    queue: int,
+    threads: int | None,
+    grace: float,
+    client_timeout: float,
 ) -> None:
     """Serve an artefact over HTTP with the KServe v2 protocol, which Triton's clients speak.
 
     Requests of one size are joined into batches. /v2/health/ready, /v2/models/NAME and /metrics tell how it does.
-    SIGTERM and Ctrl-C stop it once everything accepted is answered. There is no authentication: other machines
-    reach it only with another --host.
+    SIGTERM and Ctrl-C stop it once everything accepted is answered, after --grace at the latest. There is no
+    authentication: other machines reach it only with another --host.
     """
-    from ..serving.listen import Settings, serve
+    from ..serving.listen import Settings, StillRunning, serve
 
     def ready(address: str) -> None:
         click.echo(f"serving {folder} at {address}; Ctrl-C stops it", err=True)
 
     if not _is_loopback(host):
         click.echo(f"warning: whoever reaches {host} can use this server: it asks nobody for a password", err=True)
-    serve(folder, Settings(host, port, max_batch, max_delay, queue, threads), ready)
+    try:
+        serve(folder, Settings(host, port, max_batch, max_delay, queue, threads, grace, client_timeout), ready)
+    except StillRunning as error:
+        click.echo(f"convbench: {error}", err=True)
+        sys.stderr.flush()
+        os._exit(error.exit_code)  # the usual end would pull the runtime away under a thread that is inside it
 
 
 def _is_loopback(host: str) -> bool:

@@ -4,9 +4,10 @@ from functools import cache
 from importlib import import_module
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..catalogue import Variant, find, variants
+from ..catalogue.external import Called
 from ..errors import UsageError
 from ..weights import locate
 from ..weights.read import load_into, shapes_of
@@ -18,6 +19,8 @@ def build(variant: Variant, res: int) -> nn.Module:
     variant.require_res(res)
     if variant.factory:
         own = variant.factory(res)
+        if isinstance(own, Called):
+            own = AsStep(own)
         if not isinstance(own, nn.Module):
             raise UsageError(f"'{variant.id}' returns a {type(own).__name__}, not a torch.nn.Module")
         return own.eval()
@@ -27,6 +30,18 @@ def build(variant: Variant, res: int) -> nn.Module:
     network = getattr(import_module(f".{module}", __package__), variant.network or facts["class"])
     model: nn.Module = network(**variant.constructor_arguments(res))
     return model.eval()
+
+
+class AsStep(nn.Module):
+    """A network from outside with the arguments that every model here has."""
+
+    def __init__(self, called: Called) -> None:
+        super().__init__()
+        self.network = called.network
+        self.step = called.step
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return self.step(x, t, y)
 
 
 def on_meta(variant: Variant, res: int) -> nn.Module:

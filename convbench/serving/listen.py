@@ -11,16 +11,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from convbench import catalogue
-from convbench.errors import UsageError
+from convbench.errors import ConvbenchError, UsageError, first_line
 
 from .. import packages
 from ..export import folder, runtimes
 from ..export.folder import Manifest
 from .batching import Array, Run
-from .protocol import Served
+from .limits import Limits, connections
+from .served import Served, extents
 
 PACKAGES = ("starlette", "uvicorn", "prometheus_client")
+
+
+class StillRunning(ConvbenchError):
+    """The artefact had not finished a batch when the grace was over: the process can only be left."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Settings:
     max_delay_s: float = 0.005
     max_queue: int = 256  # images
     threads: int | None = None
+    grace_s: float = 30.0  # to answer what was accepted, after a signal
+    client_s: float = 10.0  # that a client may keep the server waiting: limits.Limits
 
 
 def serve(artefact: Path, settings: Settings, ready: Callable[[str], None]) -> None:
@@ -41,14 +47,17 @@ def serve(artefact: Path, settings: Settings, ready: Callable[[str], None]) -> N
     Args:
         ready: told the address once requests are taken.
 
-    Raises UsageError for what cannot be served here.
+    Raises UsageError for what cannot be served here, StillRunning, and ConvbenchError where the inference thread
+    failed.
     """
     for name in PACKAGES:
         packages.require(name)
-    from .app import Server, Service
+    from .app import Service
+    from .server import Server
 
     with _listening(settings.host, settings.port) as listener, opened(artefact, settings) as (served, run):
-        service = Service(served, run, settings.max_delay_s, settings.max_queue)
+        limits = Limits(settings.client_s, settings.grace_s, connections())
+        service = Service(served, run, settings.max_delay_s, settings.max_queue, limits)
         server = Server(service)
         # uvicorn raises a signal that stopped it once more at the end, which would kill us: here it is the usual end.
         before = {which: signal.signal(which, server.handle_exit) for which in (signal.SIGTERM, signal.SIGINT)}
@@ -59,6 +68,12 @@ def serve(artefact: Path, settings: Settings, ready: Callable[[str], None]) -> N
         finally:
             for which, handler in before.items():
                 signal.signal(which, handler)
+        batcher = service.batcher
+        if batcher.failure is not None:
+            why = f"{type(batcher.failure).__name__}: {first_line(batcher.failure)}"
+            raise ConvbenchError(f"the inference thread failed, and the server with it: {why}")
+        if batcher.thread.is_alive():
+            raise StillRunning(f"a batch had not ended {settings.grace_s:g} s after the signal: ending without it")
 
 
 @contextmanager
@@ -85,7 +100,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 def opened(artefact: Path, settings: Settings) -> Iterator[tuple[Served, Run]]:
     """The artefact as a function of arrays, tried once with a full batch; and what it may be asked for."""
     manifest = folder.read(artefact)
-    served = Served(manifest, _max_batch(manifest, settings.max_batch), _last_class(manifest))
+    served = Served(manifest, _max_batch(manifest, settings.max_batch))
     _require_unbroken(artefact, manifest)
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -114,20 +129,12 @@ def _max_batch(manifest: Manifest, wanted: int | None) -> int:
     return wanted or high
 
 
-def _last_class(manifest: Manifest) -> int | None:
-    """Every y is checked against it: an index outside its table ends some runtimes."""
-    takes = catalogue.find(manifest.model).signature
-    if takes.caption:
-        return None
-    return takes.classes if takes.null_class else takes.classes - 1
-
-
 def _require_unbroken(artefact: Path, manifest: Manifest) -> None:
     if changed := folder.changed_files(artefact, manifest):
         raise UsageError(f"{artefact} is damaged: {'; '.join(changed)}: export it again")
     try:
         status = json.loads((artefact / folder.VERIFICATION).read_text("utf-8"))["status"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return  # made without verification
     if status == "failed":
         raise UsageError(f"{artefact} failed its verification and is not served: `convbench verify` says why")
@@ -135,8 +142,6 @@ def _require_unbroken(artefact: Path, manifest: Manifest) -> None:
 
 def _example(served: Served) -> tuple[Array, Array, Array]:
     """A full batch of the smallest images."""
-    from .protocol import extents
-
     manifest, batch = served.manifest, served.max_batch
     x, t, y = manifest.inputs
     sides = [extents(manifest, axis)[0] for axis in (2, 3)]

@@ -19,7 +19,9 @@ pytest.importorskip("uvicorn")
 from convbench import cli
 from convbench.errors import NothingMeasured, UsageError
 from convbench.export import folder
-from convbench.serving import app, connection, listen, load, protocol
+from convbench.serving import app, connection, listen, load
+from convbench.serving.served import Served
+from convbench.serving.server import Server
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +38,9 @@ def server(artefact: Path, run: Callable[[int], None], max_queue: int = 1000) ->
         run(next(calls))
         return x
 
-    service = app.Service(protocol.Served(folder.read(artefact), 8, 10), step, 0.0005, max_queue)
+    service = app.Service(Served(folder.read(artefact), 8), step, 0.0005, max_queue)
     with listen._listening("127.0.0.1", 0) as listener:
-        serving = app.Server(service)
+        serving = Server(service)
         thread = threading.Thread(target=serving.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -28,7 +28,9 @@ pytest.importorskip("uvicorn")
 from convbench import cli
 from convbench.errors import UsageError
 from convbench.export import folder
-from convbench.serving import app, batching, listen, protocol
+from convbench.serving import app, batching, limits, listen, protocol
+from convbench.serving.served import Served
+from convbench.serving.server import Server
 
 INFER = "/v2/models/tiny_dico/infer"
 
@@ -40,8 +42,8 @@ def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def what(artefact: Path) -> protocol.Served:
-    return protocol.Served(folder.read(artefact), 8, 10)
+def what(artefact: Path) -> Served:
+    return Served(folder.read(artefact), 8)
 
 
 def expected(given: dict[str, Array]) -> Array:
@@ -112,7 +114,7 @@ BAD: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_request_is_refused_with_what_would_be_right(name: str, what: protocol.Served) -> None:
+def test_a_bad_request_is_refused_with_what_would_be_right(name: str, what: Served) -> None:
     given, message = BAD[name]
     with pytest.raises(protocol.Refused) as caught:
         protocol.parse(given if isinstance(given, bytes) else json.dumps(given).encode(), None, what)
@@ -141,7 +143,7 @@ def binary(given: dict[str, Array], sizes: dict[str, Any] | None = None) -> tupl
     ],
 )
 def test_binary_tensors_must_have_their_size(
-    sizes: dict[str, Any], cut: int, length: str | None, message: str, what: protocol.Served
+    sizes: dict[str, Any], cut: int, length: str | None, message: str, what: Served
 ) -> None:
     body, head = binary(served.inputs(1, 8), sizes)
     body = body + b"ab" if cut < 0 else body[: len(body) - cut]
@@ -150,7 +152,7 @@ def test_binary_tensors_must_have_their_size(
     assert message in str(caught.value)
 
 
-def test_json_and_bytes_mean_the_same(what: protocol.Served) -> None:
+def test_json_and_bytes_mean_the_same(what: Served) -> None:
     given = served.inputs(3, 8)
     flat = protocol.parse(json.dumps(served.content(given)).encode(), None, what)
     nested = served.content(given)
@@ -269,9 +271,11 @@ def test_a_full_queue_refuses_and_a_stop_finishes_what_waits() -> None:
 
 
 @contextmanager
-def http(what: protocol.Served, run: Callable[..., Array], max_queue: int = 100) -> Iterator[tuple[str, app.Service]]:
-    service = app.Service(what, run, 0.001, max_queue)
-    server = app.Server(service)
+def http(
+    what: Served, run: Callable[..., Array], max_queue: int = 100, client_s: float = 10.0
+) -> Iterator[tuple[str, app.Service]]:
+    service = app.Service(what, run, 0.001, max_queue, limits.Limits(client_s))
+    server = Server(service)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -288,10 +292,9 @@ def post(address: str, given: dict[str, Array], path: str = INFER) -> tuple[int,
     return served.request(address, "POST", path, json.dumps(served.content(given)).encode())
 
 
-def test_limits_back_pressure_and_failures_over_http(what: protocol.Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_back_pressure_and_failures_over_http(what: Served) -> None:
     artefact = Artefact()
-    monkeypatch.setattr(app, "BODY_S", 0.5)
-    with http(what, artefact, max_queue=2) as (address, service), ThreadPoolExecutor(4) as pool:
+    with http(what, artefact, max_queue=2, client_s=0.5) as (address, service), ThreadPoolExecutor(4) as pool:
         limit = str(what.max_body_bytes)
         status, answer = served.request(address, "POST", INFER, b"", {"content-length": str(10**12)})
         assert status == 413 and limit in answer["error"]
@@ -299,7 +302,7 @@ def test_limits_back_pressure_and_failures_over_http(what: protocol.Served, monk
         assert chunked(address, endless).startswith(b"HTTP/1.1 413")
         assert chunked(address, b"1\r\n{\r\n").startswith(b"HTTP/1.1 408")  # and then nothing more
         assert served.request(address, "POST", INFER, b"{}", {"content-encoding": "gzip"})[0] == 415
-        assert service.held_bytes == 0
+        assert service.bodies.held == 0
 
         artefact.gate.clear()
         artefact.running.clear()

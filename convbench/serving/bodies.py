@@ -1,0 +1,85 @@
+"""The body of a request, and what follows it, as long as its client does its part."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.requests import ClientDisconnect, Request
+
+from .limits import Limits
+from .protocol import Refused
+
+SMALL = 2**18  # bytes of a body that is taken whatever the others hold: there are only so many connections
+
+
+class Bodies:
+    """All bodies that are held, those that are still arriving included.
+
+    Args:
+        most: bytes of one body.
+    """
+
+    def __init__(self, limits: Limits, most: int) -> None:
+        self.limits, self.most = limits, most
+        self.held = 0  # bytes that have arrived, not those that were announced
+
+    @asynccontextmanager
+    async def arrived(self, request: Request) -> AsyncIterator[bytearray]:
+        """The body; it counts as held until the block ends.
+
+        Raises Refused for one that is too long (413), comes too slowly (408) or has to wait for others (429), and
+        ClientDisconnect.
+        """
+        too_long = Refused(413, f"the body is longer than {self.most} bytes, the most that a right request can have")
+        stated = request.headers.get("content-length", "0")
+        if not stated.isdecimal() or int(stated) > self.most:
+            raise too_long
+        body = bytearray()
+        try:
+            await self._fill(body, request, too_long)
+            yield body
+        finally:
+            self.held -= len(body)
+
+    async def _fill(self, body: bytearray, request: Request, too_long: Refused) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            async with asyncio.timeout(self.limits.allowed_s(0)) as ends:
+                async for chunk in request.stream():
+                    body += chunk
+                    self.held += len(chunk)
+                    if len(body) > self.most:
+                        raise too_long
+                    if self.held > self.limits.held_bytes and len(body) > SMALL:
+                        raise Refused(429, "too many large requests at once: try again")
+                    ends.reschedule(started + self.limits.allowed_s(len(body)))
+        except TimeoutError:
+            raise Refused(
+                408, f"the body came too slowly: {len(body)} bytes in {loop.time() - started:.1f} s"
+            ) from None
+
+
+@asynccontextmanager
+async def connected(request: Request) -> AsyncIterator[None]:
+    """A block that ends with ClientDisconnect as soon as the client is gone. The body must have been read."""
+    task = asyncio.current_task()
+    assert task is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        task.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if gone and task.uncancel() == 0:
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watching.cancel()

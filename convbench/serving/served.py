@@ -1,0 +1,99 @@
+"""What an artefact behind a server takes, by its manifest alone: nothing of the model itself is imported."""
+
+import math
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from convbench.catalogue import Signature
+from convbench.errors import UsageError
+
+from ..export.folder import Manifest
+from . import json_tensors
+
+JSON_BYTES_PER_NUMBER = 32  # the longest a float64 is written, with its comma
+JSON_BYTES_BESIDE = 2**16
+BODY_BYTES = 2**29  # of a request, above which nothing is served
+ID = re.compile(r"[A-Za-z0-9_.:@=,/+-]{1,200}")  # what ids of models consist of
+
+
+@dataclass(frozen=True)
+class Served:
+    """What clients may ask for. Raises UsageError for a manifest of something else, or of too large requests."""
+
+    manifest: Manifest
+    max_batch: int
+
+    def __post_init__(self) -> None:
+        names = [port.name for port in (*self.manifest.inputs, *self.manifest.outputs)]
+        axes = len(self.manifest.inputs[0].shape) if names else 0
+        if names != ["x", "t", "y", "out"] or axes != 4 or not self.name:
+            raise UsageError("this artefact does not take x (N, C, H, W), t and y and return out: it cannot be served")
+        if self.max_body_bytes > BODY_BYTES:
+            raise UsageError(
+                f"a request of {self.max_batch} images could have {self.max_body_bytes} bytes, more than the "
+                f"{BODY_BYTES} that are served: give a smaller --max-batch"
+            )
+
+    @cached_property
+    def name(self) -> str:
+        """Of the model, as a part of an address."""
+        return safe_name(self.manifest.model)
+
+    @cached_property
+    def last_class(self) -> int | None:
+        """The largest y; None where y is a caption. An index outside its table ends some runtimes."""
+        return last_class(self.manifest.signature)
+
+    @cached_property
+    def max_body_bytes(self) -> int:
+        """Of the largest request that can be right."""
+        return JSON_BYTES_BESIDE + JSON_BYTES_PER_NUMBER * self.numbers
+
+    @cached_property
+    def numbers(self) -> int:
+        """Of all inputs of the largest request."""
+        return sum(math.prod(shape) for shape in self._largest())
+
+    @cached_property
+    def lists(self) -> int:
+        """With which the largest request writes its inputs as deep as their shapes."""
+        return sum(json_tensors.most_lists(shape if len(shape) > 1 else [*shape, 1]) for shape in self._largest())
+
+    def _largest(self) -> list[list[int]]:
+        sizes = {name: high for name, (_, high) in self.manifest.dimensions.items()}
+        return [[self.max_batch, *(_size(extent, sizes) for extent in port.shape[1:])] for port in self.manifest.inputs]
+
+
+def last_class(takes: Signature) -> int | None:
+    """The largest index of a class; None for a model that takes a caption."""
+    if takes.caption:
+        return None
+    return takes.classes if takes.null_class else takes.classes - 1
+
+
+def safe_name(model: str) -> str:
+    """A model id as a folder, a part of an address and a name of Triton: letters, digits and underscores.
+
+    Raises UsageError for what cannot be an id.
+    """
+    if not ID.fullmatch(model):
+        raise UsageError(f"{ascii(model)[:80]} cannot be the id of a model: export the artefact again")
+    return re.sub(r"[^A-Za-z0-9_]", "_", model)
+
+
+def _size(extent: int | str, sizes: dict[str, int]) -> int:
+    if isinstance(extent, int):
+        return extent
+    factor, _, name = extent.rpartition("*")
+    return int(factor or 1) * sizes[name]
+
+
+def extents(manifest: Manifest, axis: int) -> tuple[int, int, int]:
+    """The smallest and largest height (axis 2) or width (axis 3) of x, and what divides each."""
+    extent = manifest.inputs[0].shape[axis]
+    if isinstance(extent, int):
+        return extent, extent, extent
+    factor, _, name = extent.rpartition("*")
+    low, high = manifest.dimensions[name]
+    return int(factor or 1) * low, int(factor or 1) * high, int(factor or 1)
