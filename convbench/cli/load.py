@@ -31,16 +31,22 @@ LATE = 0.1  # of the median latency: from there on the client, not the server, m
     "  convbench load http://127.0.0.1:8000 --slo 500ms --format json",
 )
 @click.argument("url")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Requests a second, at Poisson times.")
+@click.option("--rate", type=click.FloatRange(0, 1e6, min_open=True), help="Requests a second, at Poisson times.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), help="Clients, each waiting for its answer [default: 1].")
 @click.option(
-    "--slo", type=options.Duration(), help="Find the highest rate whose 99th percentile stays within this time."
+    "--slo", type=options.Duration(3600), help="Find the highest rate whose 99th percentile stays within this time."
 )
 @click.option(
-    "--duration", type=options.Duration(), default="10s", show_default=True, help="Of a run; of each step with --slo."
+    "--duration",
+    type=options.Duration(24 * 3600),
+    default="10s",
+    show_default=True,
+    help="Of a run; of each step with --slo.",
 )
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images of a request.")
-@click.option("--side", type=click.IntRange(min=1), help="Height and width of x, where they may vary [default: least].")
+@click.option("--batch", type=click.IntRange(1, 2**16), default=1, show_default=True, help="Images of a request.")
+@click.option(
+    "--side", type=click.IntRange(1, 2**14), help="Height and width of x, where they may vary [default: least]."
+)
 @click.option("--model", metavar="NAME", help="Where the server has several.")
 @options.form()
 def command(
@@ -61,6 +67,8 @@ def command(
     """
     if sum(value is not None for value in (rate, concurrency, slo)) > 1:
         raise UsageError("--rate, --concurrency and --slo exclude each other: give one")
+    if rate is not None and not rate > 0:
+        raise UsageError(f"--rate {rate} is not a number of requests a second")
     from ..serving import load
 
     with stages() as report:

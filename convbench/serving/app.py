@@ -103,16 +103,20 @@ class Service:
         self.require_model(request)
         if request.headers.get("content-encoding", "identity") != "identity":
             raise Refused(415, "compressed requests are not read")
-        async with self.bodies.arrived(request) as body, connected(request):
-            asked = await self._read(body, request.headers.get("inference-header-content-length"))
-            try:
-                out = await asyncio.wrap_future(self.batcher.submit(asked.x, asked.t, asked.y))
-            except (QueueFull, Stopped):
-                raise
-            except Exception as failed:  # of the runtime, whatever class it has
-                raise Refused(500, f"the artefact failed: {shown(first_line(failed, 80))}") from failed
-            content, headers = await self._written(asked, out)
+        async with self.bodies.arrived(request) as body:
+            with connected(request):
+                asked = await self._read(body, request.headers.get("inference-header-content-length"))
+                out = await self._computed(asked)
+                content, headers = await self._written(asked, out)
         return Response(content, headers=headers)
+
+    async def _computed(self, asked: protocol.Request) -> Array:
+        try:
+            return await asyncio.wrap_future(self.batcher.submit(asked.x, asked.t, asked.y))
+        except (QueueFull, Stopped):
+            raise
+        except Exception as failed:  # of the runtime, whatever class it has
+            raise Refused(500, f"the artefact failed: {shown(first_line(failed, 80))}") from failed
 
     async def _read(self, body: bytearray, length: str | None) -> protocol.Request:
         if len(body) <= LONG_BODY or length is not None:

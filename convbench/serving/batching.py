@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,12 +80,12 @@ class Batcher:
             self.waiting.append(request)
             self.images += request.images
             self.changed.notify()
-        request.result.add_done_callback(lambda result: self._forget(request))
+        request.result.add_done_callback(partial(self._forget, request))
         return request.result
 
-    def _forget(self, request: Waiting) -> None:
+    def _forget(self, request: Waiting, result: "Future[Array]") -> None:
         """Make room at once for one that its client has given up."""
-        if request.result.cancelled():
+        if result.cancelled():
             with self.changed:
                 if request in self.waiting:
                     self.waiting.remove(request)

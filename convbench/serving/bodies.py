@@ -1,12 +1,13 @@
 """The body of a request, and what follows it, as long as its client does its part."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from starlette.requests import ClientDisconnect, Request
 
-from .limits import Limits
+from .guard import Guarded
+from .limits import RATE, Limits
 from .protocol import Refused
 
 SMALL = 2**18  # bytes of a body that is taken whatever the others hold: there are only so many connections
@@ -53,33 +54,26 @@ class Bodies:
                         raise too_long
                     if self.held > self.limits.held_bytes and len(body) > SMALL:
                         raise Refused(429, "too many large requests at once: try again")
-                    ends.reschedule(started + self.limits.allowed_s(len(body)))
+                    if len(body) >= RATE:  # before that it is a second at most
+                        ends.reschedule(started + self.limits.allowed_s(len(body)))
         except TimeoutError:
             raise Refused(
                 408, f"the body came too slowly: {len(body)} bytes in {loop.time() - started:.1f} s"
             ) from None
 
 
-@asynccontextmanager
-async def connected(request: Request) -> AsyncIterator[None]:
+@contextmanager
+def connected(request: Request) -> Iterator[None]:
     """A block that ends with ClientDisconnect as soon as the client is gone. The body must have been read."""
+    connection: Guarded = request.scope["state"]["connection"]
     task = asyncio.current_task()
     assert task is not None
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        task.cancel()
-
-    watching = asyncio.create_task(watch())
+    connection.when_lost = task.cancel
     try:
         yield
     except asyncio.CancelledError:
-        if gone and task.uncancel() == 0:
+        if connection.transport.is_closing() and task.uncancel() == 0:
             raise ClientDisconnect from None
         raise
     finally:
-        watching.cancel()
+        connection.when_lost = None

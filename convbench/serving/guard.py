@@ -108,12 +108,12 @@ class Frugal(h11.Connection):
 
     def next_event(self) -> Any:
         event = super().next_event()
-        if isinstance(event, h11.Request):
+        if type(event) is h11.Request:
             self.chunks = self.size = 0
-            names = {name for name, _ in event.headers}
-            if {b"content-length", b"transfer-encoding"} <= names:
+            names = [name for name, _ in event.headers]
+            if b"transfer-encoding" in names and b"content-length" in names:
                 self._refuse("a request has Content-Length or Transfer-Encoding, not both")
-        elif isinstance(event, h11.Data):
+        elif type(event) is h11.Data:
             self.chunks += 1
             self.size += len(event.data)
             if self.chunks > CHUNKS and self.size < CHUNK_BYTES * self.chunks:
@@ -133,6 +133,8 @@ class Guarded(H11Protocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.conn: Frugal = Frugal(h11.SERVER, HEADER_BYTES)
+        self.app_state = {**self.app_state, "connection": self}  # which each request finds in its scope
+        self.when_lost: Callable[[], object] | None = None  # called once the client is gone
         self.since = self.loop.time()  # when it was made, or its last answer was complete
         # The answer that is being taken: of which request, since when, and how much was left then.
         self.taking: tuple[RequestResponseCycle | None, float, int] | None = None
@@ -146,6 +148,8 @@ class Guarded(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.server_state.order.pop(self, None)
         super().connection_lost(exc)
+        if self.when_lost is not None:
+            self.when_lost()
 
     def on_response_complete(self) -> None:
         self.since = self.loop.time()

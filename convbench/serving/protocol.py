@@ -215,7 +215,7 @@ def _shaped(request: Request, served: Served) -> Request:
             if not low <= have <= high or have % multiple:
                 side = {2: "height", 3: "width"}[axis]
                 raise Refused(400, f"x has the {side} {have}: {low} to {high} in steps of {multiple} are possible")
-    return replace(request, **changes)
+    return replace(request, **changes) if changes else request
 
 
 def _require_values(request: Request, served: Served) -> None:
