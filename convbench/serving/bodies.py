@@ -52,7 +52,7 @@ class Bodies:
                     self.held += len(chunk)
                     if len(body) > self.most:
                         raise too_long
-                    if self.held > self.limits.held_bytes and len(body) > SMALL:
+                    if self.held > max(self.limits.held_bytes, len(body)) and len(body) > SMALL:
                         raise Refused(429, "too many large requests at once: try again")
                     if len(body) >= RATE:  # before that it is a second at most
                         ends.reschedule(started + self.limits.allowed_s(len(body)))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 KINDS: dict[str, set[type]] = {"int64": {int}, "float32": {int, float}}  # of the elements; true and false are neither
 OBJECTS, QUOTES, COMMAS = 64, 1024, 1024  # more than a right request has beside its numbers
+WIDE_BYTES = 2**16  # of a text in which one emoji may make every sign take four
 SLICE = 4096  # numbers that are written before other threads have their turn
 
 
@@ -32,6 +33,8 @@ def excess(text: bytes | bytearray, numbers: int, lists: int) -> str | None:
     ):
         if text.count(sign) > most:
             return f"it has more than {most} {what}"
+    if len(text) > WIDE_BYTES and not text.isascii():
+        return f"it has more than {WIDE_BYTES} bytes and not all of them are ASCII"
     return None
 
 

@@ -65,7 +65,7 @@ async def prepare(to: Connections, model: str | None, batch: int, side: int | No
         if len(names) != 1:
             raise UsageError(f"the server has {', '.join(names[:20]) or 'no models'}: name one with --model")
         (model,) = names
-    described = await to.ask("GET", f"/v2/models/{quote(model, safe='')}")
+    described = await to.ask("GET", f"/v2/models/{quote(model, safe='', errors='replace')}")
     values = np.random.default_rng(0)
     entries, tensors = [], []
     for name, datatype, shape in description.inputs(described, model, batch, side):
@@ -75,7 +75,9 @@ async def prepare(to: Connections, model: str | None, batch: int, side: int | No
         entries.append({"name": name, "shape": shape, "datatype": datatype, "parameters": parameters})
     head = json.dumps({"inputs": entries, "parameters": {"binary_data_output": True}}).encode()
     header = f"Inference-Header-Content-Length: {len(head)}\r\nContent-Type: application/octet-stream\r\n"
-    asked = Asked(f"/v2/models/{quote(model, safe='')}/infer", header, b"".join([head, *tensors]), batch)
+    asked = Asked(
+        f"/v2/models/{quote(model, safe='', errors='replace')}/infer", header, b"".join([head, *tensors]), batch
+    )
     for _ in range(WARM_UP):
         status, content = await to.request("POST", asked.path, asked.body, asked.header)
         if status != 200:

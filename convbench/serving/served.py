@@ -13,27 +13,25 @@ from . import json_tensors
 
 JSON_BYTES_PER_NUMBER = 32  # the longest a float64 is written, with its comma
 JSON_BYTES_BESIDE = 2**16
-BODY_BYTES = 2**29  # of a request, above which nothing is served
+MOST_BODY_BYTES = 2**28  # about, whatever the artefact takes
 ID = re.compile(r"[A-Za-z0-9_.:@=,/+-]{1,200}")  # what ids of models consist of
 
 
 @dataclass(frozen=True)
 class Served:
-    """What clients may ask for. Raises UsageError for a manifest of something else, or of too large requests."""
+    """What clients may ask for. Raises UsageError for a manifest of something else."""
 
     manifest: Manifest
     max_batch: int
 
     def __post_init__(self) -> None:
         names = [port.name for port in (*self.manifest.inputs, *self.manifest.outputs)]
-        axes = len(self.manifest.inputs[0].shape) if names else 0
-        if names != ["x", "t", "y", "out"] or axes != 4 or not self.name:
+        try:
+            right = names == ["x", "t", "y", "out"] and len(self.manifest.inputs[0].shape) == 4 and self.numbers > 0
+        except (KeyError, ValueError):  # a name of an extent that stands nowhere
+            right = False
+        if not right or not self.name:
             raise UsageError("this artefact does not take x (N, C, H, W), t and y and return out: it cannot be served")
-        if self.max_body_bytes > BODY_BYTES:
-            raise UsageError(
-                f"a request of {self.max_batch} images could have {self.max_body_bytes} bytes, more than the "
-                f"{BODY_BYTES} that are served: give a smaller --max-batch"
-            )
 
     @cached_property
     def name(self) -> str:
@@ -52,8 +50,8 @@ class Served:
 
     @cached_property
     def numbers(self) -> int:
-        """Of all inputs of the largest request."""
-        return sum(math.prod(shape) for shape in self._largest())
+        """Of all inputs of the largest request, as far as a body holds them as JSON."""
+        return min(sum(math.prod(shape) for shape in self._largest()), MOST_BODY_BYTES // JSON_BYTES_PER_NUMBER)
 
     @cached_property
     def lists(self) -> int:
