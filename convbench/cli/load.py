@@ -31,7 +31,7 @@ LATE = 0.1  # of the median latency: from there on the client, not the server, m
     "  convbench load http://127.0.0.1:8000 --slo 500ms --format json",
 )
 @click.argument("url")
-@click.option("--rate", type=click.FloatRange(0, 1e6, min_open=True), help="Requests a second, at Poisson times.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Requests a second, at Poisson times.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), help="Clients, each waiting for its answer [default: 1].")
 @click.option(
     "--slo", type=options.Duration(3600), help="Find the highest rate whose 99th percentile stays within this time."
@@ -67,8 +67,6 @@ def command(
     """
     if sum(value is not None for value in (rate, concurrency, slo)) > 1:
         raise UsageError("--rate, --concurrency and --slo exclude each other: give one")
-    if rate is not None and not rate > 0:
-        raise UsageError(f"--rate {rate} is not a number of requests a second")
     from ..serving import load
 
     with stages() as report:

@@ -35,11 +35,12 @@ def process(
         files: how many it may have open.
         folder: where it is started.
     """
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
     limited = ["sh", "-c", 'ulimit -n "$0"; exec "$@"', str(files)] if files else []
     server = subprocess.Popen(
         [*limited, sys.executable, "-m", "convbench", "serve", *arguments, "--port", "0", "--threads", "1"],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, {ROOT, folder})), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": f"{paths}{os.pathsep}{folder}", "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
     )
