@@ -119,16 +119,25 @@ class Service:
             raise Refused(500, f"the artefact failed: {shown(first_line(failed, 80))}") from failed
 
     async def _read(self, body: bytearray, length: str | None) -> protocol.Request:
-        if len(body) <= LONG_BODY or length is not None:
+        text = int(length) if length and length.isdecimal() and len(length) < 12 else len(body)  # bytes of JSON
+        if text <= LONG_BODY:
             return protocol.parse(body, length, self.served)
-        async with self.long_json:
-            return await asyncio.to_thread(protocol.parse, body, length, self.served)
+        return await self._beside(protocol.parse, body, length, self.served)
 
     async def _written(self, asked: protocol.Request, out: Array) -> tuple[bytes, dict[str, str]]:
         if asked.binary or out.size <= LONG_ANSWER:
             return protocol.answer(asked, out, self.served)
+        return await self._beside(protocol.answer, asked, out, self.served)
+
+    async def _beside(self, work: Callable[..., Any], *given: Any) -> Any:
+        """Long JSON in a thread, one at a time, and counted as held until it ends, even if its client goes."""
         async with self.long_json:
-            return await asyncio.to_thread(protocol.answer, asked, out, self.served)
+            working = asyncio.ensure_future(asyncio.to_thread(work, *given))
+            try:
+                return await asyncio.shield(working)
+            except asyncio.CancelledError:
+                await asyncio.wait([working])
+                raise
 
     def require_model(self, request: Request) -> None:
         """Raise Refused, status 404, for another model or version."""

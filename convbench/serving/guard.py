@@ -34,7 +34,8 @@ class OncePerMinute(logging.Filter):
         self.said: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        what = str(record.msg).partition("\n")[0][:200]
+        kind = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else ""
+        what = str(record.msg).partition("\n")[0][:200] + kind
         now = time.monotonic()
         if now - self.said.get(what, -math.inf) < LOG_S:
             return False
@@ -114,7 +115,7 @@ class Frugal(h11.Connection):
             if b"transfer-encoding" in names and b"content-length" in names:
                 self._refuse("a request has Content-Length or Transfer-Encoding, not both")
         elif type(event) is h11.Data:
-            self.chunks += 1
+            self.chunks += event.chunk_start
             self.size += len(event.data)
             if self.chunks > CHUNKS and self.size < CHUNK_BYTES * self.chunks:
                 self._refuse(f"the chunks of the body are too small: {CHUNK_BYTES} bytes or more are right")
@@ -148,6 +149,7 @@ class Guarded(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.server_state.order.pop(self, None)
         super().connection_lost(exc)
+        self.app_state = {}
         if self.when_lost is not None:
             self.when_lost()
 

@@ -381,27 +381,37 @@ def test_limits_back_pressure_and_failures_over_http(what: Served) -> None:
     assert float(counts["convbench_queue_images"]) == 0
 
 
-@pytest.mark.parametrize("name", ["parse", "answer"])
+@pytest.mark.parametrize("name", ["parse", "parse with a length", "answer"])
 def test_long_json_is_read_and_written_beside_the_other_requests(
     name: str, what: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    artefact, gate, begun = Artefact(), threading.Event(), threading.Event()
-    work = getattr(protocol, name)
+    gate, begun = threading.Event(), threading.Event()
+    function, body = name.split(maxsplit=1)[0], json.dumps(served.content(served.inputs(1, 8))).encode()
+    work = getattr(protocol, function)
+    running = []
 
     def held_up(*given: Any) -> Any:
+        running.append(1)
         begun.set()
-        assert gate.wait(30)
+        assert gate.wait(30) and len(running) == 1
+        running.pop()
         return work(*given)
 
-    monkeypatch.setattr(protocol, name, held_up)
-    monkeypatch.setattr(app, "LONG_BODY", 0 if name == "parse" else 10**9)
-    monkeypatch.setattr(app, "LONG_ANSWER", 0 if name == "answer" else 10**9)
-    with http(what, artefact) as (address, _), ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(post, address, served.inputs(1, 8))
-        assert begun.wait(10)
-        assert served.alive(address) and not asking.done()
+    monkeypatch.setattr(protocol, function, held_up)
+    monkeypatch.setattr(app, "LONG_BODY", 0 if function == "parse" else 10**9)
+    monkeypatch.setattr(app, "LONG_ANSWER", 0 if function == "answer" else 10**9)
+    headers = {"inference-header-content-length": str(len(body))} if "length" in name else {}
+    with http(what, Artefact()) as (address, service), ThreadPoolExecutor(2) as pool:
+        with served.connect(address) as gone:  # what has begun ends, and counts until then
+            gone.sendall(served.post(body, "".join(f"{key}: {value}\r\n" for key, value in headers.items())))
+            assert begun.wait(10)
+        asking = [pool.submit(served.request, address, "POST", INFER, body, headers) for _ in range(2)]
+        served.until(lambda: service.bodies.held == 3 * len(body))
+        assert served.alive(address) and not any(each.done() for each in asking)
         gate.set()
-        assert asking.result()[0] == 200
+        assert [each.result()[0] for each in asking] == [200, 200]
+        served.until(lambda: service.bodies.held == 0)
+        assert served.metrics(address)['convbench_requests_total{code="499"}'] == 1
 
 
 def test_large_bodies_wait_for_each_other_and_small_ones_for_none(
