@@ -46,15 +46,15 @@ from . import options
     type=options.Duration(3600),
     default="30s",
     show_default=True,
-    help="How long a stop waits for clients that have not taken their answers.",
+    help="Time limit for the shutdown.",
 )
 @click.option(
     "--client-timeout",
     type=options.Duration(3600),
     default="10s",
     show_default=True,
-    help="How long a client may take over the headers of a request, and over a body or an answer of which nothing "
-    "moves: at 64 KiB a second or more they may take three times as long.",
+    help="Time limit for the headers of a request, and for a body or an answer that does not move; three times as "
+    "long for one that moves at 64 KiB/s or more.",
 )
 def command(
     folder: Path,
@@ -85,7 +85,7 @@ def command(
     except StillRunning as error:
         click.echo(f"convbench: {error}", err=True)
         sys.stderr.flush()
-        os._exit(error.exit_code)  # the usual end would pull the runtime away under a thread that is inside it
+        os._exit(error.exit_code)  # a normal exit would free the runtime while a thread is still inside it
 
 
 def _is_loopback(host: str) -> bool:

@@ -28,7 +28,7 @@ from .served import Served
 
 LONG_BODY = 2**18  # bytes of JSON, above which reading it would hold up the other requests
 LONG_ANSWER = 2**12  # numbers, the same for writing
-LAST_RUN_S = 1.0  # that a run which has begun gets once nobody waits for its output any more
+LAST_RUN_S = 1.0  # for the batch that is running when the grace period has passed
 GONE = 499  # the status, as nginx names it, of an answer that nobody is left to read
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60)
@@ -45,7 +45,7 @@ class Metrics:
             "requests", f"Answers to inference requests, by HTTP status; {GONE}: the client was gone.", ["code"]
         )
         self.images = counter("images", "Images computed.")
-        self.closed = counter("connections_closed", "Connections closed against their clients' will.", ["reason"])
+        self.closed = counter("connections_closed", "Connections closed by a limit.", ["reason"])
         self.waiting = Gauge("queue_images", "Images that wait.", registry=self.registry, namespace="convbench")
         self.request_s = histogram("request_seconds", "From headers to answer.", buckets=SECONDS_BUCKETS)
         self.run_s = histogram("run_seconds", "Of the artefact, a batch.", buckets=SECONDS_BUCKETS)
@@ -72,7 +72,7 @@ class Service:
         )
         self.metrics.waiting.set_function(lambda: self.batcher.images)
         self.bodies = Bodies(self.limits, served.max_body_bytes)
-        self.long_json = asyncio.Semaphore(1)  # one at a time: for its memory, and Python reads no two at once anyway
+        self.long_json = asyncio.Semaphore(1)  # one at a time bounds its memory; Python parses only one at once anyway
         self.stop_by: float | None = None  # of the event loop's clock, known once the server is told to stop
 
     async def infer(self, request: Request) -> Response:
@@ -130,7 +130,7 @@ class Service:
         return await self._beside(protocol.answer, asked, out, self.served)
 
     async def _beside(self, work: Callable[..., Any], *given: Any) -> Any:
-        """Long JSON in a thread, one at a time, and counted as held until it ends, even if its client goes."""
+        """Run long JSON work in a thread, one at a time; its body counts as held until it ends, client or not."""
         async with self.long_json:
             working = asyncio.ensure_future(asyncio.to_thread(work, *given))
             try:
@@ -149,7 +149,7 @@ class Service:
 
 
 class Ascii(JSONResponse):
-    """JSON whose texts may hold anything that a client sent: half of a surrogate pair has no other encoding."""
+    """JSON in ASCII: a lone surrogate in a text from a client cannot be encoded otherwise."""
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content).encode("ascii")
@@ -160,7 +160,7 @@ def error(status: int, message: str, headers: dict[str, str] | None = None) -> R
 
 
 def refusal(refused: Refused) -> Response:
-    """A client that was too slow has the rest of its body under way: its connection is of no use any more."""
+    """Error response; closes the connection of a client that was too slow, as the rest of its body may follow."""
     return error(refused.status, str(refused), {"connection": "close"} if refused.status == 408 else None)
 
 

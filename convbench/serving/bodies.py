@@ -1,4 +1,4 @@
-"""The body of a request, and what follows it, as long as its client does its part."""
+"""Reading request bodies within limits, and cancelling work for clients that have disconnected."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -10,11 +10,11 @@ from .guard import Guarded
 from .limits import RATE, Limits
 from .protocol import Refused
 
-SMALL = 2**18  # bytes of a body that is taken whatever the others hold: there are only so many connections
+SMALL = 2**18  # bytes of a body that is always accepted: the number of connections bounds their sum
 
 
 class Bodies:
-    """All bodies that are held, those that are still arriving included.
+    """Budget of all request bodies in memory, including those that are still arriving.
 
     Args:
         most: bytes of one body.
@@ -22,14 +22,13 @@ class Bodies:
 
     def __init__(self, limits: Limits, most: int) -> None:
         self.limits, self.most = limits, most
-        self.held = 0  # bytes that have arrived, not those that were announced
+        self.held = 0  # bytes received, not those announced by Content-Length
 
     @asynccontextmanager
     async def arrived(self, request: Request) -> AsyncIterator[bytearray]:
-        """The body; it counts as held until the block ends.
+        """Yield the body, which counts as held until the block ends.
 
-        Raises Refused for one that is too long (413), comes too slowly (408) or has to wait for others (429), and
-        ClientDisconnect.
+        Raises Refused if it is too long (413), too slow (408) or exceeds the budget (429), and ClientDisconnect.
         """
         too_long = Refused(413, f"the body is longer than {self.most} bytes, the most that a right request can have")
         stated = request.headers.get("content-length", "0")
@@ -64,7 +63,7 @@ class Bodies:
 
 @contextmanager
 def connected(request: Request) -> Iterator[None]:
-    """A block that ends with ClientDisconnect as soon as the client is gone. The body must have been read."""
+    """Cancel the block with ClientDisconnect when the client disconnects. The body must have been read before."""
     connection: Guarded = request.scope["state"]["connection"]
     task = asyncio.current_task()
     assert task is not None

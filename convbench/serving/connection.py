@@ -13,7 +13,7 @@ ANSWER_BYTES = 2**29  # that are read of one
 
 
 class NotHttp(ConnectionError):
-    """An answer that is not the little of HTTP/1.1 that is read here."""
+    """An answer outside the subset of HTTP/1.1 that is read here."""
 
 
 @dataclass
@@ -75,13 +75,13 @@ class Connections:
 
 
 def said(answer: Any) -> str | None:
-    """The error in a server's answer, short and without what a terminal would obey; None where there is none."""
+    """Error text in a server's answer, shortened, without control characters; None if there is none."""
     error = answer.get("error") if isinstance(answer, dict) else None
     return "".join(sign if sign.isprintable() else "?" for sign in error[:200]) if isinstance(error, str) else None
 
 
 def _head(head: bytes) -> tuple[int, int, bool]:
-    """The status of an answer, the bytes of its body, and whether the connection stays. Raises NotHttp."""
+    """Status of an answer, size of its body, and True if the connection stays open. Raises NotHttp."""
     first, *lines = head.decode("latin-1").split("\r\n")
     headers = dict(line.lower().split(": ", 1) for line in lines if ": " in line)
     version, _, rest = first.partition(" ")

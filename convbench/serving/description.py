@@ -1,4 +1,4 @@
-"""What a server says of its model, checked: `convbench load` believes no more of it than a request needs."""
+"""Check of the model description that a server sends to `convbench load`."""
 
 import math
 from typing import Any
@@ -16,8 +16,8 @@ def is_named(entry: Any) -> bool:
 
 
 def inputs(described: Any, model: str, batch: int, side: int | None) -> list[tuple[str, str, list[int]]]:
-    """Name, datatype and shape of each input of a request. Raises UsageError for what a server may not say."""
-    wrong = UsageError(f"what the server says of {model} is not the KServe v2 protocol")
+    """Name, datatype and shape of each input of a request. Raises UsageError for an invalid description."""
+    wrong = UsageError(f"the description of {model} does not follow the KServe v2 protocol")
     ports = described.get("inputs") if isinstance(described, dict) else None
     limits = described.get("parameters") or {} if isinstance(described, dict) else None
     if not isinstance(ports, list) or not isinstance(limits, dict) or not 0 < len(ports) <= MOST_INPUTS:

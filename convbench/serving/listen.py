@@ -23,7 +23,7 @@ PACKAGES = ("starlette", "uvicorn", "prometheus_client")
 
 
 class StillRunning(ConvbenchError):
-    """The artefact had not finished a batch when the grace was over: the process can only be left."""
+    """A batch was still running at the end of the grace period: the process has to exit without it."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Settings:
     max_delay_s: float = 0.005
     max_queue: int = 256  # images
     threads: int | None = None
-    grace_s: float = 30.0  # to answer what was accepted, after a signal
-    client_s: float = 10.0  # that a client may keep the server waiting: limits.Limits
+    grace_s: float = 30.0  # of the shutdown
+    client_s: float = 10.0  # as in limits.Limits
 
 
 def serve(artefact: Path, settings: Settings, ready: Callable[[str], None]) -> None:

@@ -50,7 +50,7 @@ class Seen:
     elapsed: float
 
     def fail(self, words: str) -> None:
-        """Count a failure; beyond MOST_WORDS different ones a server's words are not kept."""
+        """Count a failure by its message; beyond MOST_WORDS different messages, as one of other failures."""
         known = words in self.failures or len(self.failures) < MOST_WORDS
         self.failures[words if known else "other failures"] += 1
 
@@ -60,7 +60,7 @@ async def prepare(to: Connections, model: str | None, batch: int, side: int | No
     if model is None:
         models = await to.ask("POST", "/v2/repository/index")
         if not isinstance(models, list) or not all(map(description.is_named, models)):
-            raise UsageError("the server's list of models is not that of the KServe v2 protocol: give --model")
+            raise UsageError("the server's list of models does not follow the KServe v2 protocol: give --model")
         names = [each["name"] for each in models]
         if len(names) != 1:
             raise UsageError(f"the server has {', '.join(names[:20]) or 'no models'}: name one with --model")

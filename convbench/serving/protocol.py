@@ -51,7 +51,7 @@ class Request:
 
 
 def shown(given: Any) -> str:
-    """What a client gave, for a message: short, in ASCII, and of a tree its kind alone."""
+    """Short ASCII form of a client's value for a message; of lists and objects only the kind."""
     if isinstance(given, str):
         return ascii(given[:80])[1:-1][:80]
     if isinstance(given, list | dict):

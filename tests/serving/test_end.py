@@ -1,4 +1,4 @@
-"""How a server ends when something in it goes wrong: soon, with a message, and not with the code of success."""
+"""The end of a server in which something fails: soon, with a message and an exit code other than 0."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Clients that do not do their part, of a real server process on loopback: it answers the others, and it ends."""
+"""Slow, silent and vanishing clients of a real server process on loopback: it answers others, and it stops."""
 
 import json
 import resource

@@ -1,4 +1,4 @@
-"""Requests that mean harm, to a real server process on loopback: each is refused, at little cost, and in one line."""
+"""Hostile requests to a real server process on loopback: each is refused in one line, at little cost."""
 
 import json
 import random

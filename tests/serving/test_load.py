@@ -121,15 +121,15 @@ DESCRIBED = {
 }
 X = DESCRIBED["inputs"][0]  # type: ignore[index]
 HARM: dict[str, tuple[Any, str]] = {
-    "a list": ([], "is not the KServe v2 protocol"),
-    "no inputs": ({"inputs": []}, "is not the KServe v2 protocol"),
-    "many inputs": ({"inputs": [X] * 1000}, "is not the KServe v2 protocol"),
-    "inputs of another kind": ({"inputs": [1]}, "is not the KServe v2 protocol"),
-    "an escape in a name": ({"inputs": [{**X, "name": "\x1b[31m"}]}, "is not the KServe v2 protocol"),
-    "half a surrogate pair": ({"inputs": [{**X, "name": "\ud800"}]}, "is not the KServe v2 protocol"),
+    "a list": ([], "does not follow the KServe v2 protocol"),
+    "no inputs": ({"inputs": []}, "does not follow the KServe v2 protocol"),
+    "many inputs": ({"inputs": [X] * 1000}, "does not follow the KServe v2 protocol"),
+    "inputs of another kind": ({"inputs": [1]}, "does not follow the KServe v2 protocol"),
+    "an escape in a name": ({"inputs": [{**X, "name": "\x1b[31m"}]}, "does not follow the KServe v2 protocol"),
+    "half a surrogate pair": ({"inputs": [{**X, "name": "\ud800"}]}, "does not follow the KServe v2 protocol"),
     "another type": ({"inputs": [{**X, "datatype": ["FP32"]}]}, "of a type that no model of convbench does"),
-    "a shape of texts": ({"inputs": [{**X, "shape": ["-1"]}]}, "is not the KServe v2 protocol"),
-    "a negative shape": ({"inputs": [{**X, "shape": [-1, -8]}]}, "is not the KServe v2 protocol"),
+    "a shape of texts": ({"inputs": [{**X, "shape": ["-1"]}]}, "does not follow the KServe v2 protocol"),
+    "a negative shape": ({"inputs": [{**X, "shape": [-1, -8]}]}, "does not follow the KServe v2 protocol"),
     "a huge shape": ({"inputs": [{**X, "shape": [-1, 2**40]}]}, "more than 67108864: lower --batch"),
     "a huge side": ({"inputs": [X], "parameters": {"height": [2**40], "width": [1]}}, "more than 67108864"),
     "no side": ({"inputs": [X], "parameters": {"height": [], "width": {}}}, "does not limit: give --side"),
