@@ -34,13 +34,19 @@ LATE = 0.1  # of the median latency: from there on the client, not the server, m
 @click.option("--rate", type=options.Number(min=0, min_open=True, max=1e6), help="Requests a second, at Poisson times.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), help="Clients, each waiting for its answer [default: 1].")
 @click.option(
-    "--slo", type=options.Duration(), help="Find the highest rate whose 99th percentile stays within this time."
+    "--slo", type=options.Duration(3600), help="Find the highest rate whose 99th percentile stays within this time."
 )
 @click.option(
-    "--duration", type=options.Duration(), default="10s", show_default=True, help="Of a run; of each step with --slo."
+    "--duration",
+    type=options.Duration(24 * 3600),
+    default="10s",
+    show_default=True,
+    help="Of a run; of each step with --slo.",
 )
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images of a request.")
-@click.option("--side", type=click.IntRange(min=1), help="Height and width of x, where they may vary [default: least].")
+@click.option("--batch", type=click.IntRange(1, 2**16), default=1, show_default=True, help="Images of a request.")
+@click.option(
+    "--side", type=click.IntRange(1, 2**14), help="Height and width of x, where they may vary [default: least]."
+)
 @click.option("--model", metavar="NAME", help="Where the server has several.")
 @options.form()
 def command(

@@ -23,7 +23,7 @@ BATCH = {"cpu": 40, "cuda": 64}
 SMALL_STEP = 2e9  # MACs of a guided step
 
 
-class Labels(click.ParamType):  # type: ignore[type-arg]
+class ClassList(click.ParamType):  # type: ignore[type-arg]
     """Whole numbers with commas between them, or the words all and random."""
 
     name = "labels"
@@ -64,7 +64,7 @@ class Labels(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--class",
     "labels",
-    type=Labels(),
+    type=ClassList(),
     metavar="N[,N…]",
     help="Classes, in turn; all; or random, as the papers evaluate [default: all; with --npz, random].",
 )

@@ -31,7 +31,7 @@ from . import options
     type=options.Duration(60),
     default="5ms",
     show_default=True,
-    help="How long a batch that is not full waits for more.",
+    help="Time that an incomplete batch waits for more requests.",
 )
 @click.option(
     "--queue",
@@ -40,22 +40,23 @@ from . import options
     show_default=True,
     help="Images that may wait; more are refused with status 429.",
 )
-@click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads [default: what the runtime takes].")
+@click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads [default: the runtime's choice].")
 @click.option(
     "--grace",
     type=options.Duration(3600),
     default="30s",
     show_default=True,
-    help="How long a stop waits for clients that have not taken their answers.",
+    help="Time limit for the shutdown.",
 )
 @click.option(
     "--client-timeout",
     type=options.Duration(3600),
     default="10s",
     show_default=True,
-    help="How long a client may take over the headers of a request, and over a body or an answer of which nothing "
-    "moves: at 64 KiB a second or more they may take three times as long.",
+    help="Time limit for the headers of a request, and for a stalled body or answer; three times as long for one that "
+    "moves at 64 KiB/s or more.",
 )
+@click.option("--trust-native", is_flag=True, help="Open machine code that was not built by you on this machine.")
 def command(
     folder: Path,
     host: str,
@@ -66,26 +67,28 @@ def command(
     threads: int | None,
     grace: float,
     client_timeout: float,
+    trust_native: bool,
 ) -> None:
     """Serve an artefact over HTTP with the KServe v2 protocol, which Triton's clients speak.
 
-    Requests of one size are joined into batches. /v2/health/ready, /v2/models/NAME and /metrics tell how it does.
+    Requests of one size are joined into batches. /v2/health/ready, /v2/models/NAME and /metrics report its state.
     SIGTERM and Ctrl-C stop it once everything accepted is answered, after --grace at the latest. There is no
     authentication: other machines reach it only with another --host.
     """
-    from ..serving.listen import Settings, StillRunning, serve
+    from ..serving.listen import ServerSettings, StillRunning, serve
 
     def ready(address: str) -> None:
         click.echo(f"serving {folder} at {address}; Ctrl-C stops it", err=True)
 
     if not _is_loopback(host):
-        click.echo(f"warning: whoever reaches {host} can use this server: it asks nobody for a password", err=True)
+        click.echo(f"warning: {host} is network-reachable and the server has no authentication", err=True)
     try:
-        serve(folder, Settings(host, port, max_batch, max_delay, queue, threads, grace, client_timeout), ready)
+        settings = ServerSettings(host, port, max_batch, max_delay, queue, threads, grace, client_timeout, trust_native)
+        serve(folder, settings, ready)
     except StillRunning as error:
         click.echo(f"convbench: {error}", err=True)
         sys.stderr.flush()
-        os._exit(error.exit_code)  # the usual end would pull the runtime away under a thread that is inside it
+        os._exit(error.exit_code)  # a normal exit would free the runtime while a thread is still inside it
 
 
 def _is_loopback(host: str) -> bool:

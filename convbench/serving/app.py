@@ -22,13 +22,13 @@ from convbench.errors import first_line
 from . import protocol
 from .batching import Array, Batcher, QueueFull, Run, Stopped
 from .bodies import Bodies, connected
-from .limits import Limits
+from .limits import ClientLimits
 from .protocol import Refused, shown
 from .served import Served
 
 LONG_BODY = 2**18  # bytes of JSON, above which reading it would hold up the other requests
 LONG_ANSWER = 2**12  # numbers, the same for writing
-LAST_RUN_S = 1.0  # that a run which has begun gets once nobody waits for its output any more
+LAST_RUN_S = 1.0  # for the batch that is running when the grace period has passed
 GONE = 499  # the status, as nginx names it, of an answer that nobody is left to read
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60)
@@ -45,7 +45,7 @@ class Metrics:
             "requests", f"Answers to inference requests, by HTTP status; {GONE}: the client was gone.", ["code"]
         )
         self.images = counter("images", "Images computed.")
-        self.closed = counter("connections_closed", "Connections closed against their clients' will.", ["reason"])
+        self.closed = counter("connections_closed", "Connections closed by a limit.", ["reason"])
         self.waiting = Gauge("queue_images", "Images that wait.", registry=self.registry, namespace="convbench")
         self.request_s = histogram("request_seconds", "From headers to answer.", buckets=SECONDS_BUCKETS)
         self.run_s = histogram("run_seconds", "Of the artefact, a batch.", buckets=SECONDS_BUCKETS)
@@ -62,17 +62,17 @@ class Service:
     """One artefact behind the routes."""
 
     def __init__(
-        self, served: Served, run: Run, max_delay_s: float, max_queue: int, limits: Limits | None = None
+        self, served: Served, run: Run, max_delay_s: float, max_queue: int, limits: ClientLimits | None = None
     ) -> None:
         self.served = served
-        self.limits = limits or Limits()
+        self.limits = limits or ClientLimits()
         self.metrics = Metrics()
         self.batcher = Batcher(
             run, served.max_batch, max_delay_s, max_queue, served.manifest.batch[0], seen=self.metrics.ran
         )
         self.metrics.waiting.set_function(lambda: self.batcher.images)
         self.bodies = Bodies(self.limits, served.max_body_bytes)
-        self.long_json = asyncio.Semaphore(1)  # one at a time: for its memory, and Python reads no two at once anyway
+        self.long_json = asyncio.Semaphore(1)  # one at a time bounds its memory; Python parses only one at once anyway
         self.stop_by: float | None = None  # of the event loop's clock, known once the server is told to stop
 
     async def infer(self, request: Request) -> Response:
@@ -103,28 +103,41 @@ class Service:
         self.require_model(request)
         if request.headers.get("content-encoding", "identity") != "identity":
             raise Refused(415, "compressed requests are not read")
-        async with self.bodies.arrived(request) as body, connected(request):
-            asked = await self._read(body, request.headers.get("inference-header-content-length"))
-            try:
-                out = await asyncio.wrap_future(self.batcher.submit(asked.x, asked.t, asked.y))
-            except (QueueFull, Stopped):
-                raise
-            except Exception as failed:  # of the runtime, whatever class it has
-                raise Refused(500, f"the artefact failed: {shown(first_line(failed, 80))}") from failed
-            content, headers = await self._written(asked, out)
+        async with self.bodies.arrived(request) as body:
+            with connected(request):
+                asked = await self._read(body, request.headers.get("inference-header-content-length"))
+                out = await self._computed(asked)
+                content, headers = await self._written(asked, out)
         return Response(content, headers=headers)
 
-    async def _read(self, body: bytearray, length: str | None) -> protocol.Request:
-        if len(body) <= LONG_BODY or length is not None:
-            return protocol.parse(body, length, self.served)
-        async with self.long_json:
-            return await asyncio.to_thread(protocol.parse, body, length, self.served)
+    async def _computed(self, asked: protocol.InferenceRequest) -> Array:
+        try:
+            return await asyncio.wrap_future(self.batcher.submit(asked.x, asked.t, asked.y))
+        except (QueueFull, Stopped):
+            raise
+        except Exception as failed:  # of the runtime, whatever class it has
+            raise Refused(500, f"the artefact failed: {shown(first_line(failed, 80))}") from failed
 
-    async def _written(self, asked: protocol.Request, out: Array) -> tuple[bytes, dict[str, str]]:
+    async def _read(self, body: bytearray, length: str | None) -> protocol.InferenceRequest:
+        text = int(length) if length and length.isdecimal() and len(length) < 12 else len(body)  # bytes of JSON
+        if text <= LONG_BODY:
+            return protocol.parse(body, length, self.served)
+        return await self._beside(protocol.parse, body, length, self.served)
+
+    async def _written(self, asked: protocol.InferenceRequest, out: Array) -> tuple[bytes, dict[str, str]]:
         if asked.binary or out.size <= LONG_ANSWER:
             return protocol.answer(asked, out, self.served)
+        return await self._beside(protocol.answer, asked, out, self.served)
+
+    async def _beside(self, work: Callable[..., Any], *given: Any) -> Any:
+        """Run long JSON work in a thread, one at a time; its body counts as held until it ends, client or not."""
         async with self.long_json:
-            return await asyncio.to_thread(protocol.answer, asked, out, self.served)
+            working = asyncio.ensure_future(asyncio.to_thread(work, *given))
+            try:
+                return await asyncio.shield(working)
+            except asyncio.CancelledError:
+                await asyncio.wait([working])
+                raise
 
     def require_model(self, request: Request) -> None:
         """Raise Refused, status 404, for another model or version."""
@@ -136,7 +149,7 @@ class Service:
 
 
 class Ascii(JSONResponse):
-    """JSON whose texts may hold anything that a client sent: half of a surrogate pair has no other encoding."""
+    """JSON in ASCII: a lone surrogate in a text from a client cannot be encoded otherwise."""
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content).encode("ascii")
@@ -147,7 +160,7 @@ def error(status: int, message: str, headers: dict[str, str] | None = None) -> R
 
 
 def refusal(refused: Refused) -> Response:
-    """A client that was too slow has the rest of its body under way: its connection is of no use any more."""
+    """Error response; closes the connection of a client that was too slow, as the rest of its body may follow."""
     return error(refused.status, str(refused), {"connection": "close"} if refused.status == 408 else None)
 
 

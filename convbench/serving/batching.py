@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,12 +80,12 @@ class Batcher:
             self.waiting.append(request)
             self.images += request.images
             self.changed.notify()
-        request.result.add_done_callback(lambda result: self._forget(request))
+        request.result.add_done_callback(partial(self._forget, request))
         return request.result
 
-    def _forget(self, request: Waiting) -> None:
-        """Make room at once for one that its client has given up."""
-        if request.result.cancelled():
+    def _forget(self, request: Waiting, result: "Future[Array]") -> None:
+        """Remove a cancelled request from the queue at once."""
+        if result.cancelled():
             with self.changed:
                 if request in self.waiting:
                     self.waiting.remove(request)
@@ -98,7 +99,7 @@ class Batcher:
             self.changed.notify()
 
     def stop(self, within_s: float | None = None) -> None:
-        """Take no more, finish what waits, end the thread; it is left running where that takes longer."""
+        """Accept no more requests, finish the queue and end the thread, or leave it running after ``within_s``."""
         with self.changed:
             self.stopping = True
             self.changed.notify()
@@ -115,12 +116,12 @@ class Batcher:
                 # Without those that their clients have given up.
                 batch = [request for request in batch if request.result.set_running_or_notify_cancel()]
                 self._answer(batch)
-        except BaseException as failure:  # nobody else would hear of it: the server ends and says so
+        except BaseException as failure:  # reported by the server, which stops
             self.failure = failure
             self._abandon(batch)
 
     def _abandon(self, batch: list[Waiting]) -> None:
-        """Let no client wait for a thread that has failed."""
+        """Fail every unanswered request after the thread has failed."""
         with self.changed:
             self.stopping = True
             left, self.waiting, self.images = self.waiting, deque(), 0
@@ -137,7 +138,7 @@ class Batcher:
                     left = self.waiting[0].since + self.max_delay_s - time.monotonic()
                     if full or self.stopping or left <= 0:
                         break
-                    self.changed.wait(left)  # after which those that waited may have been given up
+                    self.changed.wait(left)  # the queue may be empty afterwards, if all requests were cancelled
                 elif self.stopping:
                     return []
                 else:

@@ -1,34 +1,34 @@
-"""The body of a request, and what follows it, as long as its client does its part."""
+"""Reading request bodies within limits, and cancelling work for clients that have disconnected."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from starlette.requests import ClientDisconnect, Request
 
-from .limits import Limits
+from .guard import Guarded
+from .limits import RATE, ClientLimits
 from .protocol import Refused
 
-SMALL = 2**18  # bytes of a body that is taken whatever the others hold: there are only so many connections
+SMALL = 2**18  # bytes of a body that is always accepted: the number of connections bounds their sum
 
 
 class Bodies:
-    """All bodies that are held, those that are still arriving included.
+    """Budget of all request bodies in memory, including those that are still arriving.
 
     Args:
         most: bytes of one body.
     """
 
-    def __init__(self, limits: Limits, most: int) -> None:
+    def __init__(self, limits: ClientLimits, most: int) -> None:
         self.limits, self.most = limits, most
-        self.held = 0  # bytes that have arrived, not those that were announced
+        self.held = 0  # bytes received, not those announced by Content-Length
 
     @asynccontextmanager
     async def arrived(self, request: Request) -> AsyncIterator[bytearray]:
-        """The body; it counts as held until the block ends.
+        """Yield the body, which counts as held until the block ends.
 
-        Raises Refused for one that is too long (413), comes too slowly (408) or has to wait for others (429), and
-        ClientDisconnect.
+        Raises Refused if it is too long (413), too slow (408) or exceeds the budget (429), and ClientDisconnect.
         """
         too_long = Refused(413, f"the body is longer than {self.most} bytes, the most that a right request can have")
         stated = request.headers.get("content-length", "0")
@@ -51,35 +51,28 @@ class Bodies:
                     self.held += len(chunk)
                     if len(body) > self.most:
                         raise too_long
-                    if self.held > self.limits.held_bytes and len(body) > SMALL:
+                    if self.held > max(self.limits.held_bytes, len(body)) and len(body) > SMALL:
                         raise Refused(429, "too many large requests at once: try again")
-                    ends.reschedule(started + self.limits.allowed_s(len(body)))
+                    if len(body) >= RATE:  # before that it is a second at most
+                        ends.reschedule(started + self.limits.allowed_s(len(body)))
         except TimeoutError:
             raise Refused(
                 408, f"the body came too slowly: {len(body)} bytes in {loop.time() - started:.1f} s"
             ) from None
 
 
-@asynccontextmanager
-async def connected(request: Request) -> AsyncIterator[None]:
-    """A block that ends with ClientDisconnect as soon as the client is gone. The body must have been read."""
+@contextmanager
+def connected(request: Request) -> Iterator[None]:
+    """Cancel the block with ClientDisconnect when the client disconnects. The body must have been read before."""
+    connection: Guarded = request.scope["state"]["connection"]
     task = asyncio.current_task()
     assert task is not None
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        task.cancel()
-
-    watching = asyncio.create_task(watch())
+    connection.when_lost = task.cancel
     try:
         yield
     except asyncio.CancelledError:
-        if gone and task.uncancel() == 0:
+        if connection.transport.is_closing() and task.uncancel() == 0:
             raise ClientDisconnect from None
         raise
     finally:
-        watching.cancel()
+        connection.when_lost = None

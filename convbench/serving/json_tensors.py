@@ -1,4 +1,4 @@
-"""Tensors as JSON, at a bounded cost: a text whose objects would take far more memory than its bytes is not read."""
+"""Tensors as JSON at a bounded cost: text that would expand to far more memory than its bytes is refused unread."""
 
 import json
 import math
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 KINDS: dict[str, set[type]] = {"int64": {int}, "float32": {int, float}}  # of the elements; true and false are neither
-OBJECTS, QUOTES, COMMAS = 64, 1024, 1024  # more than a right request has beside its numbers
-SLICE = 4096  # numbers that are written before other threads have their turn
+OBJECTS, QUOTES, COMMAS = 64, 1024, 1024  # allowed beside the numbers; a valid request needs fewer
+WIDE_BYTES = 2**16  # above which one emoji would quadruple the memory of the whole text
+SLICE = 4096  # numbers written at a time; between two slices other threads can run
 
 
 def excess(text: bytes | bytearray, numbers: int, lists: int) -> str | None:
-    """What a JSON text holds too much of, in words, from its bytes alone; None if it can be read.
+    """Return what a JSON text has too much of, judged by its bytes alone, or None.
 
-    A few bytes such as ``[],`` become an object of 64 and more, and brackets inside brackets are quicker counted than
-    read.
+    Three bytes such as ``[],`` become an object of 64 bytes, so counting comes before parsing.
 
     Args:
-        numbers, lists: the most of each in the tensors of a right request.
+        numbers, lists: limits for the tensors of a valid request.
     """
     for sign, most, what in (
         (b"[", lists + OBJECTS, "lists"),
@@ -32,21 +32,23 @@ def excess(text: bytes | bytearray, numbers: int, lists: int) -> str | None:
     ):
         if text.count(sign) > most:
             return f"it has more than {most} {what}"
+    if len(text) > WIDE_BYTES and not text.isascii():
+        return f"it has more than {WIDE_BYTES} bytes and not all of them are ASCII"
     return None
 
 
 def most_lists(shape: list[int]) -> int:
-    """How many lists write a tensor of that shape, each axis as a level."""
+    """Number of lists in a tensor of that shape that is nested as deep as its axes."""
     return sum(math.prod(shape[:axis]) for axis in range(len(shape)))
 
 
 def array(name: str, data: Any, shape: list[int], dtype: str) -> Array:
-    """The tensor that a list of numbers writes, flat or as deep as its shape. Raises ValueError, naming the tensor."""
+    """Tensor from a list of numbers, flat or nested as deep as its shape. Raises ValueError, naming the tensor."""
     numbers = _flat(data, shape)
     if numbers is None:
         raise ValueError(f"the data of {name} is not a list of numbers, flat or as deep as its shape")
     wrong = ValueError(f"the data of {name} is not a list of {dtype} numbers, flat or as deep as its shape")
-    # Before NumPy sees them: it makes every text as long as the longest, and a tree of what it does not know.
+    # Before NumPy sees them: it would pad every string to the length of the longest.
     if not set(map(type, numbers)) <= KINDS[dtype]:
         raise wrong
     if len(numbers) != math.prod(shape):
@@ -60,7 +62,7 @@ def array(name: str, data: Any, shape: list[int], dtype: str) -> Array:
 
 
 def _flat(data: Any, shape: list[int]) -> list[Any] | None:
-    """The elements of a list, or of lists as deep as the shape; None for anything else."""
+    """Elements of a list, or of lists nested as deep as the shape; None for anything else."""
     if type(data) is not list:
         return None
     if not any(type(each) is list for each in data[:1]):
@@ -74,7 +76,7 @@ def _flat(data: Any, shape: list[int]) -> list[Any] | None:
 
 
 def text(values: Array) -> str:
-    """The numbers of a tensor as a flat list. They must be finite."""
+    """JSON text of a tensor as a flat list. All numbers must be finite."""
     return f"[{','.join(_slices(values.ravel()))}]"
 
 

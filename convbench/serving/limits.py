@@ -1,4 +1,4 @@
-"""How much of the server one client may take: seconds, bytes and connections."""
+"""ClientLimits on what clients may take of the server: seconds, bytes and connections."""
 
 import resource
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ FEWEST, MOST = 16, 1000  # connections
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What ends a connection or a request that the server waits for."""
+class ClientLimits:
+    """ClientLimits on connections, requests and the shutdown."""
 
-    client_s: float = 10.0  # a client may keep the server waiting, and a second more for each RATE bytes that move
-    grace_s: float = 30.0  # from the signal to the end, however slow the clients are
-    connections: int = MOST  # at once; one more takes the place of that which keeps the server waiting longest
-    held_bytes: int = 2**28  # of all bodies that have arrived; of all answers that have not been taken
+    client_s: float = 10.0  # for the headers of a request; for a body or an answer a second more for each RATE bytes
+    grace_s: float = 30.0  # from the signal to the end of the server
+    connections: int = MOST  # one more replaces the connection that has kept the server waiting longest
+    held_bytes: int = 2**28  # of all bodies received so far; the same for all answers not yet read
 
     def allowed_s(self, size: int) -> float:
-        """Seconds for ``size`` bytes to come or go: at most three times those of a client that moves nothing."""
+        """Time limit for the transfer of ``size`` bytes: at most three times ``client_s``."""
         return min(self.client_s + size / RATE, 3 * self.client_s)
 
 
 def connections() -> int:
-    """How many connections fit below the process's limit of open files, at most MOST.
+    """Number of connections that fit below the limit of open files, at most MOST.
 
     Raises UsageError where they are fewer than FEWEST.
     """

@@ -17,18 +17,18 @@ from .. import packages
 from ..export import folder, runtimes
 from ..export.folder import Manifest
 from .batching import Array, Run
-from .limits import Limits, connections
+from .limits import ClientLimits, connections
 from .served import Served, extents
 
 PACKAGES = ("starlette", "uvicorn", "prometheus_client")
 
 
 class StillRunning(ConvbenchError):
-    """The artefact had not finished a batch when the grace was over: the process can only be left."""
+    """A batch was still running at the end of the grace period: the process has to exit without it."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """How an artefact is served."""
 
     host: str = "127.0.0.1"
@@ -37,11 +37,12 @@ class Settings:
     max_delay_s: float = 0.005
     max_queue: int = 256  # images
     threads: int | None = None
-    grace_s: float = 30.0  # to answer what was accepted, after a signal
-    client_s: float = 10.0  # that a client may keep the server waiting: limits.Limits
+    grace_s: float = 30.0  # of the shutdown
+    client_s: float = 10.0  # as in limits.ClientLimits
+    trust_native: bool = False  # open machine code that was not built here
 
 
-def serve(artefact: Path, settings: Settings, ready: Callable[[str], None]) -> None:
+def serve(artefact: Path, settings: ServerSettings, ready: Callable[[str], None]) -> None:
     """Serve an artefact until SIGTERM or SIGINT.
 
     Args:
@@ -56,7 +57,7 @@ def serve(artefact: Path, settings: Settings, ready: Callable[[str], None]) -> N
     from .server import Server
 
     with _listening(settings.host, settings.port) as listener, opened(artefact, settings) as (served, run):
-        limits = Limits(settings.client_s, settings.grace_s, connections())
+        limits = ClientLimits(settings.client_s, settings.grace_s, connections())
         service = Service(served, run, settings.max_delay_s, settings.max_queue, limits)
         server = Server(service)
         # uvicorn raises a signal that stopped it once more at the end, which would kill us: here it is the usual end.
@@ -97,7 +98,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def opened(artefact: Path, settings: Settings) -> Iterator[tuple[Served, Run]]:
+def opened(artefact: Path, settings: ServerSettings) -> Iterator[tuple[Served, Run]]:
     """The artefact as a function of arrays, tried once with a full batch; and what it may be asked for."""
     manifest = folder.read(artefact)
     served = Served(manifest, _max_batch(manifest, settings.max_batch))
@@ -105,7 +106,7 @@ def opened(artefact: Path, settings: Settings) -> Iterator[tuple[Served, Run]]:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = manifest.target["device"]
-    with runtimes.opened(artefact, settings.threads) as step:
+    with runtimes.opened(artefact, settings.threads, trust_native=settings.trust_native) as step:
 
         def run(x: Array, t: Array, y: Array) -> Array:
             # Arrays over a request's bytes are read-only; nothing writes into them.

@@ -40,7 +40,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Request:
+class InferenceRequest:
     """One request that was found right. x (N, C, H, W), t (N,), y (N,) or (N, tokens, width)."""
 
     id: str | None
@@ -51,7 +51,7 @@ class Request:
 
 
 def shown(given: Any) -> str:
-    """What a client gave, for a message: short, in ASCII, and of a tree its kind alone."""
+    """Short ASCII form of a client's value for a message; of lists and objects only the kind."""
     if isinstance(given, str):
         return ascii(given[:80])[1:-1][:80]
     if isinstance(given, list | dict):
@@ -91,7 +91,7 @@ def metadata(served: Served) -> dict[str, Any]:
     }
 
 
-def parse(body: bytes | bytearray, json_length: str | None, served: Served) -> Request:
+def parse(body: bytes | bytearray, json_length: str | None, served: Served) -> InferenceRequest:
     """Read and check a request.
 
     Args:
@@ -133,7 +133,7 @@ def parse(body: bytes | bytearray, json_length: str | None, served: Served) -> R
         raise Refused(400, f"{', '.join(missing)} missing: the inputs are {', '.join(ports)}")
     if at != len(body):
         raise Refused(400, f"{len(body) - at} bytes follow the last binary tensor")
-    request = _shaped(Request(name, found["x"], found["t"], found["y"], binary), served)
+    request = _shaped(InferenceRequest(name, found["x"], found["t"], found["y"], binary), served)
     _require_values(request, served)
     return request
 
@@ -190,7 +190,7 @@ def _tensor(entry: dict[str, Any], port: Port, body: bytes | bytearray, at: int)
     return values.reshape(shape), at + expected
 
 
-def _shaped(request: Request, served: Served) -> Request:
+def _shaped(request: InferenceRequest, served: Served) -> InferenceRequest:
     """The request, where its shapes are right: t and y of one extent may come as (N, 1), as Triton's clients send."""
     manifest = served.manifest
     changes = {}
@@ -215,10 +215,10 @@ def _shaped(request: Request, served: Served) -> Request:
             if not low <= have <= high or have % multiple:
                 side = {2: "height", 3: "width"}[axis]
                 raise Refused(400, f"x has the {side} {have}: {low} to {high} in steps of {multiple} are possible")
-    return replace(request, **changes)
+    return replace(request, **changes) if changes else request
 
 
-def _require_values(request: Request, served: Served) -> None:
+def _require_values(request: InferenceRequest, served: Served) -> None:
     for name, value in (("x", request.x), ("t", request.t), ("y", request.y)):
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise Refused(400, f"{name} holds values that are not finite")
@@ -227,7 +227,7 @@ def _require_values(request: Request, served: Served) -> None:
         raise Refused(400, f"y must lie between 0 and {last}")
 
 
-def answer(request: Request, out: Array, served: Served) -> tuple[bytes, dict[str, str]]:
+def answer(request: InferenceRequest, out: Array, served: Served) -> tuple[bytes, dict[str, str]]:
     """The body and headers of a result. JSON has no infinity: such an output goes back as bytes or not at all."""
     described: dict[str, Any] = {"name": "out", "datatype": "FP32", "shape": list(out.shape)}
     content: dict[str, Any] = {"model_name": served.name, "model_version": "1"}

@@ -1,4 +1,4 @@
-"""What an artefact behind a server takes, by its manifest alone: nothing of the model itself is imported."""
+"""ClientLimits of a served artefact, from its manifest alone: nothing of the model itself is imported."""
 
 import math
 import re
@@ -13,51 +13,49 @@ from . import json_tensors
 
 JSON_BYTES_PER_NUMBER = 32  # the longest a float64 is written, with its comma
 JSON_BYTES_BESIDE = 2**16
-BODY_BYTES = 2**29  # of a request, above which nothing is served
+MOST_BODY_BYTES = 2**28  # about, whatever the artefact takes
 ID = re.compile(r"[A-Za-z0-9_.:@=,/+-]{1,200}")  # what ids of models consist of
 
 
 @dataclass(frozen=True)
 class Served:
-    """What clients may ask for. Raises UsageError for a manifest of something else, or of too large requests."""
+    """Bounds of a request. Raises UsageError for a manifest that cannot be served."""
 
     manifest: Manifest
     max_batch: int
 
     def __post_init__(self) -> None:
         names = [port.name for port in (*self.manifest.inputs, *self.manifest.outputs)]
-        axes = len(self.manifest.inputs[0].shape) if names else 0
-        if names != ["x", "t", "y", "out"] or axes != 4 or not self.name:
+        try:
+            right = names == ["x", "t", "y", "out"] and len(self.manifest.inputs[0].shape) == 4 and self.numbers > 0
+        except (KeyError, ValueError):  # a name of an extent that stands nowhere
+            right = False
+        if not right or not self.name:
             raise UsageError("this artefact does not take x (N, C, H, W), t and y and return out: it cannot be served")
-        if self.max_body_bytes > BODY_BYTES:
-            raise UsageError(
-                f"a request of {self.max_batch} images could have {self.max_body_bytes} bytes, more than the "
-                f"{BODY_BYTES} that are served: give a smaller --max-batch"
-            )
 
     @cached_property
     def name(self) -> str:
-        """Of the model, as a part of an address."""
+        """Model name in URLs."""
         return safe_name(self.manifest.model)
 
     @cached_property
     def last_class(self) -> int | None:
-        """The largest y; None where y is a caption. An index outside its table ends some runtimes."""
+        """Largest y, None if y is a caption. An index outside its table ends some runtimes."""
         return last_class(self.manifest.signature)
 
     @cached_property
     def max_body_bytes(self) -> int:
-        """Of the largest request that can be right."""
+        """Size limit of a request body."""
         return JSON_BYTES_BESIDE + JSON_BYTES_PER_NUMBER * self.numbers
 
     @cached_property
     def numbers(self) -> int:
-        """Of all inputs of the largest request."""
-        return sum(math.prod(shape) for shape in self._largest())
+        """Numbers in the largest request that a body can hold as JSON."""
+        return min(sum(math.prod(shape) for shape in self._largest()), MOST_BODY_BYTES // JSON_BYTES_PER_NUMBER)
 
     @cached_property
     def lists(self) -> int:
-        """With which the largest request writes its inputs as deep as their shapes."""
+        """JSON lists in the largest request, if its inputs are nested as deep as their shapes."""
         return sum(json_tensors.most_lists(shape if len(shape) > 1 else [*shape, 1]) for shape in self._largest())
 
     def _largest(self) -> list[list[int]]:
@@ -66,14 +64,14 @@ class Served:
 
 
 def last_class(takes: Signature) -> int | None:
-    """The largest index of a class; None for a model that takes a caption."""
+    """Largest class index; None for a model that takes a caption."""
     if takes.caption:
         return None
     return takes.classes if takes.null_class else takes.classes - 1
 
 
 def safe_name(model: str) -> str:
-    """A model id as a folder, a part of an address and a name of Triton: letters, digits and underscores.
+    """Model id as a name in folders, URLs and Triton: letters, digits and underscores.
 
     Raises UsageError for what cannot be an id.
     """

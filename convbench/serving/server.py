@@ -1,4 +1,4 @@
-"""The event loop's side of the server: uvicorn with the limits of guard.py, and an end that comes."""
+"""uvicorn with the limits of guard.py and a bounded shutdown."""
 
 import asyncio
 import math
@@ -10,12 +10,12 @@ from .app import Service, application
 from .guard import Guarded, State, quieten
 from .limits import ACCEPTED_AT_ONCE
 
-BACKLOG = 1024  # connections that the system keeps until they are accepted
-LEEWAY_S = 5  # after which uvicorn cancels what is left, should dropping the connections not have ended it
+BACKLOG = 1024  # connections queued by the kernel until they are accepted
+LEEWAY_S = 5  # after the grace period, until uvicorn cancels requests that closing the connections did not end
 
 
 class Server(uvicorn.Server):
-    """Ends by itself when the inference thread has failed, and within the grace when it is told to."""
+    """Stops when the inference thread fails, and within the grace period after a signal."""
 
     server_state: State
 
@@ -49,7 +49,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter) or self.service.batcher.failure is not None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer at once what waits for a fuller batch; drop whoever has not taken its answer within the grace."""
+        """Answer at once what waits for a fuller batch; close connections that are left after the grace period."""
         loop = asyncio.get_running_loop()
         grace_s = self.service.limits.grace_s
         self.service.stop_by = loop.time() + grace_s

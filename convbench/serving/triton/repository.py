@@ -125,7 +125,7 @@ def _guided(into: Path, model: str, manifest: Manifest, wanted: Deployment) -> N
 
 
 def _quoted(text: str) -> str:
-    """A text of config.pbtxt. Raises UsageError for one with anything but letters, digits, underscores and dots."""
+    """Quote a text for config.pbtxt. Raises UsageError unless it is letters, digits, underscores and single dots."""
     if not (NAME.fullmatch(text) or FILE.fullmatch(text)):
         raise UsageError(f"{ascii(text)[:80]} is not a name that Triton's configuration can hold: export it again")
     return f'"{text}"'
