@@ -26,7 +26,7 @@ NOT_REGULAR = "it is not an ordinary file"
 
 
 def cache_home() -> Path:
-    """Where everything is kept that can be made again: $CONVBENCH_CACHE, or convbench in the user's cache."""
+    """Folder of files that can be made again: $CONVBENCH_CACHE, or convbench in the user's cache."""
     own = os.environ.get("CONVBENCH_CACHE")
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convbench"
 

@@ -81,7 +81,7 @@ def append(path: Path, row: Row) -> None:
 
 
 def _end_of_last_line(file: FileIO) -> int:
-    """Where the last whole line ends: looked for from the end of the file, a block at a time."""
+    """Offset of the end of the last whole line, searched from the end of the file, a block at a time."""
     end = file.seek(0, os.SEEK_END)
     while end > 0:
         start = max(0, end - BLOCK)

@@ -51,14 +51,14 @@ def write(model: nn.Module, shapes: Shapes, file: Path) -> dict[str, Any]:
 
 
 def packed_operators(file: Path) -> int:
-    """How many calls of operators with packed weights the compiled code holds."""
+    """Number of calls of operators with packed weights in the compiled code."""
     with zipfile.ZipFile(file) as package:
         sources = [name for name in package.namelist() if name.endswith(".wrapper.cpp")]
         return sum(len(PACKED.findall(package.read(name))) for name in sources)
 
 
 def target(device: str) -> dict[str, str]:
-    """What a file that is compiled here will need."""
+    """Requirements of a file that is compiled here."""
     if device == "cuda":
         return {"device": "cuda", "gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
     return {"device": "cpu", "capability": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__}

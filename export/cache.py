@@ -92,7 +92,7 @@ def _held(path: Path, to: str) -> Manifest | None:
 
 
 def _is_plain(network: nn.Module, to: str, device: str) -> bool:
-    """Whether an artefact can be made from it as it is."""
+    """True if an artefact can be made from the network as it is."""
     first = next(network.parameters())
     return first.dtype == torch.float32 and first.device.type == (device if to == "aoti" else "cpu")
 
@@ -104,7 +104,7 @@ def _copied(network: nn.Module, to: str, device: str) -> nn.Module:
 
 
 def unsupported(case: Case, to: str, precisions: tuple[str, ...]) -> str | None:
-    """Why no artefact can be made for a case, in words for a table; None if one can."""
+    """Reason why no artefact can be made for a case, or None."""
     if case.mode != "forward":
         return f"{to} files compute the forward pass only"
     if case.precision not in precisions:

@@ -67,13 +67,13 @@ def require_free(out: Path, force: bool = False) -> None:
     if out.is_symlink():
         raise UsageError(f"{out} is a symbolic link: give another --out")
     if not out.is_dir() or (any(out.iterdir()) and not _is_ours(out)):
-        raise UsageError(f"{out} exists and is no artefact of convbench: give another --out")
+        raise UsageError(f"{out} exists and is not an artefact of convbench: give another --out")
     if not force:
         raise UsageError(f"{out} exists: give another --out, or --force to replace it")
 
 
 def _is_ours(out: Path) -> bool:
-    """Whether a folder is an artefact, be it damaged: a manifest.json alone is also a part of many a web page."""
+    """True for an artefact, even a damaged one; a manifest.json alone is also part of many web pages."""
     try:
         content = read_json(out / MANIFEST, MOST_BYTES)
     except UsageError:
@@ -111,7 +111,7 @@ def _sync(path: Path) -> None:
 
 
 def _disk(error: Exception, out: Path) -> str | None:
-    """What an error says about the disk, or None where it is about something else."""
+    """Message on a full or broken disk, or None for any other error."""
     if isinstance(error, OSError) and error.errno and error.errno not in FULL:
         return error.strerror if error.errno in (errno.EACCES, errno.EROFS, errno.EIO) else None
     free = shutil.disk_usage(out.parent).free
@@ -142,7 +142,7 @@ def read(folder: Path) -> Manifest:
             text = file.read(MOST_BYTES + 1)
         content = json_value(text) if len(text) <= MOST_BYTES else None
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{folder} is no artefact: it has no {MANIFEST}; `convbench export` makes one") from None
+        raise UsageError(f"{folder} is not an artefact: it has no {MANIFEST}; `convbench export` makes one") from None
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
@@ -161,7 +161,7 @@ def read(folder: Path) -> Manifest:
 
 
 def changed_files(folder: Path, manifest: Manifest) -> list[str]:
-    """What is missing or no longer what the manifest says, in words."""
+    """Files that are missing or differ from the manifest, in words."""
     found = []
     for name, facts in manifest.files.items():
         try:
@@ -176,7 +176,7 @@ def changed_files(folder: Path, manifest: Manifest) -> list[str]:
 
 
 def sha256(path: Path) -> str:
-    """Of a regular file that is not a link. Raises OSError for anything else."""
+    """Hash of a regular file that is not a link. Raises OSError for anything else."""
     with opened(path, follow=False) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""Which layer of a wrong artefact is the first to differ from the network: bisection over values of its graph.
+"""First layer of a wrong artefact that differs from the network, by bisection over values of its graph.
 
 Only values that lie one behind the other can be bisected: what depends on a wrong value is wrong, what does not may
 be right though it is computed later. So a longest chain of layers is searched first, and then what leads to its first
@@ -89,7 +89,7 @@ def _text(
     errors: dict[str, float],
     wrong: Callable[[Sequence[str]], list[str]],
 ) -> str:
-    """What is wrong, in words: the layer itself, or the operators before it that belong to no layer."""
+    """Place of the difference, in words: the layer itself, or the operators before it that belong to no layer."""
     name, side = taps[first]
     told = f"the first layer to differ is {name} (relative error {errors[first]:.1e})"
     between = _operators_before(graph, set(taps), first)
@@ -212,7 +212,7 @@ def _name(output: Any) -> str:
 
 
 def _values(artefact: Path, manifest: Manifest, inputs: Inputs, names: Sequence[str]) -> list[Tensor]:
-    """What the artefact computes at these places."""
+    """Values of the artefact at these places."""
     given = dict(zip(("x", "t", "y"), (v.numpy() for v in inputs), strict=True))
     file = artefact / manifest.entry
     if manifest.to == "onnx":

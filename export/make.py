@@ -1,4 +1,4 @@
-"""What ``convbench export`` does: build an artefact, prove it, describe it."""
+"""``convbench export``: build an artefact, prove it, describe it."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ RANDOM, SHIPPED = "random, seed 0", "shipped"  # sources of weights that name no
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to export."""
+    """A request for an artefact."""
 
     model: str
     res: int
@@ -211,7 +211,7 @@ def _present(layers: list[onnx.Layer], values: set[str]) -> list[onnx.Layer]:
 
 
 def parameters_sha256(network: nn.Module) -> str:
-    """Of names, types, shapes and values of all parameters: the same for the same weights from whatever file."""
+    """Hash of names, types, shapes and values of all parameters: equal for equal weights from any file."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
@@ -220,7 +220,7 @@ def parameters_sha256(network: nn.Module) -> str:
 
 
 def versions(to: str) -> dict[str, str]:
-    """Of what takes part in making such an artefact."""
+    """Versions of the packages that make such an artefact."""
     names = {
         "onnx": ("onnx", "onnxscript", "onnxruntime", "nvidia-modelopt"),
         "openvino": ("onnx", "onnxscript", "openvino"),
@@ -303,7 +303,7 @@ def _verify_again(manifest: Manifest) -> str:
 
 
 def is_self_contained(manifest: Manifest) -> bool:
-    """Whether its weights are those that convbench makes or holds itself."""
+    """True if the weights are random or part of convbench."""
     return manifest.weights["source"] in (RANDOM, SHIPPED)
 
 

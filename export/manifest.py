@@ -1,4 +1,4 @@
-"""What an artefact is, and the check of what a manifest says: it may come from anybody."""
+"""The manifest of an artefact, and the check of its fields: it may come from anybody."""
 
 import math
 import re
@@ -46,7 +46,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artefact is."""
+    """Description of an artefact."""
 
     model: str  # an id of `convbench models`, or the class of a network of one's own
     res: int  # side of the decoded image, pixels
@@ -69,7 +69,7 @@ class Manifest:
 
     @property
     def dynamic(self) -> bool:
-        """Whether height and width may vary."""
+        """True if height and width may vary."""
         return any(name != "batch" for name in self.dimensions)
 
 

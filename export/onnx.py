@@ -78,7 +78,7 @@ def tried(model: nn.Module, shapes: Shapes) -> tuple[int, int]:
 
 
 def layers(graph: Any, model: nn.Module) -> list[Layer]:
-    """Which values of the graph are outputs of which modules, and inputs of those without modules inside.
+    """Values of the graph that are outputs of modules, and inputs of modules without modules inside.
 
     In the order in which they are computed. From the names of modules that the exporter notes on each node.
     """

@@ -1,4 +1,4 @@
-"""Which batches and sizes an artefact takes, and what it must know to say so."""
+"""Batches and sizes that an artefact takes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from .manifest import Port
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a network is exported for. Height and width are those of x, not of the image."""
+    """Sizes that a network is exported for. Height and width are those of x, not of the image."""
 
     takes: Signature
     batch: tuple[int, int]
@@ -25,7 +25,7 @@ class Shapes:
 
     @property
     def names(self) -> tuple[str, str]:
-        """Of height and width, over ``multiple``: the files then state the divisibility as 4*h4."""
+        """Factors of height and width over ``multiple``: the files then state the divisibility as 4*h4."""
         suffix = str(self.multiple) if self.multiple > 1 else ""
         return f"h{suffix}", f"w{suffix}"
 

@@ -185,7 +185,7 @@ def profile_of(shapes: Shapes) -> dict[str, tuple[tuple[int, ...], ...]]:
 
 
 def target() -> dict[str, str]:
-    """What an engine that is built here will need."""
+    """Requirements of an engine that is built here."""
     chosen = library()
     found = {"device": "cuda", "library": str(chosen)}
     if torch.cuda.is_available():

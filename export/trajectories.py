@@ -1,4 +1,4 @@
-"""What a network is given while images are sampled with it: to calibrate with, and to follow an artefact along."""
+"""Inputs of a network while images are sampled with it: to calibrate with, and to follow an artefact along."""
 
 from collections.abc import Callable
 

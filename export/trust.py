@@ -1,4 +1,4 @@
-"""Which compiled artefacts this user built on this machine: opening any other runs somebody else's machine code.
+"""Record of the compiled artefacts that this user built on this machine; any other is foreign machine code.
 
 The record is a file of the user's cache, a line for each file that was built: its SHA-256 and the machine. It counts
 only where it belongs to the user and nobody else can write it.
@@ -35,7 +35,7 @@ def add(manifest: Manifest) -> None:
 
 
 def built_here(manifest: Manifest) -> bool:
-    """Whether this user built the entry of an artefact on this machine."""
+    """True if this user built the entry of an artefact on this machine."""
     line = f"{manifest.files[manifest.entry]['sha256']} {machine()}\n".encode()
     try:
         handle = os.open(record(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

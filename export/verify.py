@@ -1,4 +1,4 @@
-"""Whether an artefact computes what fp32 PyTorch computes: over batches, sizes, timesteps, classes and a trajectory."""
+"""Verification of an artefact against fp32 PyTorch: over batches, sizes, timesteps, classes and a trajectory."""
 
 import math
 from collections.abc import Iterator
@@ -111,7 +111,7 @@ def _checked(
 
 
 def _unchecked(manifest: Manifest) -> str | None:
-    """Why nothing here can run the artefact."""
+    """Reason why nothing here can run the artefact."""
     if manifest.to == "onnx" and manifest.precision == "bf16" and manifest.target["device"] == "cpu":
         return "ONNX Runtime has no bf16 convolution on a processor: verify it on a GPU"
     if manifest.target["device"] == "cuda" and not torch.cuda.is_available():
@@ -147,7 +147,7 @@ def _verdict(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def pool(sizes: Shapes) -> Iterator[Inputs]:
-    """What is compared: both ends of t and y and values between them, in several batches; other sizes, not square."""
+    """Cases to compare: both ends of t and y and values between them, in several batches; other sizes, not square."""
     low, high = sizes.batch
     batches = sorted({low, *(min(max(low, batch), high) for batch in BATCHES)})
     images = max(sum(batches), 4 * low)

@@ -119,7 +119,7 @@ def _streams_are_open() -> bool:
 
 
 def _words(error: OSError) -> str:
-    """What an error of the system says, and what it is about."""
+    """Message of a system error and the file it is about."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,4 +1,4 @@
-"""Whether a value that was read from JSON is of the type that a dataclass states. Imports nothing of convbench."""
+"""Checks of values from JSON against the types that a dataclass states. Imports nothing of convbench."""
 
 import math
 import types
@@ -19,7 +19,7 @@ def types_of(record: type) -> Mapping[str, Any]:
 
 
 def problem(value: Any, kind: Any) -> str | None:
-    """Why a value is not of a type, such as "'x', not a whole number"; None if it is.
+    """Reason why a value is not of a type, such as "'x', not a whole number"; None if it is.
 
     Args:
         kind: int (no bool), float (finite; whole numbers too), bool, str (whatever UTF-8 can hold), None, Any, unions,
@@ -45,7 +45,7 @@ def problem(value: Any, kind: Any) -> str | None:
 
 
 def record_problem(value: Any, record: type) -> str | None:
-    """Why an object does not have the fields of a dataclass, each of its type; those with a default may be absent."""
+    """Reason why an object lacks a field of a dataclass or has one of a wrong type; defaults may be absent."""
     if not isinstance(value, dict):
         return f"{shown(value)}, not an object"
     required = {each.name for each in fields(record) if each.default is each.default_factory is MISSING}
@@ -57,7 +57,7 @@ def record_problem(value: Any, record: type) -> str | None:
 
 
 def field_problems(value: Mapping[str, Any], record: type) -> Iterator[str]:
-    """What is wrong with those fields of a dataclass that an object has, in words, one after the other."""
+    """Problems of those fields of a dataclass that an object has, in words."""
     for key, kind in types_of(record).items():
         if key in value and (found := problem(value[key], kind)):
             yield f"{key} {found}"

@@ -35,7 +35,7 @@ SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 
 
 class Metrics:
-    """What /metrics shows."""
+    """Metrics of the server, as /metrics shows them."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

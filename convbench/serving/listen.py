@@ -29,7 +29,7 @@ class StillRunning(ConvbenchError):
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How an artefact is served."""
+    """Settings of a server."""
 
     host: str = "127.0.0.1"
     port: int = 8000  # 0 for any that is free

@@ -42,7 +42,7 @@ class Asked:
 
 @dataclass
 class Seen:
-    """What came of the requests of one run. Times in seconds."""
+    """Answers to the requests of one run. Times in seconds."""
 
     latencies: list[float]
     late: list[float]  # how much later than meant each was sent: the client's own delay
@@ -143,7 +143,7 @@ def percentile(values: list[float], share: float) -> float | None:
 
 
 def row(seen: Seen, asked: Asked, rate: float | None, clients: int | None) -> Row:
-    """What a run showed."""
+    """Summary of a run."""
     answered = len(seen.latencies)
     return {
         "rate": rate,

@@ -60,7 +60,7 @@ def shown(given: Any) -> str:
 
 
 def metadata(served: Served) -> dict[str, Any]:
-    """Of the model. -1 stands for an extent that may vary; "parameters" says within which limits."""
+    """Metadata of the model. -1 stands for an extent that may vary; "parameters" states its limits."""
     manifest = served.manifest
 
     def tensors(ports: Sequence[Port]) -> list[dict[str, Any]]:

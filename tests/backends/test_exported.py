@@ -177,7 +177,7 @@ def test_export_then_verify_on_the_command_line(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("verify nowhere", "nowhere is no artefact"),
+        ("verify nowhere", "nowhere is not an artefact"),
         ("export --model dico_s --to onnx --out {out} --batch 8..2", "must go from at least 1 upwards"),
         ("export --model dico_s --to onnx --out {out} --precision fp8", "fp8 is not built"),
         ("export --model dico_s --to onnx --out {out} --res 100", "--res 100 does not suit dico_s"),

@@ -29,7 +29,7 @@ from convbench.serving import batching, listen
 calls = 0
 
 @contextmanager
-def opened(artefact, threads):
+def opened(artefact, threads, trust_native=False):
     def step(x, t, y):
         global calls
         calls += 1

@@ -548,7 +548,7 @@ def test_what_cannot_be_served_is_one_line(
         assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
         return err
 
-    assert "is no artefact" in fails(f"{tmp_path} --port 0")
+    assert "is not an artefact" in fails(f"{tmp_path} --port 0")
     assert "takes at most 8 images" in fails(f"{artefact} --port 0 --max-batch 9")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "Address already in use" in fails(f"{artefact} --port {taken.getsockname()[1]}")

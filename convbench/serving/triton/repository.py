@@ -30,7 +30,7 @@ GUIDED = "_guided"
 
 @dataclass(frozen=True)
 class Deployment:
-    """How Triton shall run an artefact."""
+    """Settings of Triton for an artefact."""
 
     backend: str | None = None  # one of BACKENDS; None for the first
     max_batch: int | None = None  # None for the artefact's most
