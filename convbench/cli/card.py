@@ -15,9 +15,9 @@ NOTE = (
 )
 
 
-@click.group("card", short_help="how published throughputs were made: protocol cards")
+@click.group("card", short_help="protocol cards: how published throughputs were measured")
 def command() -> None:
-    """Protocol cards: what is known of how a published throughput was made, field by field, with its evidence."""
+    """Protocol cards: the known conditions of a published throughput, field by field, with their evidence."""
 
 
 @command.command(

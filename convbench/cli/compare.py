@@ -31,7 +31,7 @@ class Share(click.ParamType):  # type: ignore[type-arg] # generic in the newest 
 
 @click.command(
     "compare",
-    short_help="two stored runs, case by case",
+    short_help="compare two stored runs, case by case",
     epilog="\b\nExamples:\n  convbench compare before.jsonl after.jsonl\n"
     "  convbench compare before.jsonl after.jsonl --fail-above 3% --format markdown",
 )

@@ -41,7 +41,7 @@ LATE = 0.1  # of the median latency: from there on the client, not the server, m
     type=options.Duration(24 * 3600),
     default="10s",
     show_default=True,
-    help="Of a run; of each step with --slo.",
+    help="Duration of the run; of each step with --slo.",
 )
 @click.option("--batch", type=click.IntRange(1, 2**16), default=1, show_default=True, help="Images of a request.")
 @click.option(
@@ -63,7 +63,7 @@ def command(
     """Send requests to a server that speaks the KServe v2 protocol, such as `convbench serve` or Triton.
 
     With --rate, requests leave at times drawn beforehand and latencies count from those times, so that a server which
-    stalls shows it. With --concurrency, clients wait for each other's answers and latencies look better than they are.
+    stalls shows it. With --concurrency, clients wait for each other's answers and latencies look better than callers would see.
     """
     if sum(value is not None for value in (rate, concurrency, slo)) > 1:
         raise UsageError("--rate, --concurrency and --slo exclude each other: give one")

@@ -15,13 +15,13 @@ KEYS = ("model", "name", "params", "macs", "source", "licence", "runs")
     short_help="list every known model",
     epilog="\b\nExamples:\n  convbench models --family dico --format json\n  convbench models --ablations",
 )
-@click.option("--family", help="Only the models of this family.")
-@click.option("--ablations", is_flag=True, help="Instead: the papers' ablations, and what may stand behind an id.")
+@click.option("--family", help="List only this family.")
+@click.option("--ablations", is_flag=True, help="List the papers' ablations and the changes that an id accepts.")
 @options.form()
 def command(family: str | None, ablations: bool, form: str) -> None:
     """List every known model: id, size (at the pixels of `res`), official code, its licence, and whether it runs here.
 
-    What is printed only stands in the papers' tables and cannot be run: it is never measured, never ranked.
+    Printed-only models appear in published tables; no implementation exists, so they are never measured.
 
     The licences are those of the official code; none of it is part of convbench.
     """

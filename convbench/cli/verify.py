@@ -21,14 +21,14 @@ KEYS = ("batch", "height", "width", "t_from", "t_to", "relative_l2", "max_abs", 
 
 @click.command(
     "verify",
-    short_help="prove an artefact against fp32 PyTorch",
+    short_help="check an artefact against fp32 PyTorch",
     epilog="\b\nExamples:\n  convbench verify dico_s_onnx\n  convbench verify dic_s_int8 --format json",
 )
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--weights", help="The checkpoint it was made from [default: none, for random weights].")
-@click.option("--model", metavar="ID", help="The model it was made from, where its code is not part of convbench.")
+@click.option("--weights", help="Checkpoint of the artefact [default: random weights].")
+@click.option("--model", metavar="ID", help="Model of the artefact, if its code is not part of convbench.")
 @click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads [default: what the runtime takes].")
-@click.option("--trajectory/--no-trajectory", default=True, show_default=True, help="Sample images with both, too.")
+@click.option("--trajectory/--no-trajectory", default=True, show_default=True, help="Compare sampled images, too.")
 @click.option("--trust-native", is_flag=True, help="Open machine code that was not built by you on this machine.")
 @options.form()
 def command(

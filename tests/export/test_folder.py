@@ -107,7 +107,10 @@ def test_nothing_is_replaced_without_force(tmp_path: Path) -> None:
 def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").touch()
-    with pytest.raises(UsageError, match=r"thesis exists and is not an artefact"), making(tmp_path / "thesis", force=True):
+    with (
+        pytest.raises(UsageError, match=r"thesis exists and is not an artefact"),
+        making(tmp_path / "thesis", force=True),
+    ):
         pass
 
 
