@@ -45,8 +45,8 @@ def command(
     Every image must lie within the tolerance of its precision. Where one does not, the layers inside are compared
     and the first that differs is named (ONNX and OpenVINO), and the exit code is 1. Writes verification.json.
 
-    What the artefact says of itself is not believed: it opens no checkpoint and imports no code unless --weights or
-    --model repeats its name, and nothing is opened whose hash differs.
+    Statements of the artefact are not trusted: no checkpoint is opened and no code imported unless --weights or --model
+    repeats its name, and no file is opened whose hash differs.
     """
     from .. import models
     from ..export import folder as folders
