@@ -40,11 +40,14 @@ def renamed(row: Line) -> Line:
 
 
 def move_ratios(rows: Sequence[Line]) -> None:
-    """Put each ratio of schema 1 on the row of the case, as the case over its counterpart; A/A repeats keep theirs."""
-    cases = {row["case"]: row for row in rows if row["kind"] == "throughput"}
-    for row in list(cases.values()):
-        other = cases.get(row.get("compared_with") or "")
-        if other is None or not row.get("ratio") or other.get("compared_with") or row["case"].startswith(other["case"]):
+    """Put each ratio of schema 1 on the row of the case, as the case over its counterpart; A/A repeats keep theirs.
+
+    A file may hold a counterpart several times, once for each case that it was timed with.
+    """
+    compared = [row for row in rows if row["kind"] == "throughput" and row.get("ratio") and row.get("compared_with")]
+    for row in compared:
+        other = next((each for each in rows if each["case"] == row["compared_with"]), None)
+        if other is None or other.get("compared_with") or row["case"].startswith(other["case"]):
             continue
         low, high = row["ratio_low"], row["ratio_high"]
         other["compared_with"], other["ratio"] = row["case"], 1 / row["ratio"]
