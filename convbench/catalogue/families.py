@@ -4,7 +4,6 @@ Nothing here imports torch, so that ``--help``, ``models`` and ``report`` start 
 """
 
 import difflib
-import math
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ class Signature:
     predicts: str = "noise and variance"
     takes: tuple[str, ...] = ("x", "t", "y")  # what the output depends on
     guided_channels: int | None = None  # of the published guidance; None: the first three of four or more, as DiT's
-    guidance_interval: tuple[float, float] = (-math.inf, math.inf)  # of t, within which it guides
+    guidance_interval: tuple[float, float] | None = None  # of t, outside which it does not guide
 
     def time(self, step: Any) -> Any:
         """The t at a step between 0 (``t_start``) and 1000 (``t_end``), fractions too: a number or a tensor of them."""

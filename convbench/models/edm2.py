@@ -130,7 +130,8 @@ class EDM2Block(nn.Module):
         """Of all pixels; q, k and v normalised. (B, 3C, H, W), by head, channel, then q k v -> BCHW."""
         parts = qkv.flatten(2).unflatten(1, (self.heads, -1, 3))  # (B, heads, C/heads, 3, N)
         q, k, v = (part.mT for part in normalized(parts, dims=[2]).unbind(3))
-        return F.scaled_dot_product_attention(q, k, v).mT.reshape(len(qkv), -1, *qkv.shape[2:])
+        y = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, C/heads)
+        return y.mT.flatten(1, 2).unflatten(2, qkv.shape[2:])
 
 
 class UNet(nn.Module):

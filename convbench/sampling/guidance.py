@@ -1,7 +1,5 @@
 """Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598), once for every family and runtime."""
 
-import math
-
 from torch import Tensor, cat, full_like, where
 
 from ..schema import Step
@@ -9,7 +7,6 @@ from .sampler import Model
 
 PAPER_CHANNELS = 3
 """Of the prediction, how many channels the published code of DiT and all its descendants guides."""
-ALWAYS = (-math.inf, math.inf)
 
 
 def guided(
@@ -18,7 +15,7 @@ def guided(
     null: int | Tensor,
     scale: float = 1.0,
     channels: int | None = None,
-    interval: tuple[float, float] = ALWAYS,
+    interval: tuple[float, float] | None = None,
 ) -> Model:
     """The network with its classes, under guidance: one forward of twice the batch, with the class and without.
 
@@ -36,10 +33,11 @@ def guided(
     if scale == 1:
         return lambda x, t: step(x, t, y)
     both = cat([y, full_like(y, null) if isinstance(null, int) else null.expand_as(y)])
-    low, high = interval
 
     def model(x: Tensor, t: Tensor) -> Tensor:
-        here = scale if interval == ALWAYS else where((t > low) & (t < high), scale, 1.0).reshape(-1, 1, 1, 1)
+        here: float | Tensor = scale
+        if interval:
+            here = where((t > interval[0]) & (t < interval[1]), scale, 1.0).reshape(-1, 1, 1, 1)
         return combine(step(cat([x, x]), cat([t, t]), both), x.shape[1], here, channels)
 
     return model

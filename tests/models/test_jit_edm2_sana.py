@@ -21,11 +21,12 @@ from convbench.counting import count_variant, meta_inputs
 from convbench.models.edm2 import EDM2
 from convbench.models.jit import JiT
 from convbench.models.random_weights import fill
+from convbench.models.sana import SANA
 from convbench.tolerances import RELATIVE_L2
 
 DATA = Path(__file__).parents[1] / "data"
 REFERENCE: dict[str, dict[str, Any]] = json.loads(gzip.decompress((DATA / "jit_edm2_sana.json.gz").read_bytes()))
-FAMILIES = ("edm2", "jit")
+FAMILIES = ("edm2", "jit", "sana")
 OURS = [id for id, variant in variants().items() if variant.family.module in FAMILIES]
 COUNTS = [(id, int(side)) for id in OURS for side in REFERENCE[id]["macs_torchprofile"]]
 
@@ -89,6 +90,7 @@ TINY: dict[str, tuple[Any, Signature, int]] = {  # what makes it, what it takes,
         Signature(t_start=0.002, t_end=80),
         16,
     ),
+    "sana": (lambda: SANA(64, 2, 4, caption_width=24), Signature(channels=32, factor=32, caption=(7, 24)), 4),
 }
 
 
