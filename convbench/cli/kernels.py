@@ -161,8 +161,8 @@ def _list(kernels: "Sequence[Kernel]", form: str) -> int:
 
 
 def _check(kernels: "Sequence[Kernel]", precisions: list[str], form: str) -> int:
+    from ..environment import default_device
     from ..kernels.check import check
-    from ..run.runner import default_device
 
     device = default_device()
     if device == "cuda":

@@ -11,6 +11,8 @@ import zlib
 import torch
 from torch import Tensor, nn
 
+from ..weights.fixed_tables import fixed_tables
+
 
 def fill(model: nn.Module, seed: int = 0) -> None:
     """Overwrite every weight in place, buffers of the state dict too. Each depends on seed, name and shape only.
@@ -28,17 +30,6 @@ def fill_zeros(model: nn.Module, seed: int = 0) -> None:
     for name, parameter in model.named_parameters():
         if not parameter.any():
             parameter.data.copy_(_draw(name, parameter.shape, seed))
-
-
-def fixed_tables(model: nn.Module) -> set[str]:
-    """Keys of the state dict that hold no weights: indices, and a buffer or ``pos_embed`` that its module computes."""
-    fixed, buffers = set(), {name for name, _ in model.named_buffers()}
-    for key, value in model.state_dict().items():
-        owner, _, name = key.rpartition(".")
-        computed = (name == "pos_embed" or key in buffers) and hasattr(model.get_submodule(owner), "fill_tables")
-        if computed or not value.is_floating_point():
-            fixed.add(key)
-    return fixed
 
 
 def _draw(name: str, shape: torch.Size, seed: int) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ... import store
 from ...errors import UsageError
-from ...schema import Measurement, Second
+from ...schema import KernelTiming, Measurement, Second
 from ..schema import DTYPES, Kernel, Shape
 
 BATCHES = 32, 64
@@ -216,7 +216,7 @@ def run(
         except Unmeasured as error:
             row = failed_row(work, error.status, str(error), facts(work))
         if out is not None:
-            store.append(out, row)
+            store.append(out, KernelTiming.from_json(row))
         yield row
 
 

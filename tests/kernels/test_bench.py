@@ -30,7 +30,7 @@ from convbench.kernels.bench import bench, stopwatch
 from convbench.kernels.ops.gate_residual import KERNELS as GATE
 from convbench.kernels.ops.group_norm import KERNELS as NORM
 from convbench.kernels.schema import Shape
-from convbench.schema import Measurement
+from convbench.schema import Case, Measurement
 
 ROOT = Path(__file__).parents[2]
 KERNELS = (*NORM, *GATE)
@@ -215,7 +215,7 @@ def test_compile_gives_way_when_time_runs_out(slower: float) -> None:
 
 def test_a_file_of_networks_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "run.jsonl"
-    store.append(out, dict.fromkeys(Measurement.keys(), None) | {"case": "dic_xl/256px/b1/eager/fp32/cpu"})
+    store.append(out, Measurement.of(Case("dic_xl", 256, 1)))
     with pytest.raises(UsageError, match="holds measurements of networks, not of kernels"):
         bench.held_rows(out)
 

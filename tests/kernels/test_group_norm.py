@@ -39,7 +39,7 @@ def test_kernels_in_the_interpreter(triton: str) -> None:
         pytest.fail(str(error))
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, [*([folder] if folder else []), ROOT]))
-    suite = str(ROOT / "tests" / "interpreted_group_norm.py")
+    suite = str(ROOT / "tests" / "support" / "interpreted_group_norm.py")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", suite],
         cwd=ROOT,

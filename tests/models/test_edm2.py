@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from convbench import models
 from convbench.catalogue import find
 from convbench.checks.output import relative_error
-from convbench.counting import count_variant, meta_inputs
 from convbench.errors import WeightsError
+from convbench.models import load_weights
+from convbench.models.counts import count_variant, meta_inputs
 from convbench.models.edm2 import EDM2, EDM2Block, Fourier, MPLayer, mp_cat, mp_silu, mp_sum
 from convbench.models.edm2_ablations import FoldedEDM2, FoldedLayer, fold
 from convbench.models.random_weights import fill
-from convbench.weights.read import load_weights
 
 SIZE = {"width": 16, "multipliers": [1, 2], "depth": 1, "attention_at": [8], "head_width": 16}
 SIZE |= {"res": 128, "num_classes": 10}

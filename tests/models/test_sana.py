@@ -16,9 +16,9 @@ from torch import Tensor
 from convbench.catalogue import find
 from convbench.counting import count
 from convbench.errors import WeightsError
+from convbench.models import load_weights
 from convbench.models.random_weights import fill
 from convbench.models.sana import RENAMED, SANA, UNREAD, LinearAttention, renamed
-from convbench.weights.read import load_weights
 
 DATA = Path(__file__).parents[1] / "data"
 CAPTION = (7, 24)  # tokens, width

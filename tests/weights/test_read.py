@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from convbench import models
 from convbench.catalogue import Variant, find, variants
 from convbench.errors import WeightsError
+from convbench.models import load_weights
 from convbench.models.dico import DiCo
 from convbench.models.dit import DiT
 from convbench.models.random_weights import fill
-from convbench.weights.read import WRAPPERS, load_weights, read_state_dict
+from convbench.weights.read import WRAPPERS, read_state_dict
 
 TINY = replace(find("dico_s"), id="dico_tiny")
 State = dict[str, Tensor]
@@ -73,10 +74,10 @@ def refusal(path: Path, model: nn.Module | None = None, variant: Variant = TINY)
     return message.replace(f"{path.parent}{os.sep}", "")
 
 
-def shapes_of(id: str, res: int = 256) -> State:
-    """A file of a few kilobytes in the shape of a variant."""
-    on_meta = models.on_meta(find(id), res).state_dict()
-    return {key: torch.zeros(1).expand(value.shape) for key, value in on_meta.items()}
+def shapes_of(id: str, res: int | None = None) -> State:
+    """A file of a few kilobytes in the shape of a variant, at its own resolution unless told otherwise."""
+    on_meta = models.on_meta(find(id), res or find(id).res).state_dict()
+    return {key: torch.zeros(()).expand(value.shape) for key, value in on_meta.items()}
 
 
 # ---- what loads ----
