@@ -78,7 +78,11 @@ class ClassList(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--guide-all", is_flag=True, help="Guide every channel; the papers' code guides three of the four latent channels."
 )
-@click.option("--steps", type=int, help="Steps of the sampler [default: 250, as the papers; 20 for dpm-solver++].")
+@click.option(
+    "--steps",
+    type=int,
+    help="Steps of the sampler [default: the papers': 250; heun 50, heun-edm 32, dpm-solver++ and euler-shift 20].",
+)
 @click.option(
     "--sampler",
     metavar="NAME",
@@ -155,13 +159,13 @@ def command(
     weights = _weights(weights, variant)
 
     from .. import environment
-    from ..sampling import images, samplers
+    from ..sampling import images, names
     from ..weights import locate
 
     device = device or environment.default_device()
     if device == "cuda" and environment.default_device() != "cuda":
         raise UsageError("torch found no NVIDIA GPU; omit --device")
-    if weights != "random" and variant.family.module in samplers.OTHER_SCHEDULES:
+    if weights != "random" and variant.family.module in names.OTHER_SCHEDULES:
         raise UsageError(f"{variant.family.name} was trained on another noise schedule than the samplers here have")
     made = images.sampler_for(variant, sampler, steps)
     source = None if weights == "random" else locate.locate(weights, variant, res)

@@ -37,9 +37,12 @@ def trace(id: str) -> list[dict[str, Any]]:
 OTHER_RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     r"y_embedding$": lambda w: w / np.float32(math.sqrt(w.shape[-1])),
     r"logit_scale$": lambda w: np.float32(math.log(10)) + np.float32(0.1) * w,
-    r"^(pos|additional)_embed$": lambda w: np.float32(0.02) * w,  # where it is learned
+    r"^(pos|additional)_embed$|^in_context_posemb$": lambda w: np.float32(0.02) * w,  # where it is learned
     r"(^|\.)A(_b)?_log$": lambda w: np.broadcast_to(torch.arange(1, w.shape[1] + 1).log().numpy(), w.shape).copy(),
     r"(^|\.)D(_b)?$": lambda w: np.float32(1) + np.float32(0.1) * w,
+    r"(^|\.)(emb|out)_gain$": lambda w: np.asarray(np.float32(1) + np.float32(0.1) * w),  # a single number
+    r"\.(freqs|phases)$": lambda w: np.float32(2 * math.pi) * w,
+    r"^(transformer_blocks\.\d+\.)?scale_shift_table$": lambda w: np.float32(0.1) * w,
     r"dt_proj(_b)?\.bias$": lambda w: np.float32(-4) + np.float32(0.5) * w,
 }
 

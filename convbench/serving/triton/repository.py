@@ -85,6 +85,8 @@ def chosen(manifest: Manifest, wanted: Deployment) -> str:
     takes = manifest.signature
     if wanted.guidance and (takes.caption or not takes.null_class):
         raise UsageError(f"--guidance does not suit {manifest.model}: it has no index that means no class")
+    if wanted.guidance and takes.guidance_interval:
+        raise UsageError(f"--guidance does not suit {manifest.model}: it is guided within an interval of t alone")
     return backend
 
 
@@ -116,7 +118,7 @@ def _guided(into: Path, model: str, manifest: Manifest, wanted: Deployment) -> N
     takes = manifest.signature
     (into / "1").mkdir(parents=True)
     shutil.copyfile(Path(__file__).with_name("guidance.py"), into / "1" / "model.py")
-    channels = min(PAPER_CHANNELS, takes.channels)
+    channels = takes.guided_channels or min(PAPER_CHANNELS, takes.channels)
     facts = {"model": model, "null_class": str(takes.classes), "channels": str(channels)}
     inputs = [*manifest.inputs, Port("cfg_scale", "float32", (manifest.inputs[1].shape[0],))]
     (into / "config.pbtxt").write_text(
