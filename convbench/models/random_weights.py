@@ -11,6 +11,8 @@ import zlib
 import torch
 from torch import Tensor, nn
 
+TABLES = ("pos_embed", "deformables_prior")  # parameters that some modules compute
+
 
 def fill(model: nn.Module, seed: int = 0) -> None:
     """Overwrite every weight in place, buffers of the state dict too. Each depends on seed, name and shape only.
@@ -31,11 +33,11 @@ def fill_zeros(model: nn.Module, seed: int = 0) -> None:
 
 
 def fixed_tables(model: nn.Module) -> set[str]:
-    """Keys of the state dict that hold no weights: indices, and a buffer or ``pos_embed`` that its module computes."""
+    """Keys of the state dict that hold no weights: indices, and buffers and ``TABLES`` that a module computes."""
     fixed, buffers = set(), {name for name, _ in model.named_buffers()}
     for key, value in model.state_dict().items():
         owner, _, name = key.rpartition(".")
-        computed = (name == "pos_embed" or key in buffers) and hasattr(model.get_submodule(owner), "fill_tables")
+        computed = (name in TABLES or key in buffers) and hasattr(model.get_submodule(owner), "fill_tables")
         if computed or not value.is_floating_point():
             fixed.add(key)
     return fixed
@@ -53,6 +55,10 @@ def _draw(name: str, shape: torch.Size, seed: int) -> Tensor:
         return w.mul_(0.5).sub_(4)
     if name.endswith("logit_scale"):  # of cosine attention: a factor of 10, as it is before training
         return w.mul_(0.1).add_(math.log(10))
+    if name.endswith("deformables_scale"):  # windows of 1.5 tokens: samples keep off -1 and -2, where their values jump
+        return w.mul_(0.1).sub_(math.log(3))
+    if name.endswith(("qk_deformables.weight", "qk_scales.weight")):  # of full size, they make the network chaotic
+        return w.mul_(0.05 * w[0].numel() ** -0.5)
     if len(shape) == 4 and shape[0] == shape[2] == shape[3] == 1:  # gamma and beta of the response norm
         return w.mul_(0.1)
     if len(shape) > 1:
