@@ -73,8 +73,8 @@ class Shapes:
         generator = torch.Generator().manual_seed(seed)
         takes = self.takes
         x = torch.randn(batch, takes.channels, height or self.side, width or self.side, generator=generator)
-        t = torch.rand(batch, generator=generator) * (takes.t_end - takes.t_end / 1000)
-        ends = torch.tensor([takes.t_end - takes.t_end / 1000, 0.0])
+        t = takes.time(torch.rand(batch, generator=generator) * 999)
+        ends = torch.tensor([takes.time(999.0), takes.time(0.0)])
         t[: min(2, batch)] = ends[: min(2, batch)]
         if takes.caption:
             return x, t, torch.randn(batch, *takes.caption, generator=generator)

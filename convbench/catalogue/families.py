@@ -4,6 +4,7 @@ Nothing here imports torch, so that ``--help``, ``models`` and ``report`` start 
 """
 
 import difflib
+import math
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -46,9 +47,21 @@ class Signature:
     classes: int = 1000
     null_class: bool = True  # y = classes means no class
     caption: tuple[int, int] | None = None  # (tokens, width)
-    t_end: float = 1000  # t lies in [0, t_end): whole diffusion steps, or with 1 the time of flow matching
-    predicts: str = "noise and variance"  # or "noise", "velocity"; "logits" of a classifier
+    t_start: float = 0  # above 0: t is a noise level, spread evenly on a logarithmic scale from here to t_end
+    t_end: float = 1000  # t lies in [t_start, t_end): whole diffusion steps, or with 1 the time of flow matching
+    noise: float = 1  # standard deviation of the noise that images are mixed with
+    # Or "noise", "velocity" (data less noise); "reverse velocity" (noise less data); "data", of a flow, or "denoised",
+    # of a noise level, for the clean image; "logits" of a classifier.
+    predicts: str = "noise and variance"
     takes: tuple[str, ...] = ("x", "t", "y")  # what the output depends on
+    guided_channels: int | None = None  # of the published guidance; None: the first three of four or more, as DiT's
+    guidance_interval: tuple[float, float] = (-math.inf, math.inf)  # of t, within which it guides
+
+    def time(self, step: Any) -> Any:
+        """The t at a step between 0 (``t_start``) and 1000 (``t_end``), fractions too: a number or a tensor of them."""
+        if self.t_start:
+            return self.t_start * (self.t_end / self.t_start) ** (step / 1000)
+        return step * (self.t_end / 1000)
 
 
 @dataclass(frozen=True)
@@ -113,8 +126,7 @@ def _rows(family: Family) -> Iterator[Variant]:
     for id, row in family.facts["variants"].items():
         options = dict(row)
         inputs = {**family.facts.get("inputs", {}), **options.pop("inputs", {})}
-        if "caption" in inputs:
-            inputs["caption"] = tuple(inputs["caption"])
+        inputs |= {key: tuple(inputs[key]) for key in ("caption", "guidance_interval") if key in inputs}
         yield Variant(
             id=id,
             name=options.pop("name"),

@@ -77,7 +77,11 @@ class Labels(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--guide-all", is_flag=True, help="Guide every channel; the papers' code guides three of a latent's four."
 )
-@click.option("--steps", type=int, help="Of the sampler [default: 250, as the papers; 20 for dpm-solver++].")
+@click.option(
+    "--steps",
+    type=int,
+    help="Of the sampler [default: the papers': 250; heun 50, heun-edm 32, dpm-solver++ and euler-shift 20].",
+)
 @click.option(
     "--sampler",
     metavar="NAME",
@@ -154,13 +158,13 @@ def command(
     weights = _weights(weights, variant)
 
     from ..run import runner
-    from ..sampling import images, samplers
+    from ..sampling import images, names
     from ..weights import locate
 
     device = device or runner.default_device()
     if device == "cuda" and runner.default_device() != "cuda":
         raise UsageError("torch sees no NVIDIA GPU here: leave --device away")
-    if weights != "random" and variant.family.module in samplers.OTHER_SCHEDULES:
+    if weights != "random" and variant.family.module in names.OTHER_SCHEDULES:
         raise UsageError(f"{variant.family.name} was trained on another noise schedule than the samplers here have")
     made = images.sampler_for(variant, sampler, steps)
     source = None if weights == "random" else locate.locate(weights, variant, res)

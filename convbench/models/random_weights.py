@@ -47,7 +47,7 @@ def _draw(name: str, shape: torch.Size, seed: int) -> Tensor:
     # The seed is where the checksum starts: a CPU generator reads the lower 32 bits of its own seed only.
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode(), seed))
     w = torch.empty(shape).normal_(generator=generator)
-    if "embedding_table" in name or name.endswith(("pos_embed", "additional_embed")):
+    if "embedding_table" in name or name.endswith(("pos_embed", "additional_embed", "in_context_posemb")):
         return w.mul_(0.02)
     if name.endswith(("A_log", "A_b_log")):  # decays of a selective scan's state of 1, 2, 3, ... a unit of the step
         return w.mul_(0.1).add_(torch.arange(1, shape[1] + 1).log())

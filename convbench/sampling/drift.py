@@ -101,7 +101,8 @@ def states(
     noise = PerImage(recipe.seed, numbers, (takes.channels, side, side), device)
     labels = torch.tensor(labels_of(recipe, numbers), device=device)
     with opened(recipe, len(numbers), device, weights) as step:
-        model = guided(step, labels, takes.classes, recipe.cfg_scale, recipe.guided_channels)
+        channels = recipe.guided_channels or takes.guided_channels
+        model = guided(step, labels, takes.classes, recipe.cfg_scale, channels, takes.guidance_interval)
         yield from made.trajectory(model, noise.start(), noise)
 
 

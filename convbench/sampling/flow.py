@@ -1,6 +1,7 @@
 """Flow matching from noise at t = 0 to data at t = 1 along straight lines, as FCDM trains and samples it.
 
 x_t = t data + (1 - t) noise; the network predicts the velocity data - noise and is given t as it is.
+SANA counts the other way and shifts its steps: ``euler_shift``.
 Sources: Lipman et al. 2023, arXiv:2210.02747; SiT (Ma et al. 2024), arXiv:2401.08740, for the stochastic sampler.
 """
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from ..errors import UsageError
 from .sampler import Noise, Sampler
 
+SHIFT = 3.0  # of SANA's sampler
 LAST = 0.96  # where the noisy steps end; the rest of the way is one step without noise
 
 
@@ -58,6 +60,26 @@ def euler_maruyama(steps: int = 250) -> Sampler:
         return x + dt * drift + math.sqrt(2 * (1 - t) * dt) * noise(step)
 
     return Sampler("euler-maruyama", "velocity", tuple(times), lambda: update, draws=True)
+
+
+def shifted(sigma: float, shift: float = SHIFT) -> float:
+    """s sigma / (1 + (s - 1) sigma): more of the steps at high noise (Esser et al. 2024, arXiv:2403.03206, eq. 23)."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def euler_shift(steps: int = 20, shift: float = SHIFT) -> Sampler:
+    """SANA's convention: the share of noise sigma falls from 1 to 0, equal steps of it moved by ``shifted``.
+
+    x = sigma noise + (1 - sigma) data; the network is given t = 1000 sigma and predicts noise - data.
+    """
+    _require(steps, 1)
+    sigmas = [shifted(1 - step / steps, shift) for step in range(steps + 1)]
+
+    def update(step: int, x: Tensor, output: Tensor, noise: Noise) -> Tensor:
+        return x + (sigmas[step + 1] - sigmas[step]) * output[:, : x.shape[1]]
+
+    times = tuple(1000 * sigma for sigma in sigmas[:-1])
+    return Sampler("euler-shift", "reverse velocity", times, lambda: update, draws=False)
 
 
 def _require(steps: int, least: int) -> None:

@@ -1,15 +1,25 @@
 """Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598), once for every family and runtime."""
 
-from torch import Tensor, cat, full_like
+import math
+
+from torch import Tensor, cat, full_like, where
 
 from ..schema import Step
 from .sampler import Model
 
 PAPER_CHANNELS = 3
 """Of the prediction, how many channels the published code of DiT and all its descendants guides."""
+ALWAYS = (-math.inf, math.inf)
 
 
-def guided(step: Step, y: Tensor, null: int | Tensor, scale: float = 1.0, channels: int | None = None) -> Model:
+def guided(
+    step: Step,
+    y: Tensor,
+    null: int | Tensor,
+    scale: float = 1.0,
+    channels: int | None = None,
+    interval: tuple[float, float] = ALWAYS,
+) -> Model:
     """The network with its classes, under guidance: one forward of twice the batch, with the class and without.
 
     Args:
@@ -18,16 +28,24 @@ def guided(step: Step, y: Tensor, null: int | Tensor, scale: float = 1.0, channe
         y: (B,) classes, or (B, tokens, width) captions.
         null: what stands for no class.
         channels: of ``combine``.
+        interval: of t, exclusive; outside it the scale is 1 (Kynkäänniemi et al. 2024, arXiv:2404.07724). The forward
+            is of twice the batch all the same, as in JiT's code.
 
     Returns (x, t) -> (B, C or 2C, H, W); the variance is the one with the class.
     """
     if scale == 1:
         return lambda x, t: step(x, t, y)
     both = cat([y, full_like(y, null) if isinstance(null, int) else null.expand_as(y)])
-    return lambda x, t: combine(step(cat([x, x]), cat([t, t]), both), x.shape[1], scale, channels)
+    low, high = interval
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        here = scale if interval == ALWAYS else where((t > low) & (t < high), scale, 1.0).reshape(-1, 1, 1, 1)
+        return combine(step(cat([x, x]), cat([t, t]), both), x.shape[1], here, channels)
+
+    return model
 
 
-def combine(output: Tensor, in_channels: int, scale: float, channels: int | None = None) -> Tensor:
+def combine(output: Tensor, in_channels: int, scale: float | Tensor, channels: int | None = None) -> Tensor:
     """Guided output from one of twice the batch, first half with the class. (2B, …) -> (B, …)
 
     without + scale (with - without) in the first ``channels`` channels of the prediction, the rest as with the class.

@@ -14,7 +14,7 @@ from ..checks.output import input_sets
 from ..errors import UsageError
 from ..models import create
 from ..schema import Case, Step
-from . import samplers
+from . import names, samplers
 from .guidance import guided
 from .noise import PerImage, classes
 from .sampler import Sampler
@@ -60,11 +60,11 @@ class Batch:
 
 def sampler_for(variant: Variant, name: str | None, steps: int | None) -> Sampler:
     """The sampler of that name, or the one the papers use. Raises UsageError where it does not suit the network."""
-    kind = "velocity" if variant.signature.predicts == "velocity" else "noise"
-    name = name or samplers.DEFAULT[kind]
-    made = samplers.create(name, samplers.STEPS.get(name, 250) if steps is None else steps)
+    kind = names.prediction(variant.signature)
+    name = name or names.DEFAULT[kind]
+    made = samplers.create(name, names.steps(name) if steps is None else steps, noise=variant.signature.noise)
     if made.prediction != kind:
-        suiting = [known for known, predicts in samplers.PREDICTS.items() if predicts == kind]
+        suiting = [known for known, predicts in names.PREDICTS.items() if predicts == kind]
         raise UsageError(f"{variant.id} predicts {kind}, {name} needs {made.prediction}: take {' or '.join(suiting)}")
     return made
 
@@ -113,7 +113,12 @@ def sample(
         noise = PerImage(recipe.seed, padded, (takes.channels, side, side), device)
         labels = labels_of(recipe, padded)
         model = guided(
-            step, torch.tensor(labels, device=device), takes.classes, recipe.cfg_scale, recipe.guided_channels
+            step,
+            torch.tensor(labels, device=device),
+            takes.classes,
+            recipe.cfg_scale,
+            recipe.guided_channels or takes.guided_channels,
+            takes.guidance_interval,
         )
         last = noise.start()
         with torch.inference_mode():

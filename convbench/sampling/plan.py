@@ -6,6 +6,7 @@ from typing import Any
 from ..catalogue import Variant
 from ..errors import UsageError
 from ..schema import Case
+from . import names
 
 FORM = "steps=250,cfg=1.5,decode=yes, with sampler=NAME and vae=PATH where wanted"
 
@@ -23,8 +24,7 @@ class Plan:
     @classmethod
     def of_text(cls, text: str, variant: Variant) -> "Plan":
         """From "steps=250,cfg=1.5,decode=yes". Raises UsageError that says what is wrong and what would be right."""
-        flow = variant.signature.predicts == "velocity"
-        words: dict[str, Any] = {"sampler": "euler-maruyama" if flow else "iddpm"}
+        words: dict[str, Any] = {"sampler": names.DEFAULT[names.prediction(variant.signature)]}
         for part in text.split(","):
             key, equals, value = (piece.strip() for piece in part.partition("="))
             if not equals or key not in cls.__dataclass_fields__:
@@ -33,7 +33,7 @@ class Plan:
                 words[key] = _READ[key](value)
             except (ValueError, KeyError):
                 raise UsageError(f"--sampling {key}={value}: the form is {FORM}") from None
-        plan = cls(**words)
+        plan = cls(**{"steps": names.steps(words["sampler"]), **words})
         if plan.cfg < 0 or plan.cfg != plan.cfg or plan.cfg == float("inf"):
             raise UsageError(f"--sampling cfg={plan.cfg:g}: a scale is 0 or more, 1 for no guidance")
         return plan

@@ -3,24 +3,15 @@
 import difflib
 
 from ..errors import UsageError
-from . import diffusion, flow
+from . import diffusion, flow, heun
+from .names import PREDICTS
 from .sampler import Sampler
 
-PREDICTS = {  # what the network of each has to predict
-    "iddpm": "noise",
-    "ddim": "noise",
-    "dpm-solver++": "noise",
-    "euler": "velocity",
-    "euler-maruyama": "velocity",
-}
-DEFAULT = {"noise": "iddpm", "velocity": "euler-maruyama"}  # what the papers sample with
-OTHER_SCHEDULES = ("adm", "dim", "ldm", "uvit")
-"""Families whose networks were trained on another noise schedule than the one here, some of their variants at least."""
-STEPS = {"dpm-solver++": 20}  # where not 250, the papers' number
 
-
-def create(name: str, steps: int = 250, clip: float | None = None, spacing: str = "even") -> Sampler:
-    """A sampler; ``clip`` and ``spacing``: see diffusion.iddpm and ddim. Raises UsageError for what cannot be."""
+def create(
+    name: str, steps: int = 250, clip: float | None = None, spacing: str = "even", noise: float = 1.0
+) -> Sampler:
+    """A sampler; ``clip``, ``spacing``: see diffusion.iddpm and ddim, ``noise``: heun.flow. Raises UsageError."""
     if name == "iddpm":
         return diffusion.iddpm(steps, clip)
     if name == "ddim":
@@ -29,6 +20,12 @@ def create(name: str, steps: int = 250, clip: float | None = None, spacing: str 
         return flow.euler(steps)
     if name == "euler-maruyama":
         return flow.euler_maruyama(steps)
+    if name == "euler-shift":
+        return flow.euler_shift(steps)
+    if name == "heun":
+        return heun.flow(steps, noise)
+    if name == "heun-edm":
+        return heun.edm(steps)
     if name == "dpm-solver++":
         from . import solver
 

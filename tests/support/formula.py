@@ -42,7 +42,7 @@ def _reach(shape: tuple[int, ...]) -> np.ndarray:
 OTHER_RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     r"y_embedding$": lambda w: w / np.float32(math.sqrt(w.shape[-1])),
     r"logit_scale$": lambda w: np.float32(math.log(10)) + np.float32(0.1) * w,
-    r"^(pos|additional)_embed$": lambda w: np.float32(0.02) * w,  # where it is learned
+    r"^(pos|additional)_embed$|^in_context_posemb$": lambda w: np.float32(0.02) * w,  # where it is learned
     r"(^|\.)A(_b)?_log$": lambda w: np.broadcast_to(torch.arange(1, w.shape[1] + 1).log().numpy(), w.shape).copy(),
     r"(^|\.)D(_b)?$": lambda w: np.float32(1) + np.float32(0.1) * w,
     # FlowDCN's windows: group i of G reaches (i + 1) / G - 0.0001 of the way, as its constructor has it.
