@@ -20,10 +20,11 @@ from convbench.catalogue import find, variants
 from convbench.checks.output import LEAST_CHANGE
 from convbench.counting import Count, count_variant, meta_inputs
 from convbench.models.flowdcn import FlowDCN
+from convbench.models.lightningdit import LightningDiT
 from convbench.models.random_weights import fill, fixed_tables
 from convbench.tolerances import RELATIVE_L2
 
-FAMILIES = ("flowdcn",)
+FAMILIES = ("flowdcn", "lightningdit")
 ALL = [id for id, variant in variants().items() if variant.family.module in FAMILIES]
 REFERENCE: dict[str, dict[str, Any]] = json.loads(
     gzip.decompress((Path(__file__).parents[1] / "data" / "token_rivals.json.gz").read_bytes())
@@ -32,6 +33,7 @@ REFERENCE: dict[str, dict[str, Any]] = json.loads(
 CALLED = {"ddt_b_2": "ddt_b_2_8en4de", "ddt_l_2": "ddt_l_2_20en4de", "ddt_xl_2": "ddt_xl_2_22en6de"}
 KINDS = {"conv2x2": "conv_patch", "matmul": "attention_matmul"}  # what the reference calls them, and we
 COUNTS = [(id, int(side)) for id in ALL for side in REFERENCE[CALLED.get(id, id)]["macs_full"]]
+SMALLEST = [id for id in ("flowdcn_s_2", "lightningdit_b_1", "ddt_b_2", "mdtv2_s_2") if id in ALL]
 GOLDENS = [id for id in ALL if id in ("flowdcn_s_2", "lightningdit_b_1")]
 
 T, Y = torch.tensor([0.25, 0.75]), torch.tensor([2, 10])
@@ -42,6 +44,7 @@ def tiny(family: str) -> nn.Module:
     """A network of the family for 8x8 latents, with weights that leave no layer silent."""
     network = {
         "flowdcn": lambda: FlowDCN(32, 2, 2, 2, num_classes=10),
+        "lightningdit": lambda: LightningDiT(32, 2, 2, 1, res=128, num_classes=10),
     }[family]()
     fill(network)
     return network.eval().requires_grad_(False)
@@ -141,7 +144,7 @@ def test_samples_of_a_batch_do_not_meet(family: str) -> None:
     assert_close(alone, model(x.double(), t, y), "fp64")
 
 
-@pytest.mark.parametrize("id", [f"{family}_{size}" for family, size in zip(FAMILIES, ("s_2",), strict=True)])
+@pytest.mark.parametrize("id", SMALLEST)
 @pytest.mark.parametrize(("kind", "row"), [(torch.bfloat16, "bf16"), (torch.float16, "fp16")], ids=["bf16", "fp16"])
 def test_half_precision_is_close_to_float32(id: str, kind: torch.dtype, row: str) -> None:
     """Of the smallest one with the weights that are timed: errors grow with the depth."""
