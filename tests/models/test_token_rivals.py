@@ -3,15 +3,11 @@
 Goldens and counts: data/README.md. What is special about one of them stands in its own test file.
 """
 
-import gzip
-import json
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from formula import formula_model, golden
+from formula import formula_model, golden, token_rivals
 from tolerances import assert_close
 from torch import Tensor, nn
 
@@ -19,16 +15,15 @@ from convbench import models
 from convbench.catalogue import find, variants
 from convbench.checks.output import LEAST_CHANGE
 from convbench.counting import Count, count_variant, meta_inputs
+from convbench.models.ddt import DDT
 from convbench.models.flowdcn import FlowDCN
 from convbench.models.lightningdit import LightningDiT
 from convbench.models.random_weights import fill, fixed_tables
 from convbench.tolerances import RELATIVE_L2
 
-FAMILIES = ("flowdcn", "lightningdit")
+FAMILIES = ("flowdcn", "lightningdit", "ddt")
 ALL = [id for id, variant in variants().items() if variant.family.module in FAMILIES]
-REFERENCE: dict[str, dict[str, Any]] = json.loads(
-    gzip.decompress((Path(__file__).parents[1] / "data" / "token_rivals.json.gz").read_bytes())
-)
+REFERENCE = token_rivals()
 # The paper's names of DDT's sizes say how many blocks encode and how many decode.
 CALLED = {"ddt_b_2": "ddt_b_2_8en4de", "ddt_l_2": "ddt_l_2_20en4de", "ddt_xl_2": "ddt_xl_2_22en6de"}
 KINDS = {"conv2x2": "conv_patch", "matmul": "attention_matmul"}  # what the reference calls them, and we
@@ -44,6 +39,7 @@ def tiny(family: str) -> nn.Module:
     """A network of the family for 8x8 latents, with weights that leave no layer silent."""
     network = {
         "flowdcn": lambda: FlowDCN(32, 2, 2, 2, num_classes=10),
+        "ddt": lambda: DDT(32, 2, 1, 2, 2, res=64, num_classes=10),
         "lightningdit": lambda: LightningDiT(32, 2, 2, 1, res=128, num_classes=10),
     }[family]()
     fill(network)

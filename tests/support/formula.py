@@ -1,5 +1,6 @@
 """Models with the weights of the goldens: a formula of each key and shape (fill.py), so nothing is downloaded."""
 
+import gzip
 import json
 import math
 import re
@@ -25,6 +26,12 @@ TRACED = sorted(file.stem.removesuffix("_trace") for file in GOLDEN.glob("*_trac
 def golden(id: str) -> dict[str, Tensor]:
     with np.load(GOLDEN / f"{id}.npz") as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+@cache
+def token_rivals() -> dict[str, dict[str, Any]]:
+    """Keys and counts of the official FlowDCN, LightningDiT, DDT and MDTv2 by id."""
+    return json.loads(gzip.decompress((GOLDEN.parent / "token_rivals.json.gz").read_bytes()))
 
 
 @cache
