@@ -18,10 +18,11 @@ from convbench.counting import Count, count_variant, meta_inputs
 from convbench.models.ddt import DDT
 from convbench.models.flowdcn import FlowDCN
 from convbench.models.lightningdit import LightningDiT
+from convbench.models.mdtv2 import MDTv2
 from convbench.models.random_weights import fill, fixed_tables
 from convbench.tolerances import RELATIVE_L2
 
-FAMILIES = ("flowdcn", "lightningdit", "ddt")
+FAMILIES = ("flowdcn", "lightningdit", "ddt", "mdtv2")
 ALL = [id for id, variant in variants().items() if variant.family.module in FAMILIES]
 REFERENCE = token_rivals()
 # The paper's names of DDT's sizes say how many blocks encode and how many decode.
@@ -40,6 +41,7 @@ def tiny(family: str) -> nn.Module:
     network = {
         "flowdcn": lambda: FlowDCN(32, 2, 2, 2, num_classes=10),
         "ddt": lambda: DDT(32, 2, 1, 2, 2, res=64, num_classes=10),
+        "mdtv2": lambda: MDTv2(32, 6, 2, 2, 2, res=64, num_classes=10),
         "lightningdit": lambda: LightningDiT(32, 2, 2, 1, res=128, num_classes=10),
     }[family]()
     fill(network)
@@ -77,7 +79,7 @@ def test_state_dict_and_parameters_are_the_official_ones(id: str) -> None:
     assert [name for name, _ in model.named_buffers() if name in model.state_dict()] == official["buffers"]
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     assert frozen == official["non_trainable_parameters"]
-    assert fixed_tables(model) == {*frozen, *official["buffers"]}
+    assert fixed_tables(model) == {*frozen, *official["buffers"]}  # MDTv2's tables of positions are learned
 
 
 @pytest.mark.parametrize(("id", "side"), COUNTS)
