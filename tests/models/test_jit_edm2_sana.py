@@ -18,13 +18,14 @@ from convbench import models
 from convbench.catalogue import Signature, find, variants
 from convbench.checks.output import LEAST_CHANGE
 from convbench.counting import count_variant, meta_inputs
+from convbench.models.edm2 import EDM2
 from convbench.models.jit import JiT
 from convbench.models.random_weights import fill
 from convbench.tolerances import RELATIVE_L2
 
 DATA = Path(__file__).parents[1] / "data"
 REFERENCE: dict[str, dict[str, Any]] = json.loads(gzip.decompress((DATA / "jit_edm2_sana.json.gz").read_bytes()))
-FAMILIES = ("jit",)
+FAMILIES = ("edm2", "jit")
 OURS = [id for id, variant in variants().items() if variant.family.module in FAMILIES]
 COUNTS = [(id, int(side)) for id in OURS for side in REFERENCE[id]["macs_torchprofile"]]
 
@@ -81,6 +82,11 @@ TINY: dict[str, tuple[Any, Signature, int]] = {  # what makes it, what it takes,
     "jit": (
         lambda: JiT(32, 2, 2, 4, bottleneck=8, context_from=1, res=16, num_classes=10),
         Signature(channels=3, factor=1, t_end=1),
+        16,
+    ),
+    "edm2": (
+        lambda: EDM2(16, res=128, multipliers=[1, 2], depth=1, attention_at=[8], head_width=16, num_classes=10),
+        Signature(t_start=0.002, t_end=80),
         16,
     ),
 }
@@ -141,7 +147,7 @@ def test_float64_is_close_to_float32(tiny: Tiny) -> None:
     assert_close(expected, tiny.model.double()(x.double(), t, y), "fp32")
 
 
-@pytest.mark.parametrize("id", ["jit_b_16"])
+@pytest.mark.parametrize("id", ["jit_b_16", "edm2_xxs"])
 def test_created_models_have_nothing_left_unset(id: str) -> None:
     """Storage is taken unset; filled with NaN and huge integers by torch here, it would show."""
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -55,6 +55,9 @@ OTHER_RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     # FlowDCN's windows: group i of G reaches (i + 1) / G - 0.0001 of the way, as its constructor has it.
     r"qk_(deformables|scales)\.weight$": lambda w: w * np.float32(0.1 / math.sqrt(w.shape[1])),
     r"deformables_scale$": lambda w: _reach(w.shape) + np.float32(0.1) * w,
+    r"(^|\.)(emb|out)_gain$": lambda w: np.asarray(np.float32(1) + np.float32(0.1) * w),  # a single number
+    r"\.(freqs|phases)$": lambda w: np.float32(2 * math.pi) * w,
+    r"^(transformer_blocks\.\d+\.)?scale_shift_table$": lambda w: np.float32(0.1) * w,
     r"dt_proj(_b)?\.bias$": lambda w: np.float32(-4) + np.float32(0.5) * w,
 }
 
