@@ -56,6 +56,9 @@ class Signature:
     takes: tuple[str, ...] = ("x", "t", "y")  # what the output depends on
     guided_channels: int | None = None  # of the published guidance; None: the first three of four or more, as DiT's
     guidance_interval: tuple[float, float] = (-math.inf, math.inf)  # of t, within which it guides
+    guidance_power: float | None = None  # of the scale's growth from 1 at the noise; None: one scale throughout
+    sampler: str | None = None  # what the authors sample with, where it is not what most of such networks do
+    shift: float = 1  # of the times of Euler's method: above 1 towards the data, below 1 towards the noise
 
     def time(self, step: Any) -> Any:
         """The t at a step between 0 (``t_start``) and 1000 (``t_end``), fractions too: a number or a tensor of them."""

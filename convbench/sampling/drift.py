@@ -102,7 +102,8 @@ def states(
     labels = torch.tensor(labels_of(recipe, numbers), device=device)
     with opened(recipe, len(numbers), device, weights) as step:
         channels = recipe.guided_channels or takes.guided_channels
-        model = guided(step, labels, takes.classes, recipe.cfg_scale, channels, takes.guidance_interval)
+        rule = (recipe.cfg_scale, channels, takes.guidance_interval, takes.guidance_power)
+        model = guided(step, labels, takes.classes, *rule)
         yield from made.trajectory(model, noise.start(), noise)
 
 

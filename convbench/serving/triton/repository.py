@@ -114,7 +114,7 @@ def _guided(into: Path, model: str, manifest: Manifest, takes: Signature, wanted
 
     (into / "1").mkdir(parents=True)
     shutil.copyfile(Path(__file__).with_name("guidance.py"), into / "1" / "model.py")
-    channels = min(PAPER_CHANNELS, takes.channels)
+    channels = takes.guided_channels or min(PAPER_CHANNELS, takes.channels)
     facts = {"model": model, "null_class": str(takes.classes), "channels": str(channels)}
     inputs = [*manifest.inputs, Port("cfg_scale", "float32", (manifest.inputs[1].shape[0],))]
     (into / "config.pbtxt").write_text(
