@@ -6,6 +6,7 @@ Shape letters: B batch, H W token grid, G groups, K samples of a token, D channe
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def sample_and_sum(values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
@@ -36,7 +37,7 @@ def sample_and_sum(values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
             inside = (across >= 0) & (across < width) & (down >= 0) & (down < height)
             share = torch.where(inside, weights * share_x * share_y, 0).to(values.dtype)
             token = down.long().clamp(0, height - 1) * width + across.long().clamp(0, width - 1)
-            corner = table[(image + token) * groups + group]  # (B, H, W, G, K, D)
+            corner = F.embedding((image + token) * groups + group, table)  # (B, H, W, G, K, D)
             out = out + (share[..., None, :] @ corner).squeeze(-2)
     return out
 
