@@ -33,6 +33,11 @@ class Family:
         """Printed numbers, a dictionary for each row of a table of a paper."""
         return list(self.facts.get("published", []))
 
+    @property
+    def readme(self) -> list[dict[str, Any]]:
+        """Numbers that the readme of the official repository prints; none of them are speeds."""
+        return list(self.facts.get("readme", []))
+
 
 @dataclass(frozen=True)
 class Signature:

@@ -217,6 +217,16 @@ def test_printed_rows_are_of_this_family_and_within_reason(family: Family) -> No
         assert base == family.module if "[" in row["model"] else base in names, row
 
 
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family.readme], ids=by_module)
+def test_rows_of_a_readme_are_of_this_family_and_no_speeds(family: Family) -> None:
+    for row in family.readme:
+        assert row.keys() <= {"model", "res", "training", "guidance", "sampler", "params_m", "fid", "sfid"}, row
+        assert row["model"] in family.facts["variants"] and row["res"] in (256, 512), row
+        assert "fid" in row and all(low < row[key] <= high for key, (low, high) in NUMBERS.items() if key in row), row
+        if "params_m" in row:
+            assert abs(find(row["model"]).params / 1e6 - row["params_m"]) < 1
+
+
 def test_no_row_is_there_twice() -> None:
     seen: list[dict[str, Any]] = []
     for _, row in ROWS:
