@@ -54,11 +54,11 @@ wheel: setup ## build the sdist and from it the wheel; run the program out of th
 	cd build/wheel && $(abspath $(python)) -m convbench flops --model dic_s --res 256 --format json | grep 5873889024
 	@ls -l dist
 
-docs: setup ## write the table of docs/audit.md anew, below its introduction
+docs: setup ## regenerate the table of docs/audit.md, below its introduction
 	{ sed '/^<!-- Below/q' docs/audit.md; echo; $(VENV)/bin/convbench audit --format markdown; } >docs/audit.new
 	mv docs/audit.new docs/audit.md
 
-tables: setup ## write the tables and pictures of README.md and docs/ anew from results
+tables: setup ## regenerate the tables and pictures of README.md and docs/ from results/
 	OMP_NUM_THREADS=1 $(python) scripts/tables.py --count
 
 serving: setup ## what deploy writes, in a real Triton Inference Server, which gets an environment of its own
@@ -67,7 +67,7 @@ serving: setup ## what deploy writes, in a real Triton Inference Server, which g
 	nvidia-pytriton==$(pytriton) 'numpy<2' onnxruntime 'tritonclient[all]'
 	OMP_NUM_THREADS=1 CONVBENCH_TRITON=.venv-triton $(python) -m pytest tests/serving/triton/test_server.py $(ARGS)
 
-site: setup ## write the generated pages of docs/ anew and build the documentation into build/site
+site: setup ## build the documentation, with every picture of the results, into build/site
 	$(pip) --quiet 'mkdocs>=1.6'
 	$(python) scripts/docs.py
 	$(python) -m mkdocs build --strict --quiet

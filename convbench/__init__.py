@@ -7,13 +7,13 @@ __version__ = "0.1.0"
 __all__ = ["create", "flops", "load", "throughput"]
 
 if TYPE_CHECKING:
-    from .counting import flops
     from .models import create
-    from .run.runner import throughput
+    from .models.counts import flops
+    from .run.throughput import throughput
     from .store import load
 
 # Loaded when first used, so that `import convbench` and `convbench --help` don't wait for torch.
-_HOMES = {"create": "models", "flops": "counting", "throughput": "run.runner", "load": "store"}
+_HOMES = {"create": "models", "flops": "models.counts", "throughput": "run.throughput", "load": "store"}
 
 
 def __getattr__(name: str) -> Any:

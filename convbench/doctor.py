@@ -1,4 +1,4 @@
-"""What can run on this machine, and for what cannot, why not and which command mends it."""
+"""What can run on this machine, and for what cannot, why not and which command fixes it."""
 
 import importlib.metadata
 import importlib.util
@@ -6,10 +6,11 @@ import re
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from . import packages
 from .errors import UsageError
 
 Row = dict[str, Any]
@@ -18,16 +19,27 @@ CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"  # in a checkout onl
 CORE = ("torch", "numpy", "click", "pandas", "rich", "safetensors")  # beside the optional ones of packages.toml
 
 
-def examine() -> list[Row]:
-    """Rows of ``area, what, works, reason, mend``; ``works`` is yes, no or perhaps, ``mend`` a command or None."""
-    return [*_devices(), *_conflicts(), *_backends(), *_exports(), *_servers(), *_parts(), *_versions()]
+Check = Callable[[], str | None]
+"""Returns why something cannot run here, or None; may raise UsageError that says the same."""
 
 
-def row(area: str, what: str, reason: str | None = None, mend: str | None = None, works: str | None = None) -> Row:
-    """A finding. A command at the end of the reason becomes what mends it."""
-    if reason and not mend and (found := COMMAND.search(reason)):
-        mend, reason = found[1], reason[: found.start()].rstrip(" :")
-    return {"area": area, "what": what, "works": works or ("no" if reason else "yes"), "reason": reason, "mend": mend}
+def examine(backends: Mapping[str, Check], exports: Mapping[str, Check]) -> list[Row]:
+    """Rows of ``area, what, works, reason, fix``; ``works`` is yes, no or perhaps, ``fix`` a command or None.
+
+    Args:
+        backends: a check by the name to show, such as "aoti on cpu".
+        exports: the same for targets of ``convbench export``, such as "onnx in fp16".
+    """
+    checked = {"backends": backends, "exports": exports}
+    asked = [row(area, what, _refusal(check)) for area, checks in checked.items() for what, check in checks.items()]
+    return [*_devices(), *_conflicts(), *asked, _compiler(), *_servers(), *_parts(), *_versions()]
+
+
+def row(area: str, what: str, reason: str | None = None, fix: str | None = None, works: str | None = None) -> Row:
+    """A finding. A command at the end of the reason becomes the fix."""
+    if reason and not fix and (found := COMMAND.search(reason)):
+        fix, reason = found[1], reason[: found.start()].rstrip(" :")
+    return {"area": area, "what": what, "works": works or ("no" if reason else "yes"), "reason": reason, "fix": fix}
 
 
 def driver_gpus() -> list[str]:
@@ -95,41 +107,21 @@ def _conflicts() -> Iterator[Row]:
             )
 
 
-def _backends() -> Iterator[Row]:
-    import torch
-
-    from . import backends
-    from .schema import Case
-
-    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-    for name in backends.names():
-        for device in devices:
-            case = Case("dico_s", 256, 1, name, device=device)
-            yield row("backends", f"{name} on {device}", _refusal(backends.find(name).unsupported, case))
-    compiler = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
-    lacking = None if compiler else "torch compiles C++ for a processor, and there is no compiler"
-    yield row("backends", "C++ compiler for compile and aoti", lacking, None if compiler else "apt-get install g++")
+def _compiler() -> Row:
+    found = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+    reason = None if found else "torch compiles C++ for a processor, and there is no compiler"
+    return row("backends", "C++ compiler for compile and aoti", reason, None if found else "apt-get install g++")
 
 
-def _refusal(check: Callable[..., str | None], *asked: Any) -> str | None:
-    """What a check returns or raises against something."""
+def _refusal(check: Check) -> str | None:
+    """The reason that a check returns or raises."""
     try:
-        return check(*asked)
+        return check()
     except UsageError as error:
         return str(error)
 
 
-def _exports() -> Iterator[Row]:
-    from .export import make
-
-    for to, precisions in make.SUPPORTED.items():
-        for precision in precisions:
-            yield row("exports", f"{to} in {precision}", _refusal(make.require_supported, to, precision))
-
-
 def _servers() -> Iterator[Row]:
-    from .export import packages
-
     reasons = [packages.missing(name) for name in ("starlette", "uvicorn", "prometheus_client")]
     yield row("servers", "convbench serve", next(filter(None, reasons), None))
     own = CONSTRAINTS.with_name(".venv-triton")
@@ -137,20 +129,20 @@ def _servers() -> Iterator[Row]:
     # The package carries a server with the Python backend; its numpy is too old to stand beside ours.
     wanted = "nvidia-pytriton==0.7.0 'numpy<2' onnxruntime"
     make = "make serving" if CONSTRAINTS.is_file() else f"python3 -m venv triton && triton/bin/pip install {wanted}"
-    mend = None if found else make
+    fix = None if found else make
     missing = None if found else "no tritonserver on the path and no nvidia-pytriton: what `deploy` writes is not run"
-    yield row("servers", "tritonserver", missing, mend)
+    yield row("servers", "tritonserver", missing, fix)
 
 
 def _parts() -> Iterator[Row]:
     gpu = bool(driver_gpus())
     for part in tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))["part"]:
-        reason = mend = None
+        reason = fix = None
         if part.get("gpu") and not gpu:
             reason = "needs an NVIDIA GPU"
         elif importlib.util.find_spec(part["package"]) is None:
-            reason, mend = f"{part['package']} is not installed", part["install"]
-        yield row(part["area"], part["what"], reason, mend)
+            reason, fix = f"{part['package']} is not installed", part["install"]
+        yield row(part["area"], part["what"], reason, fix)
 
 
 def _versions() -> Iterator[Row]:
@@ -172,8 +164,6 @@ def _versions() -> Iterator[Row]:
 
 def tested_versions() -> dict[str, str]:
     """By distribution: of the optional packages, and in a checkout of those that are always needed."""
-    from .export import packages
-
     modules = importlib.metadata.packages_distributions()
     found = {name: facts["version"] for module, facts in packages.table().items() for name in modules.get(module, ())}
     if CONSTRAINTS.is_file():

@@ -29,6 +29,11 @@ def describe() -> dict[str, Any]:
     }
 
 
+def default_device() -> str:
+    """ "cuda" where torch sees a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def cores() -> int:
     """Physical cores this process may use: hyper-threads and cores outside a container's share do not count."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
+from convbench import packages
 from convbench.models.fcdm import GlobalResponseNorm
 from convbench.models.gla import GLA
 
-from . import packages
 from .shapes import Shapes
 
 POOLS = ("ReduceL2", "ReduceMean", "GlobalAveragePool")  # sums over a whole image

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convbench import packages
 from convbench.checks.output import relative_error
 from convbench.timing.clock import Inputs
 from convbench.tolerances import RELATIVE_L2
 
-from . import folder, onnxruntime, openvino, packages
+from . import folder, onnxruntime, openvino
 from .folder import Manifest
 from .onnx import Layer
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from convbench import __version__, catalogue, models
+from convbench import __version__, catalogue, models, packages
 from convbench.errors import ConvbenchError, UsageError
 
-from . import PRECISIONS, TARGETS, aoti, autocast, folder, onnx, openvino, packages, quantize, shapes, tensorrt
+from . import PRECISIONS, TARGETS, aoti, autocast, folder, onnx, openvino, quantize, shapes, tensorrt
 from .folder import Manifest
 from .shapes import Shapes
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from convbench import packages
 from convbench.checks.operators import operators_seen
 from convbench.errors import UsageError
 
-from . import packages
 from .shapes import Shapes
 
 ENTRY = "model.onnx"

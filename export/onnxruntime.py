@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convbench import packages
 from convbench.errors import UsageError, first_line
 from convbench.schema import Step
-
-from . import packages
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 

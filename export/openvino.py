@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convbench import packages
 from convbench.schema import Step
-
-from . import packages
 
 ENTRY = "model.xml"
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from convbench import packages
 from convbench.timing.clock import Inputs
 
-from . import packages, trajectories
+from . import trajectories
 from .shapes import Shapes
 
 STEPS, IMAGES = 16, 2  # of the trajectories

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 import convbench
+from convbench import packages
 from convbench.errors import UsageError
 from convbench.schema import Step
 
-from . import packages
 from .shapes import Shapes
 
 _HOME = str(Path(convbench.__file__).parents[1])

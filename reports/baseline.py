@@ -1,9 +1,9 @@
-"""Each row beside the baseline model of the same run and conditions, and its place among their rows."""
+"""Each row compared with the baseline model of the same run and conditions, and ranked among their rows."""
 
 import json
 from typing import TYPE_CHECKING, Any
 
-from convbench.timing.compare import CONDITIONS as OF_THE_MACHINE
+from convbench.store import CONDITIONS as MACHINE_CONDITIONS
 from convbench.timing.compare import compare_rows
 
 from .runs import frame, records
@@ -20,25 +20,25 @@ NO_BASELINE = "no baseline"
 
 
 def conditions(row: Row) -> tuple[Any, ...]:
-    """What two rows must share to be set beside each other: the run, its machine and its settings."""
+    """The run, machine and settings that two rows must share to be compared."""
     environment = row.get("environment") or {}
-    machine = json.dumps([environment.get(key) for key in OF_THE_MACHINE])
+    machine = json.dumps([environment.get(key) for key in MACHINE_CONDITIONS])
     return (*(row.get(key) for key in CONDITIONS[:-1]), row.get("mode") or "forward", machine)
 
 
 def is_ranked(row: Row) -> bool:
-    """Whether a row may stand in an order: measured, not INVALID, and not marked as one that is listed only."""
+    """True for a row that may be ranked: measured, not INVALID, and not marked as listed only."""
     return row["status"] == "ok" and row["verdict"] != "INVALID" and not row["unranked"]
 
 
 def beside_baseline(table: "DataFrame", baseline: str = BASELINE) -> "DataFrame":
-    """The measurements with ``baseline``, ``baseline_ratio``, its 95 % interval, ``baseline_note`` and ``rank``.
+    """Add ``baseline``, ``baseline_ratio``, its 95 % interval, ``baseline_note`` and ``rank`` to measurements.
 
     ``baseline_ratio`` is images/s over those of the baseline model under the same conditions (CONDITIONS, and the
-    machine and versions that ``convbench compare`` asks for); the relative half-widths of both intervals add in
-    quadrature. Where the baseline was measured under other conditions only, the note says "not comparable"; where its
-    row is not valid, "no baseline". ``rank`` counts from the fastest under the same conditions; A/A repeats, INVALID
-    and unranked rows have none.
+    machine and versions that ``convbench compare`` requires); the relative half-widths of both intervals add in
+    quadrature. The note is "not comparable" if the baseline was measured under other conditions only, "no baseline" if
+    its row is not valid. ``rank`` counts from the fastest under the same conditions; A/A repeats, INVALID and unranked
+    rows have none.
     """
     rows = records(table)
     known: dict[tuple[Any, ...], Row] = {}
@@ -47,9 +47,9 @@ def beside_baseline(table: "DataFrame", baseline: str = BASELINE) -> "DataFrame"
             held = known.setdefault(conditions(row), row)
             if not is_ranked(held) and is_ranked(row):
                 known[conditions(row)] = row
-    places = _places(rows)
+    ranks = _ranks(rows)
     done = [
-        {**row, "baseline": baseline, **_ratio(row, known), "rank": places.get(position)}
+        {**row, "baseline": baseline, **_ratio(row, known), "rank": ranks.get(position)}
         for position, row in enumerate(rows)
     ]
     return frame(done) if done else table
@@ -74,8 +74,8 @@ def _ratio(row: Row, known: dict[tuple[Any, ...], Row]) -> Row:
     }
 
 
-def _places(rows: list[Row]) -> dict[int, int]:
-    """Place by position of the row."""
+def _ranks(rows: list[Row]) -> dict[int, int]:
+    """Rank of each ranked row, by its position in ``rows``."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for position, row in enumerate(rows):
         if is_ranked(row) and (row["repeat"] or 1) == 1:

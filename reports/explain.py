@@ -1,34 +1,35 @@
-"""Where a number of a table comes from: its case, its raw samples, the conditions and the formula."""
+"""The origin of a number of a table: its case, raw samples, conditions and formula."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from convbench.errors import UsageError
-from convbench.reports.columns import COLUMNS, NOTHING
-from convbench.timing.compare import CONDITIONS
+from convbench.store import CONDITIONS
 from convbench.timing.derived import FORMULAS
 
+from .columns import COLUMNS
+from .formats import UNKNOWN
 from .selection import require_known
-from .tables.text import cell_text
+from .tables.cells import cell_text
 
 Row = dict[str, Any]
 
-RECORDED = "recorded as it was measured or asked for; no formula"
-SHOWN = 12  # samples in a line; --format json has all
+RECORDED = "recorded as requested or measured; no formula"
+SHOWN = 12  # samples of a line; --format json has all
 
 
 def explained(rows: Sequence[Row], asked: str) -> list[Row]:
-    """One object for each row of the model or case: key, value, formula, samples and conditions.
+    """Explain one number of each row of a model or case: key, value, formula, samples and conditions.
 
     Args:
         asked: ``model/key`` or ``case/key``, such as dico_xl/images_per_s.
 
     Raises:
-        UsageError: a model, case or key that no row has.
+        UsageError: no row has this model, case or key.
     """
     name, slash, key = asked.rpartition("/")
     if not slash:
-        raise UsageError(f"--explain {asked}: say model/key, such as dico_xl/images_per_s")
+        raise UsageError(f"--explain {asked}: expected MODEL/KEY, such as dico_xl/images_per_s")
     require_known(name, [row[which] for which in ("model", "case") for row in rows], "model or case")
     require_known(key, [*(known for known in rows[0] if known in COLUMNS), *FORMULAS], "key")
     return [_explained(row, key) for row in rows if name in (row["model"], row["case"])]
@@ -40,8 +41,8 @@ def _explained(row: Row, key: str) -> Row:
     return {
         **{part: row[part] for part in ("case", "file", "status", "verdict", "reason", "measured_at")},
         "key": key,
-        "value": row[key] if key in row else column and column.of and column.of(row),
-        "printed": cell_text(row, key) if column else NOTHING,
+        "value": row[key] if key in row else column and column.compute and column.compute(row),
+        "printed": cell_text(row, key) if column else UNKNOWN,
         "formula": FORMULAS.get(key, RECORDED),
         "baseline": row["baseline"] if key.startswith("baseline_") else None,
         "block_s": row["block_s"] or [],
@@ -53,7 +54,7 @@ def _explained(row: Row, key: str) -> Row:
 
 
 def as_text(found: Sequence[Row]) -> str:
-    """A paragraph for each row."""
+    """Print a paragraph for each row."""
     return "\n\n".join(map(_paragraph, found))
 
 

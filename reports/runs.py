@@ -1,4 +1,4 @@
-"""Stored files of every kind that convbench writes, told apart by what is in them."""
+"""Stored files of every kind that convbench writes. The kind of a row is recognised here and nowhere else."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from convbench.errors import NothingMeasured, UsageError
 from convbench.schema import STATUSES, Measurement
+from convbench.schema.upgrade import upgraded
 from convbench.store import read
 
 if TYPE_CHECKING:
@@ -15,23 +16,25 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-KINDS: tuple[tuple[str, Callable[[Row], bool]], ...] = (  # the first that fits
+PLACES = {  # kind of a stored row -> the list of Runs that holds it
+    "throughput": "measurements",
+    "sampling": "sampling",
+    "replay": "replays",
+    "tf32": "tf32",
+    "kernel": "kernels",
+}
+LISTS: tuple[tuple[str, Callable[[Row], bool]], ...] = (  # rows of a JSON list that say no kind; the first that fits
     ("audit", lambda row: "implied_flops_per_s" in row),
     ("kinds", lambda row: "kind" in row and "share" in row),
     ("modules", lambda row: "module" in row and "share" in row),
     ("counts", lambda row: "weight_bytes" in row and "macs_full" in row and "case" not in row),
-    ("sampling", lambda row: "finished_images_per_s" in row),
-    ("kernels", lambda row: "kernel" in row),
-    ("replays", lambda row: "knob" in row),
-    ("tf32", lambda row: "conv_tf32" in row),
-    ("measurements", lambda row: "case" in row and "images_per_s" in row),
 )
 NUMBERS = ("images_per_s", "images_per_s_low", "images_per_s_high", "latency_s_p50", "params", "macs", "limit_fraction")
 
 
 @dataclass
 class Runs:
-    """What the files of a report hold: rows by what they are about, each with the ``file`` it comes from."""
+    """The rows of a report's files by kind, each with the ``file`` it comes from."""
 
     measurements: list[Row] = field(default_factory=list)  # convbench throughput
     sampling: list[Row] = field(default_factory=list)  # convbench throughput --sampling
@@ -42,16 +45,21 @@ class Runs:
     kinds: list[Row] = field(default_factory=list)  # the same with --by kind
     modules: list[Row] = field(default_factory=list)  # and with --by module
     audit: list[Row] = field(default_factory=list)  # convbench audit --format json
-    notes: list[str] = field(default_factory=list)  # what has to be said about the files
+    notes: list[str] = field(default_factory=list)  # about the files, such as a torn last line
 
     @property
     def frame(self) -> "DataFrame":
-        """The measurements, in the order of the files: whole numbers stay whole, what is not known is None."""
+        """The measurements, in the order of the files: whole numbers stay whole, unknown values are None."""
         return frame(self.measurements)
+
+    def counted(self) -> dict[str, int]:
+        """The number of rows of each kind that the files hold."""
+        held = {kind: len(getattr(self, kind)) for kind in (*PLACES.values(), *(place for place, _ in LISTS))}
+        return {kind: number for kind, number in held.items() if number}
 
 
 def frame(rows: Sequence[Row]) -> "DataFrame":
-    """Rows as a table whose values are left as they are: whole numbers stay whole beside None."""
+    """Rows as a table that keeps their values as they are: whole numbers stay whole beside None."""
     import pandas
 
     keys = dict.fromkeys(key for row in rows for key in row) or {"file": None, **dict.fromkeys(Measurement.keys())}
@@ -60,17 +68,17 @@ def frame(rows: Sequence[Row]) -> "DataFrame":
 
 
 def records(table: "DataFrame") -> list[Row]:
-    """The rows of such a table again."""
+    """The rows of a table made by ``frame``."""
     keys = list(table.columns)
     return [dict(zip(keys, values, strict=True)) for values in table.itertuples(index=False, name=None)]
 
 
 def read_runs(paths: Iterable[Path]) -> Runs:
-    """Every file, and of every folder its .jsonl and .json files.
+    """Read files, and the .jsonl and .json files of folders.
 
     Raises:
-        UsageError: a file that cannot be read, is none of ours, or is of a newer convbench.
-        NothingMeasured: there is not a single row in them.
+        UsageError: a file that cannot be read, that convbench did not write, or that a newer convbench wrote.
+        NothingMeasured: the files hold no row.
     """
     runs = Runs()
     files = [file for path in paths for file in _files(path)]
@@ -79,12 +87,12 @@ def read_runs(paths: Iterable[Path]) -> Runs:
     for file in dict.fromkeys(files):
         rows, torn = _rows(file)
         if torn:
-            runs.notes.append(f"{file} ends in half a line, as a killed run leaves it: that line is left out")
+            runs.notes.append(f"{file}: left out its last line, which is incomplete (the run was killed)")
         elif not rows:
             runs.notes.append(f"{file} is empty")
         for number, row in enumerate(rows, start=1):
             _place(runs, row, file, number)
-    if not any(getattr(runs, kind) for kind, _ in KINDS):
+    if not runs.counted():
         raise NothingMeasured(f"no measurement in {', '.join(map(str, files))}")
     return runs
 
@@ -96,7 +104,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _rows(file: Path) -> tuple[list[Row], bool]:
-    """The rows of a file, and whether its last line is torn."""
+    """The rows of a file; True if its last line is torn."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -109,24 +117,24 @@ def _rows(file: Path) -> tuple[list[Row], bool]:
         raise UsageError(f"{file} is not JSON: not a file of convbench, or cut off") from None
     if not all(isinstance(row, dict) for row in rows):
         raise UsageError(f"{file} is not a list of rows: not a file of convbench")
-    return rows, False
+    stored = [row for row in rows if "case" in row or "sampling_case" in row]
+    return upgraded(rows) if len(stored) == len(rows) else rows, False
 
 
 def _place(runs: Runs, row: Row, file: Path, number: int) -> None:
-    kind = next((kind for kind, fits in KINDS if fits(row)), None)
-    if kind is None:
-        raise UsageError(f"{file} row {number} is none that convbench writes: {', '.join(list(row)[:4])} …")
+    place = PLACES.get(row.get("kind", "")) or next((place for place, fits in LISTS if fits(row)), None)
+    if place is None:
+        raise UsageError(f"{file} row {number} is not a row of convbench: {', '.join(list(row)[:4])} …")
     row = {"file": str(file), **row}
-    if kind == "measurements":
+    if place == "measurements":
         row = {"file": str(file), **dict.fromkeys(Measurement.keys()), **row}
-        row["mode"] = row["mode"] or "forward"  # a file of before there was another
         if wrong := _wrong(row):
             raise UsageError(f"{file} row {number} has {wrong}: not a result file of convbench")
-    getattr(runs, kind).append(row)
+    getattr(runs, place).append(row)
 
 
 def _wrong(row: Row) -> str | None:
-    """What in a measurement cannot be."""
+    """The first impossible value of a measurement; None if there is none."""
     if row["status"] not in STATUSES:
         return f"status {row['status']!r}"
     if not isinstance(row["model"], str):

@@ -1,13 +1,15 @@
-"""Which rows and which columns of a report are shown, and in what order. Every unknown name gets the nearest ones."""
+"""Selection and order of the rows and columns of a report. An unknown name is answered with the nearest ones."""
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from convbench.errors import UsageError
-from convbench.reports.columns import COLUMNS
+from convbench import catalogue
+from convbench.errors import NothingMeasured, UsageError
 
-from .baseline import is_ranked
+from .baseline import BASELINE, beside_baseline, is_ranked
+from .columns import COLUMNS
+from .runs import Runs, records
 
 Row = dict[str, Any]
 
@@ -18,7 +20,7 @@ LARGEST_FIRST = {
 
 
 def require_known(name: str, known: Iterable[str], what: str) -> None:
-    """Raise UsageError unless the name is one of the known, with the nearest of them."""
+    """Raise UsageError with the nearest known names unless the name is known."""
     names = list(dict.fromkeys(known))
     if name not in names:
         near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
@@ -26,8 +28,34 @@ def require_known(name: str, known: Iterable[str], what: str) -> None:
         raise UsageError(f"unknown {what} '{name}': {hint}")
 
 
+def compared_rows(runs: Runs, conditions: Sequence[str] = (), baseline: str | None = None) -> list[Row]:
+    """The measurements that meet the conditions, each compared with the baseline (``BASELINE`` unless given).
+
+    Raises:
+        NothingMeasured: the files hold no measurement.
+        UsageError: an unknown key or model, or a condition that no row meets.
+    """
+    require_measurements(runs)
+    require_baseline(runs, baseline)
+    return where(records(beside_baseline(runs.frame, baseline or BASELINE)), conditions)
+
+
+def require_measurements(runs: Runs) -> None:
+    """Raise NothingMeasured unless there is a row of ``convbench throughput``."""
+    if not runs.measurements:
+        raise NothingMeasured(f"no row of convbench throughput in these files, only {', '.join(runs.counted())}")
+
+
+def require_baseline(runs: Runs, baseline: str | None) -> None:
+    """Raise UsageError unless the files hold the baseline that was asked for."""
+    models = list(dict.fromkeys(row["model"] for row in runs.measurements))
+    if baseline is not None and baseline not in models:
+        require_known(baseline, [*models, *catalogue.variants()], "model")
+        raise UsageError(f"--baseline {baseline} is in none of these files: there are {', '.join(models)}")
+
+
 def shown_columns(asked: Sequence[str] | None, usual: Sequence[str], rows: Sequence[Row], form: str) -> list[str]:
-    """The keys to show: those asked for, each of which has to be a key of the rows or of the usual table."""
+    """The keys to show: those asked for, all of them keys of the rows or of the usual table; else the usual ones."""
     if asked is None:
         return list(usual)
     every = [*usual, *(key for row in rows[:1] for key in row)]
@@ -38,19 +66,19 @@ def shown_columns(asked: Sequence[str] | None, usual: Sequence[str], rows: Seque
 
 
 def narrowed(rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:
-    """Rows of those keys alone, for formats that otherwise hold every key; derived columns as printed."""
+    """Reduce rows to some keys, for formats that otherwise hold every key; computed columns have their value."""
     return [{key: _value(row, key) for key in keys} for row in rows]
 
 
 def _value(row: Row, key: str) -> Any:
     column = COLUMNS.get(key)
-    return row[key] if key in row or column is None or column.of is None else column.of(row)
+    return row[key] if key in row or column is None or column.compute is None else column.compute(row)
 
 
 def sorted_rows(rows: Sequence[Row], key: str | None) -> list[Row]:
-    """By one key: the largest first where more is better, else the smallest; with ``-`` in front the other way round.
+    """Sort by one key: the largest first where more is better, else the smallest; a leading ``-`` reverses that.
 
-    Rows that are not ranked stand behind the others, those without a value last.
+    Rows that are not ranked come after the others, rows without a value last.
     """
     if key is None:
         return list(rows)
@@ -69,7 +97,7 @@ def _sortable(rows: Sequence[Row], key: str) -> bool:
 
 
 def where(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
-    """The rows that meet every ``key=value``; values of one key add up.
+    """Keep the rows that meet every ``key=value``; a key given twice accepts both values.
 
     Raises:
         UsageError: an unknown key, or a value that no row has.
@@ -78,7 +106,7 @@ def where(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
     for condition in conditions:
         key, equals, value = condition.partition("=")
         if not equals:
-            raise UsageError(f"--where {condition}: say key=value, such as batch=32")
+            raise UsageError(f"--where {condition}: expected key=value, such as batch=32")
         require_known(key, [known for row in rows[:1] for known in row], "key")
         _require_value(rows, key, value)
         wanted.setdefault(key, []).append(value)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write the generated pages of the documentation: models from their .toml, commands and columns from the program.
 
-Without arguments it writes them below docs/; --check names those that are out of date and exits 1. `make site` runs it.
+Without arguments it writes them to docs/; --check lists outdated pages and exits 1. `make site` runs it.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from convbench.cli import throughput as throughput_command  # noqa: E402
 from convbench.reports.columns import COLUMNS  # noqa: E402
 from convbench.timing import derived  # noqa: E402
 
-HEAD = "<!-- Written by scripts/docs.py: change what it is made from, not this page. -->\n\n"
+HEAD = "<!-- Written by scripts/docs.py: edit its sources, not this page. -->\n\n"
 Row = dict[str, Any]
 
 
 def pages() -> dict[str, str]:
-    """Every generated page, by its place below docs/."""
+    """Every generated page, by its path in docs/."""
     found = {"reference/commands.md": commands(), "reference/columns.md": columns(), "models/index.md": models()}
     for module, family in catalogue.families().items():
         found[f"models/{module}.md"] = family_page(family)
@@ -34,7 +34,7 @@ def pages() -> dict[str, str]:
 
 
 def table(head: tuple[str, ...], rows: list[tuple[Any, ...]], right: tuple[int, ...] = ()) -> str:
-    """A Markdown table; ``right``: the columns of numbers."""
+    """A Markdown table; ``right``: positions of the columns of numbers."""
     rule = ["---:" if i in right else "---" for i in range(len(head))]
     lines = [head, rule, *([_cell(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
@@ -76,8 +76,11 @@ def _command(command: click.Command, name: str, level: int) -> Iterator[str]:
     arguments = [p for p in command.params if isinstance(p, click.Argument)]
     words = [_argument(argument) for argument in arguments]
     yield f"{'#' * level} {name}\n"
-    usage = ["COMMAND"] if isinstance(command, click.Group) else words
-    yield f"```text\n{' '.join([name, '[OPTIONS]', *usage])}\n```\n"
+    if isinstance(command, click.Group):  # its options, if any, are those of its commands
+        usage = [command.subcommand_metavar or "COMMAND [ARGS]..."]
+    else:
+        usage = ["[OPTIONS]", *words]
+    yield f"```text\n{' '.join([name, *usage])}\n```\n"
     yield _help(command.help or "")
     rows = [(_names(p), p.help, _default(p)) for p in command.params if isinstance(p, click.Option)]
     if rows:
@@ -112,7 +115,7 @@ def _default(option: click.Option) -> str | None:
 
 
 def _help(text: str) -> str:
-    """Click's own paragraphs; those that are not to be wrapped (after \\b) as they stand."""
+    """The paragraphs of a command's help; unwrapped ones (after \\b) as text blocks."""
     done = []
     for part in text.strip().split("\n\n"):
         lines = [line.strip() for line in part.splitlines()]
@@ -127,25 +130,25 @@ def _help(text: str) -> str:
 
 
 def columns() -> str:
-    """Every column of the tables: what it is called, its key, and how it is made."""
+    """Every column of the tables: its header, its key and its formula."""
     main = [key for key in throughput_command.KEYS if key in COLUMNS]
     more = [key for key in derived.FORMULAS if key in COLUMNS and key not in main]
     rest = sorted(key for key in COLUMNS if key not in main and key not in more)
     parts = [
         "# Columns\n",
         "The key is the name in `--format json` and `--columns`; JSON and CSV hold base units (seconds, bytes, "
-        "counts), a table what its head says. –: not known, never a guess. How numbers are measured: [how a number is "
-        "made](../protocol.md).\n",
-        "## Of throughput and report\n",
-        table(("column", "key", "is"), [_column(key) for key in (*main, *more)]),
-        "## Of the other commands\n",
+        "counts), tables the units of their headers. –: unknown, never a guess. [How a number is "
+        "measured](../protocol.md).\n",
+        "## Throughput and report\n",
+        table(("column", "key", "formula"), [_column(key) for key in (*main, *more)]),
+        "## Other commands\n",
         table(("column", "key"), [(COLUMNS[key].header, f"`{key}`") for key in rest]),
     ]
     return "\n".join(parts)
 
 
 def _column(key: str) -> tuple[str, str, str]:
-    return COLUMNS[key].header, f"`{key}`", derived.FORMULAS.get(key, "as asked for, or as recorded")
+    return COLUMNS[key].header, f"`{key}`", derived.FORMULAS.get(key, "as requested or recorded")
 
 
 # Models
@@ -163,12 +166,13 @@ def models() -> str:
     ]
     parts = [
         "# Models\n",
-        "The code of every model is our own; none of the official code is part of convbench. A model that is missing "
-        "here: [add it](../howto/add-a-model.md), or [measure your own](../howto/own-model.md) as it is.\n",
+        "The code of every model is our own; convbench contains no official code. If a model is missing, "
+        "[add it](../howto/add-a-model.md) or [measure it as it is](../howto/own-model.md).\n",
         table(("family", "paper", "official code"), rows),
-        "## Only printed\n",
-        "Systems of the papers' tables that nobody outside can run: never measured, never ranked.\n",
-        table(("id", "name", "paper", "why"), printed),
+        "## Printed only\n",
+        "Systems that appear only in published tables; no implementation exists, so they are never measured or "
+        "ranked.\n",
+        table(("id", "name", "paper", "reason"), printed),
     ]
     return "\n".join(parts)
 
@@ -178,7 +182,7 @@ def _arxiv(number: str) -> str:
 
 
 def family_page(family: catalogue.Family) -> str:
-    """What is known about one family."""
+    """The page of a family: sources, sizes, options and printed numbers."""
     facts, source = family.facts, family.facts["source"]
     own = [variant for variant in catalogue.variants().values() if variant.family.module == family.module]
     sizes = [
@@ -195,12 +199,12 @@ def family_page(family: catalogue.Family) -> str:
     about: list[tuple[Any, ...]] = [
         ("paper", f"[{facts['title']}](https://arxiv.org/abs/{facts['arxiv']}), {facts['year']}"),
         ("official code", f"{source['repository']}, commit {source['commit'][:7]}, {source['file']}"),
-        ("its licence", source["licence"]),
+        ("licence", source["licence"]),
         *([("licence of the weights", source["weights_licence"])] if "weights_licence" in source else []),
         (
             "other resolutions",
             facts.get("resolutions")
-            or ("none: one set of weights for each" if facts["fixed_res"] else "yes: fully convolutional"),
+            or ("none: each resolution has its own weights" if facts["fixed_res"] else "yes: fully convolutional"),
         ),
         ("official weights", facts.get("official_note")),
     ]
@@ -208,7 +212,7 @@ def family_page(family: catalogue.Family) -> str:
         f"# {family.name}\n",
         table(("", ""), about),
         "## Sizes\n",
-        "Parameters and MACs as counted, at the pixels of px.\n",
+        "Parameters and MACs as counted, for images of px pixels a side.\n",
         table(("id", "name", "px", "params M", "MACs G", "runs here"), sizes, right=(2, 3, 4)),
         f"```sh\nconvbench flops --model {own[0].id} --res {own[0].res} --by kind\n```\n",
     ]
@@ -229,9 +233,9 @@ def _ablations(family: catalogue.Family, id: str) -> list[str]:
     rows = [(f"`{key}`", _example(option), option["what"]) for key, option in options.items()]
     first = f"{id}@{rows[0][0].strip('`')}={rows[0][1].split(', ')[0]}"
     return [
-        "## What can be changed\n",
-        f"Behind an id, as in `{first}`; see [change a part of a model](../howto/change-a-part.md).\n",
-        table(("key", "such as", "is"), rows),
+        "## Options\n",
+        f"Append them to an id, as in `{first}`; see [change a part of a model](../howto/change-a-part.md).\n",
+        table(("key", "example", "meaning"), rows),
     ]
 
 
@@ -245,7 +249,7 @@ def _example(option: Row) -> str:
 
 
 def _published(family: catalogue.Family) -> list[str]:
-    """Sizes and speeds only: quality has its own columns in `convbench report --paper`."""
+    """Printed sizes and speeds; `convbench report --paper` shows the quality metrics."""
     speeds = ("params_m", "gmacs", "images_per_s")
     rows = [
         (f"`{row['model']}`", row["res"], f"{row['paper']} {row['table']}", *(row.get(key) for key in speeds))
@@ -253,8 +257,8 @@ def _published(family: catalogue.Family) -> list[str]:
         if any(key in row for key in speeds)
     ]
     return [
-        'Sizes and speeds as the papers print them; they print MACs under "FLOPs". How the speeds were made is mostly '
-        "not stated: see `convbench card list` and [what they imply](../audit.md).\n",
+        'Sizes and speeds as the papers print them; they print MACs under "FLOPs". Most papers do not state how they '
+        "measured speeds: see `convbench card list` and [what the numbers imply](../audit.md).\n",
         table(
             ("id", "px", "paper, table", "params M", "MACs G", "images/s"),
             list(dict.fromkeys(rows)),

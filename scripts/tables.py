@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Write the tables and pictures of README.md and docs/ anew from results/. `make tables` runs it.
+"""Regenerate the tables and pictures of README.md and docs/ from results/. `make tables` runs it.
 
     python scripts/tables.py           tables and pictures
-    python scripts/tables.py --count   before that, what is counted and audited without measuring: a minute
+    python scripts/tables.py --count   first what is counted and audited without measuring, which takes a minute
 
-A table stands between two comments, and the first says which command makes it:
+A table stands between two comments; the first names the command that makes it:
 
     <!-- made by: convbench report results --columns model,macs --format markdown -->
     <!-- end -->
 
-Pictures stand between `<!-- pictures of results -->` and `<!-- end -->`; their files are in docs/pictures.
+Git keeps the pictures that a page links to, as docs/pictures/NAME.svg. The others are drawn when the documentation is
+built: mkdocs.yml names this file as a hook, which adds them and a page that shows them all.
 """
 
 import io
@@ -18,20 +19,21 @@ import shlex
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from convbench.cli import main  # noqa: E402
 from convbench.files import write_whole  # noqa: E402
-from convbench.reports.plots.drawing import svg  # noqa: E402
+from convbench.reports.plots.figures import svg  # noqa: E402
 from convbench.reports.plots.pictures import pictures  # noqa: E402
 from convbench.reports.runs import read_runs  # noqa: E402
 
 RESULTS = "results"
 PICTURES = "docs/pictures"
 TABLE = re.compile(r"(<!-- made by: (convbench [^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
-SHOWN = re.compile(rf"(<!-- pictures of {RESULTS} -->\n).*?(<!-- end -->)", re.DOTALL)
+LINK = re.compile(r"!\[[^\]]*\]\([./\w]*?pictures/([\w-]+)\.svg\)")
 XL = "dit_xl_2,dig_xl_2,dic_xl,dico_xl,fcdm_xl"
 COUNTED = {  # file of results -> the command that makes it
     "counted-256px.json": f"convbench flops --model {XL},dic_s,dic_b,dic_h --res 256 --format json",
@@ -39,6 +41,12 @@ COUNTED = {  # file of results -> the command that makes it
     "counted-256px-by-kind.json": f"convbench flops --model {XL} --res 256 --by kind --format json",
     "audit.json": "convbench audit --format json",
 }
+GALLERY = "pictures.md"
+GALLERY_HEAD = """# Pictures of the results
+
+Drawn from the files in `results/` when this site is built. `convbench report RUN… --plots FOLDER` draws the same
+pictures from files of yours. [How to read them](results.md#how-to-read-it).
+"""
 
 
 def pages() -> list[Path]:
@@ -47,7 +55,7 @@ def pages() -> list[Path]:
 
 
 def output(command: str) -> str:
-    """What a convbench command prints, run at the root of the checkout. Raises RuntimeError where it fails."""
+    """The output of a convbench command at the root of the checkout. Raises RuntimeError if the command fails."""
     out, err = io.StringIO(), io.StringIO()
     try:
         with redirect_stdout(out), redirect_stderr(err):
@@ -58,27 +66,30 @@ def output(command: str) -> str:
     return out.getvalue()
 
 
-def drawn() -> dict[str, tuple[str, str]]:
-    """Every picture of the results: what it says and its SVG, by name."""
-    return {each.name: (each.says, svg(each.figure())) for each in pictures(read_runs([Path(RESULTS)]))}
+def drawn(names: set[str] | None = None) -> dict[str, tuple[str, str]]:
+    """Title and SVG of each picture of the results, by name; all of them unless names are given."""
+    return {
+        each.name: (each.title, svg(each.figure()))
+        for each in pictures(read_runs([ROOT / RESULTS]))
+        if names is None or each.name in names
+    }
 
 
-def renewed(text: str, page: Path, shown: dict[str, str]) -> str:
-    """A page with its tables and its list of pictures (name -> what it says) as they should be."""
-    text = TABLE.sub(lambda found: f"{found[1]}\n{output(found[2])}\n{found[3]}", text)
-    folder = (
-        Path(*[".."] * len(page.parent.relative_to(ROOT / "docs").parts), "pictures") if page.parent != ROOT else None
-    )
-    images = [f"![{says}: {name}]({folder or PICTURES}/{name}.svg)\n" for name, says in shown.items()]
-    listed = "\n".join(images)
-    return SHOWN.sub(lambda found: f"{found[1]}\n{listed}\n{found[2]}", text)
+def linked() -> set[str]:
+    """Names of the pictures that README.md or a page of docs/ shows."""
+    return {name for page in pages() for name in LINK.findall(page.read_text("utf-8"))}
+
+
+def with_tables(text: str) -> str:
+    """The text of a page with its tables regenerated."""
+    return TABLE.sub(lambda found: f"{found[1]}\n{output(found[2])}\n{found[3]}", text)
 
 
 def write() -> None:
-    """Write every page and picture that is out of date, and remove pictures that nothing makes any more."""
-    made = drawn()
+    """Write every page and picture that is out of date, and remove pictures that no page shows."""
     folder = ROOT / PICTURES
     folder.mkdir(exist_ok=True)
+    made = drawn(linked())
     for name, (_, text) in made.items():
         write_whole(folder / f"{name}.svg", text.encode())
     for file in folder.glob("*.svg"):
@@ -86,11 +97,11 @@ def write() -> None:
             file.unlink()
     for page in pages():
         before = page.read_text("utf-8")
-        after = renewed(before, page, {name: says for name, (says, _) in made.items()})
+        after = with_tables(before)
         if after != before:
             write_whole(page, after.encode())
             print(f"wrote {page.relative_to(ROOT)}")
-    print(f"{len(made)} pictures in {PICTURES}")
+    print(f"wrote {len(made)} pictures to {PICTURES}")
 
 
 def count() -> None:
@@ -98,6 +109,27 @@ def count() -> None:
     for name, command in COUNTED.items():
         write_whole(ROOT / RESULTS / name, output(command).encode())
         print(f"wrote {RESULTS}/{name}")
+
+
+def gallery() -> dict[str, str]:
+    """The files that only the site has: a page of all pictures, and the pictures that git does not keep."""
+    every = drawn()
+    sections: dict[str, list[str]] = {}
+    for name, (title, _) in every.items():
+        sections.setdefault(title, []).append(f"![{title}: {name}](pictures/{name}.svg)\n")
+    page = [GALLERY_HEAD, *("\n".join([f"## {title}\n", *images]) for title, images in sections.items())]
+    kept = linked()
+    files = {f"pictures/{name}.svg": text for name, (_, text) in every.items() if name not in kept}
+    return {GALLERY: "\n".join(page), **files}
+
+
+def on_files(files: Any, config: Any, **_: Any) -> Any:
+    """Add the gallery to the site; mkdocs calls this before it reads the pages."""
+    from mkdocs.structure.files import File
+
+    for name, text in gallery().items():
+        files.append(File.generated(config, name, content=text))
+    return files
 
 
 if __name__ == "__main__":

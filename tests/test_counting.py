@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convbench.catalogue import families, find, find_printed, variants
-from convbench.counting import ELEMENTWISE, HIDDEN, Count, count, count_variant, flops, meta_inputs
-from convbench.counting import row as flops_row
+from convbench.counting import ELEMENTWISE, HIDDEN, Count, count
 from convbench.errors import UsageError
 from convbench.models import create, on_meta
+from convbench.models.counts import count_variant, flops, meta_inputs
+from convbench.models.counts import row as flops_row
 from convbench.models.dico import DiCo
 
 ALL = list(variants())

@@ -46,7 +46,7 @@ def test_it_says_of_everything_whether_it_works_and_ends_well(capsys: pytest.Cap
 
 def test_the_table_leaves_out_what_works(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(
-        doctor, "examine", lambda: [doctor.row("a", "good"), doctor.row("b", "bad", "no: pip install x")]
+        doctor, "examine", lambda *_: [doctor.row("a", "good"), doctor.row("b", "bad", "no: pip install x")]
     )
     for line, shown in {"doctor": False, "doctor --all": True}.items():
         with pytest.raises(SystemExit):
@@ -56,14 +56,14 @@ def test_the_table_leaves_out_what_works(monkeypatch: pytest.MonkeyPatch, capsys
         assert "1 work, 1 do not, 0 are of a version" in out
 
 
-def test_a_command_at_the_end_of_a_reason_becomes_what_mends_it() -> None:
+def test_a_command_at_the_end_of_a_reason_becomes_the_fix() -> None:
     found = doctor.row("exports", "x", "ONNX files: onnx is not installed: pip install 'convbench[export]'")
-    assert (found["reason"], found["mend"]) == ("ONNX files: onnx is not installed", "pip install 'convbench[export]'")
-    assert doctor.row("a", "b", "CUDA graphs need an NVIDIA GPU")["mend"] is None
+    assert (found["reason"], found["fix"]) == ("ONNX files: onnx is not installed", "pip install 'convbench[export]'")
+    assert doctor.row("a", "b", "CUDA graphs need an NVIDIA GPU")["fix"] is None
 
 
 @pytest.mark.parametrize(
-    ("gpus", "cuda", "reason", "mend"),
+    ("gpus", "cuda", "reason", "fix"),
     [
         ([], None, "no NVIDIA GPU, or no driver", None),
         (["GPU 0: NVIDIA H200"], None, "is a build without CUDA", "pip install --force-reinstall torch==2.13.0"),
@@ -71,7 +71,7 @@ def test_a_command_at_the_end_of_a_reason_becomes_what_mends_it() -> None:
     ],
 )
 def test_a_torch_that_does_not_see_the_gpu(
-    gpus: list[str], cuda: str | None, reason: str, mend: str | None, monkeypatch: pytest.MonkeyPatch
+    gpus: list[str], cuda: str | None, reason: str, fix: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "driver_gpus", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -80,7 +80,7 @@ def test_a_torch_that_does_not_see_the_gpu(
     cpu, found = doctor._devices()
     assert cpu["works"] == "yes" and found["works"] == "no"
     assert reason in found["reason"]
-    assert found["mend"] is None if mend is None else mend in found["mend"]
+    assert found["fix"] is None if fix is None else fix in found["fix"]
 
 
 @pytest.mark.parametrize(("gpus", "kept"), [([], "onnxruntime"), (["GPU 0: NVIDIA H200"], "onnxruntime-gpu")])
@@ -88,7 +88,7 @@ def test_two_onnxruntimes_together(gpus: list[str], kept: str, monkeypatch: pyte
     monkeypatch.setattr(doctor, "driver_gpus", lambda: gpus)
     install(monkeypatch, Installed("onnxruntime", "1.31.1"), Installed("onnxruntime-gpu", "1.31.1"))
     (found,) = doctor._conflicts()
-    assert found["mend"] == f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install {kept}"
+    assert found["fix"] == f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install {kept}"
     install(monkeypatch, Installed("onnxruntime-gpu", "1.31.1"))
     assert list(doctor._conflicts()) == []
 
@@ -100,7 +100,7 @@ def test_a_tensorrt_wheel_without_its_library(monkeypatch: pytest.MonkeyPatch) -
     install(monkeypatch, stub, whole, other)
     (found,) = doctor._conflicts()
     assert "tensorrt_cu13_libs 11.4.0.106 is a stub" in found["reason"]
-    assert "--extra-index-url https://pypi.nvidia.com tensorrt_cu13_libs==11.4.0.106" in found["mend"]
+    assert "--extra-index-url https://pypi.nvidia.com tensorrt_cu13_libs==11.4.0.106" in found["fix"]
 
 
 def test_a_version_that_is_not_tested(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_a_version_that_is_not_tested(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     install(monkeypatch, Installed("onnx", "1.9.0"), Installed("torch", "2.13.1+cpu"))
     (found,) = doctor._versions()
-    assert (found["what"], found["works"], found["mend"]) == ("onnx", "perhaps", "pip install onnx==1.23.2")
+    assert (found["what"], found["works"], found["fix"]) == ("onnx", "perhaps", "pip install onnx==1.23.2")
     assert found["reason"] == "1.9.0 is older than 1.23.2, which the tests ran with"
 
 
@@ -128,10 +128,10 @@ def test_servers_and_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("shutil.which", lambda name: None)
     rows: dict[str, Any] = {row["what"]: row for row in (*doctor._servers(), *doctor._parts())}
-    assert rows["convbench serve"]["mend"] == "pip install 'convbench[serve]'"
-    assert "nvidia-pytriton==0.7.0" in rows["tritonserver"]["mend"]
-    assert rows["plots"]["mend"] == "pip install matplotlib"
-    assert rows["clocks, power and temperature of a GPU"]["mend"] is None  # no package makes a GPU
+    assert rows["convbench serve"]["fix"] == "pip install 'convbench[serve]'"
+    assert "nvidia-pytriton==0.7.0" in rows["tritonserver"]["fix"]
+    assert rows["plots"]["fix"] == "pip install matplotlib"
+    assert rows["clocks, power and temperature of a GPU"]["fix"] is None  # no package makes a GPU
 
 
 def test_gpus_are_those_that_the_driver_lists(monkeypatch: pytest.MonkeyPatch) -> None:

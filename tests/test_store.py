@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,16 @@ from contract import THROUGHPUT_KEYS
 import convbench
 from convbench.errors import UsageError
 from convbench.schema import Case, Measurement
-from convbench.store import SCHEMA, append, load, read, require_writable
+from convbench.schema.upgrade import SCHEMA
+from convbench.store import append, load, read, require_writable, rows_of
 
 ROOT = Path(__file__).parents[1]
 
 
-def row(number: int = 1, **known: Any) -> dict[str, Any]:
+def row(number: int = 1, **known: Any) -> Measurement:
     case = Case("dico_s", 64, number, threads=1)
     known = {"status": "ok", "verdict": "VALID", "images_per_s": 100.0 / number, "block_s": [0.01, 0.02]} | known
-    return asdict(Measurement.of(case, **known))
+    return Measurement.of(case, **known)
 
 
 @pytest.fixture
@@ -50,7 +50,8 @@ def test_round_trip(file: Path) -> None:
     rows = [row(1), row(2, reason='a "quoted", comma', images_per_s=None), row(3, environment={"cpu": "Größe ×3"})]
     for each in rows:
         append(file, each)
-    assert read(file) == [{"schema": SCHEMA, **each} for each in rows]
+    assert read(file) == [{"schema": SCHEMA, **each.to_json()} for each in rows]
+    assert rows_of(file) == rows
     assert file.read_bytes().count(b"\n") == 3
 
 
@@ -177,12 +178,14 @@ def test_asking_whether_a_file_can_be_written_changes_nothing(file: Path) -> Non
 APPEND_MANY = """
 import sys
 from pathlib import Path
+from convbench.schema import Measurement
 from convbench.store import append
 file, writer, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(count):
-    append(file, {"case": f"{writer}-{number}", "status": "ok", "block_s": [0.001] * (number % 50 * 20)})
+    row = Measurement(case=f"{writer}-{number}", model="m", res=8, batch=1, block_s=[0.001] * (number % 50 * 20))
+    append(file, row)
     if sys.argv[4:]:
         print(number, flush=True)
 """
@@ -220,7 +223,7 @@ def test_a_killed_writer_leaves_a_readable_file(file: Path, after: int) -> None:
     assert len(cases) > after  # what it said it had written is there
     assert cases == [f"a-{number}" for number in range(len(cases))]
     append(file, row(1))
-    assert [each["case"] for each in read(file)] == [*cases, row(1)["case"]]
+    assert [each["case"] for each in read(file)] == [*cases, row(1).case]
 
 
 def test_a_lock_that_another_process_holds_is_waited_for(file: Path) -> None:
@@ -241,20 +244,21 @@ FILL_UP = """
 import resource, signal, sys
 from pathlib import Path
 from convbench.errors import UsageError
+from convbench.schema import Measurement
 from convbench.store import append
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 written = 0
 try:
     while written < 1000:
-        append(Path(sys.argv[1]), {"case": f"a-{written}", "status": "ok", "block_s": [0.5] * 30})
+        append(Path(sys.argv[1]), Measurement(case=f"a-{written}", model="m", res=8, batch=1, block_s=[0.5] * 30))
         written += 1
 except UsageError as error:
     print(written, error)
 """
 
 
-@pytest.mark.parametrize("limit", [1000, 1024, 5000, 5001])
+@pytest.mark.parametrize("limit", [4000, 4096, 20000, 20001])
 def test_a_full_disk_leaves_no_half_line(file: Path, limit: int) -> None:
     """A limit on the size of files stands in for the disk: it cuts the last write short, and then refuses."""
     process = run_python(FILL_UP, file, limit)
@@ -291,7 +295,7 @@ def test_load_gives_a_table_with_the_keys_of_the_contract(file: Path, tmp_path: 
     append(other, row(4))
     table = convbench.load(file, str(other))
     assert sorted(THROUGHPUT_KEYS - set(table.columns)) == []
-    assert list(table.columns) == ["schema", *Measurement.keys()]
+    assert list(table.columns) == ["schema", "kind", *Measurement.keys()]
     assert table["batch"].tolist() == [1, 2, 4]
     assert table["images_per_s"].tolist()[::2] == [100.0, 25.0]
     assert table["images_per_s"].isna().tolist() == [False, True, False]
@@ -299,12 +303,62 @@ def test_load_gives_a_table_with_the_keys_of_the_contract(file: Path, tmp_path: 
 
 
 def test_a_file_of_before_a_key_was_added_has_none_for_it(file: Path) -> None:
-    old = {key: value for key, value in row(1).items() if key not in ("ratio", "block_s")}
-    append(file, old)
+    old = {key: value for key, value in row(1).to_json().items() if key not in ("ratio", "block_s")}
+    file.write_text(json.dumps({"schema": SCHEMA, **old}) + "\n", "utf-8")
     (found,) = read(file)
     assert (found["ratio"], found["block_s"], found["batch"]) == (None, None, 1)
-    assert list(load(file).columns) == ["schema", *Measurement.keys()]
+    assert list(load(file).columns) == ["schema", "kind", *Measurement.keys()]
 
 
 def test_load_of_nothing_has_the_columns_all_the_same() -> None:
-    assert list(load().columns) == ["schema", *Measurement.keys()]
+    assert list(load().columns) == ["schema", "kind", *Measurement.keys()]
+
+
+def lines(file: Path, *rows: dict[str, Any]) -> Path:
+    file.write_text("".join(json.dumps({"schema": 1, **each}) + "\n" for each in rows), "utf-8")
+    return file
+
+
+def old_row(backend: str, **known: Any) -> dict[str, Any]:
+    row = Measurement.of(Case("dico_s", 64, 1, backend, threads=1), images_per_s=1.0).to_json()
+    return {key: value for key, value in row.items() if key != "kind"} | known
+
+
+def test_schema_1_kept_a_ratio_on_the_row_of_the_counterpart(file: Path) -> None:
+    """The counterpart over the case: 0.5 [0.4, 0.8], slower. Today the case over its counterpart: 2 [1.25, 2.5]."""
+    eager, aoti, again = old_row("eager"), old_row("aoti"), old_row("aoti", repeat=2)
+    again["case"] += "/repeat2"
+    aoti |= {"compared_with": eager["case"], "ratio": 0.5, "ratio_low": 0.4, "ratio_high": 0.8, "difference": "slower"}
+    again |= {"compared_with": aoti["case"], "ratio": 1.01, "ratio_low": 1.0, "ratio_high": 1.02, "difference": "same"}
+    first, second, third = rows_of(lines(file, eager, aoti, again))
+    assert isinstance(first, Measurement) and isinstance(second, Measurement) and isinstance(third, Measurement)
+    assert (first.compared_with, first.ratio, first.ratio_low, first.ratio_high) == (aoti["case"], 2.0, 1.25, 2.5)
+    assert (first.difference, second.ratio, second.compared_with) == ("faster", None, None)
+    assert (third.ratio, third.difference) == (1.01, "same")  # an A/A repeat keeps its own
+
+
+def test_schema_1_says_no_kind(file: Path) -> None:
+    sampled = {"sampling_case": "dico_s/64px/b1/steps=5,cfg=1", "model": "dico_s", "res": 64, "batch": 1}
+    sampled |= {"sampler": "iddpm", "steps": 5, "cfg_scale": 1.0, "decode": False, "finished_images_per_s": 2.0}
+    replayed = {"case": "replay/dico/x/sync_end", "paper": "dico", "model": "x", "res": 64, "device": "cpu"}
+    replayed |= {"threads": 1, "step": "knob", "knob": "sync_end", "from": "no", "to": "yes"}
+    found = rows_of(lines(file, old_row("eager"), sampled, replayed))
+    assert [row.kind for row in found] == ["throughput", "sampling", "replay"]
+    assert (found[1].case, getattr(found[1], "sampling", None)) == (sampled["sampling_case"], "steps=5,cfg=1")
+    assert (getattr(found[2], "before", None), getattr(found[2], "after", None)) == ("no", "yes")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.jsonl")), ids=lambda path: path.stem)
+def test_every_stored_file_reads_as_rows_of_its_kind(path: Path) -> None:
+    rows = rows_of(path)
+    assert len(rows) == len(path.read_bytes().splitlines())
+    assert {row.kind for row in rows} == {"throughput"}
+
+
+def test_a_line_that_lacks_a_needed_key_is_refused(file: Path) -> None:
+    file.write_text('{"schema": 2, "kind": "throughput", "case": "x"}\n', "utf-8")
+    with pytest.raises(UsageError, match=r"line 1 is not a whole row: .*missing"):
+        rows_of(file)
+    file.write_text('{"schema": 2, "kind": "poem", "case": "x"}\n', "utf-8")
+    with pytest.raises(UsageError, match="line 1 is of an unknown kind 'poem'"):
+        read(file)

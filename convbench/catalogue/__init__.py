@@ -6,14 +6,13 @@ from .families import (
     Variant,
     devices,
     families,
-    find,
-    find_printed,
     other_systems,
     papers,
     printed_lines,
     printed_only,
     variants,
 )
+from .resolve import find, find_printed
 
 __all__ = [
     "Family",

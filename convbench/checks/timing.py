@@ -8,9 +8,8 @@ interval is as narrow as asked.
 
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
-from typing import Any
 
-from ..schema import Second
+from ..schema import Measurement, Second
 from ..timing.clock import Block, Clock, Lane, Rules
 from .output import Finding
 
@@ -51,17 +50,17 @@ def zeros_ratio(lane: Lane, zeros: Callable[[], object], clock: Clock, longest_s
     return median(given.step_s / zero.step_s for given, zero in pairs)
 
 
-def monotony(rows: Iterable[dict[str, Any]], row: dict[str, Any]) -> Finding | None:
+def monotony(rows: Iterable[Measurement], row: Measurement) -> Finding | None:
     """MONO: a batch does not take less time than a smaller one of the same run."""
-    same = ("model", "res", "backend", "precision", "device", "threads", "weights")
+    same = ("model", "res", "backend", "precision", "device", "threads", "weights", "mode")
     for other in rows:
-        alike = all(other[k] == row[k] for k in same) and other.get("mode", "forward") == row.get("mode", "forward")
-        if other["status"] == "ok" and other["batch"] < row["batch"] and alike:
-            seconds, less = (r["batch"] / r["images_per_s"] for r in (row, other))
-            if seconds < (1 - MONOTONE) * less:
-                return Finding(
-                    "MONO", f"faster in total than batch {other['batch']}: {seconds:.3g} s, {less:.3g} s", False
-                )
+        smaller = other.status == "ok" and other.batch < row.batch
+        if not smaller or any(getattr(other, key) != getattr(row, key) for key in same):
+            continue
+        seconds, less = (each.batch / (each.images_per_s or 0.0) for each in (row, other))
+        if seconds < (1 - MONOTONE) * less:
+            text = f"faster in total than batch {other.batch}: {seconds:.3g} s, {less:.3g} s"
+            return Finding("MONO", text, invalid=False)
     return None
 
 

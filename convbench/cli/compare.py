@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from ..timing.compare import changed_conditions, compare_rows
+from ..store import changed_conditions
+from ..timing.compare import compare_rows
 from . import options
 
 KEYS = ("case", "a", "b", "ratio", "ratio_low", "ratio_high", "difference")

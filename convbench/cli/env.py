@@ -18,9 +18,9 @@ from . import options
 def command(precision: list[str], form: str) -> None:
     """Describe this machine: devices, versions, and the peaks it reaches, measured now in a few seconds."""
     from .. import environment
+    from ..environment import default_device
     from ..errors import UsageError
     from ..precision import applied, unsupported
-    from ..run.runner import default_device
     from ..schema import PRECISIONS
     from ..timing.calibration import calibrate
 

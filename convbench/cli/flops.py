@@ -48,7 +48,8 @@ def command(model: list[str], res: list[int], by: str | None, profiler: str | No
     macs_as_printed    without what the papers' profilers left out (DiG, DiM, DiMSUM)
     dcn_samples        weighted samples of deformable convolutions (FlowDCN), in none of these
     """
-    from .. import catalogue, counting
+    from .. import catalogue
+    from ..models import counts
 
     variants = [catalogue.find(id) for id in model]
     for variant in variants:
@@ -57,10 +58,10 @@ def command(model: list[str], res: list[int], by: str | None, profiler: str | No
     rows: list[dict[str, Any]] = []
     for variant in variants:
         for side in res:
-            counted = counting.count_variant(variant, side)
-            row = counting.row(variant, side, counted)
+            counted = counts.count_variant(variant, side)
+            row = counts.row(variant, side, counted)
             if profiler:
-                row["macs_torchprofile"] = counting.torchprofile_macs(variant, side)
+                row["macs_torchprofile"] = counts.torchprofile_macs(variant, side)
             if by:
                 rows += _split(row, by, counted)
             else:

@@ -29,7 +29,7 @@ def command(family: str | None, ablations: bool, form: str) -> None:
     from ..errors import UsageError
 
     if ablations:
-        from ..papers.ablations import options as changes
+        from ..catalogue.ablations import options as changes
         from ..papers.ablations import printed
 
         options.show(printed(), ABLATION_KEYS, form, list(changes()))

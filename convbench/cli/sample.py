@@ -157,12 +157,12 @@ def command(
     chosen = _labels(labels or ("random" if npz else "all"), variant)
     weights = _weights(weights, variant)
 
-    from ..run import runner
+    from .. import environment
     from ..sampling import images, names
     from ..weights import locate
 
-    device = device or runner.default_device()
-    if device == "cuda" and runner.default_device() != "cuda":
+    device = device or environment.default_device()
+    if device == "cuda" and environment.default_device() != "cuda":
         raise UsageError("torch sees no NVIDIA GPU here: leave --device away")
     if weights != "random" and variant.family.module in names.OTHER_SCHEDULES:
         raise UsageError(f"{variant.family.name} was trained on another noise schedule than the samplers here have")
@@ -223,11 +223,12 @@ def _draw(
     import numpy as np
 
     from ..files import write_whole
+    from ..measure.engine import open_engine
     from ..sampling import decoding, images, png
 
     decode = decoding.decoder(recipe.variant.signature, recipe.decoded_by, device)
     columns = len(recipe.labels) if recipe.labels and len(recipe.labels) <= 10 and count > len(recipe.labels) else 8
-    with images.opened(recipe, batch, device, weights) as step, Progress(count, batch, made.steps) as progress:
+    with open_engine(recipe, batch, device, weights) as step, Progress(count, batch, made.steps) as progress:
         sheets = [
             decoding.bytes_from_pixels(decode(done.samples)).cpu().numpy()
             for done in images.sample(recipe, step, made, range(count), batch, device, progress.update)
@@ -247,6 +248,7 @@ def _store(
     weights: str | None,
     latents: bool,
 ) -> int:
+    from ..measure.engine import open_engine
     from ..sampling import decoding, images, shards
 
     run, world = shards.Run(npz, count, {**recipe.facts(), "latents": latents}), shards.World.of_torchrun()
@@ -258,7 +260,7 @@ def _store(
     todo = [number for numbers in left.values() for number in numbers]
     if todo:
         with (
-            images.opened(recipe, batch, device, weights) as step,
+            open_engine(recipe, batch, device, weights) as step,
             Progress(len(todo), batch, made.steps) as progress,
         ):
             _fill(left, images.sample(recipe, step, made, todo, batch, device, progress.update), decode)

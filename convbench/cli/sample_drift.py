@@ -73,7 +73,7 @@ def show(
     form: str,
 ) -> int:
     """Walk ``count`` images with each engine; print a row for each and draw their errors. Returns the exit code."""
-    from ..sampling import drift
+    from ..measure import drift
 
     plot = _plotter(out) if out else None
     finished: dict[tuple[str, str], Tensor] = {}
@@ -125,8 +125,8 @@ def _add_figures(
     """What the classifier of digits says of the images of each engine that came to the end."""
     import torch
 
+    from ..measure.drift import REFERENCE
     from ..sampling import figures
-    from ..sampling.drift import REFERENCE
     from ..sampling.images import labels_of
 
     classes = torch.tensor(labels_of(recipe, range(count)))

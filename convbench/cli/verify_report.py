@@ -1,10 +1,10 @@
-"""``convbench verify-report``: whether a page still says what its samples say."""
+"""``convbench verify-report``: the check of a page that ``convbench report --html`` wrote."""
 
 from pathlib import Path
 
 import click
 
-MOST = 40  # differences in full, then how many more there are
+MOST = 40  # differences in full; one more line says how many are left
 
 
 @click.command(
@@ -14,11 +14,11 @@ MOST = 40  # differences in full, then how many more there are
 )
 @click.argument("page", type=click.Path(path_type=Path))
 def command(page: Path) -> int:
-    """Compute every cell of the table of PAGE anew, one line a difference; exit 1 if there is one.
+    """Recompute every cell of the table of PAGE and print one line for each difference; exit 1 if there is one.
 
-    PAGE is a file of `convbench report --html`. images/s, intervals, ratios, MFU and shares of the limit follow from
-    the raw samples, counts and rates in it; the other cells are held against the rows as they were recorded. The raw
-    data are held against their SHA-256. The pictures are not looked at.
+    PAGE is a file of `convbench report --html`. images/s, intervals, ratios, MFU and shares of the limit are recomputed
+    from the raw samples, counts and rates in it; the other cells are compared with the rows as recorded, and the raw
+    data with their SHA-256. Pictures are not checked.
     """
     from ..errors import UsageError
     from ..reports.page.check import check_page
@@ -28,7 +28,7 @@ def command(page: Path) -> int:
     except OSError as error:
         raise UsageError(f"cannot read {page}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{page} is no page of convbench report --html") from None
+        raise UsageError(f"{page} is not a page written by convbench report --html") from None
     checked = check_page(text, str(page))
     found = [*checked.problems, *map(str, checked.differences)]
     for line in found[:MOST]:
@@ -37,5 +37,5 @@ def command(page: Path) -> int:
         click.echo(f"… and {len(found) - MOST} more")
     if not checked.passed:
         return 1
-    click.echo(f"{checked.cells} cells as they should be, {checked.recomputed} of them recomputed from raw samples")
+    click.echo(f"all {checked.cells} cells match, {checked.recomputed} of them recomputed from raw samples")
     return 0

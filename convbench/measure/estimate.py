@@ -1,11 +1,13 @@
-"""What a case will need, before it is run: memory, and time roughly."""
+"""The memory and time that a case will need, estimated before it is run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from ..catalogue import find
-from ..counting import Count, count_variant
+from ..counting import Count
+from ..models.counts import count_variant
 from ..precision import applied, dtype_of
+from ..sampling.plan import Plan
 from ..schema import Case, Second
 from ..timing import derived
 from ..timing.calibration import Rates, calibrate
@@ -21,7 +23,7 @@ PROCESS_BYTES = 500e6
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one case."""
+    """Estimated memory and time of a case."""
 
     needed_bytes: float
     step_s: Second
@@ -29,7 +31,14 @@ class Estimate:
 
 
 def estimate(case: Case, rates: Rates) -> Estimate:
-    """Memory from counted bytes; time from counted MACs and this machine's rates, good to a factor of two."""
+    """Memory from counted bytes; time from counted MACs and this machine's rates, good to a factor of two.
+
+    Guidance runs the network at twice the batch, and its parts are timed beside its steps.
+    """
+    if guides(case):
+        both = estimate(replace(case, batch=2 * case.batch, sampling=None), rates)
+        alone = estimate(replace(case, sampling=None), rates)
+        return replace(both, total_s=both.total_s + 0.5 * (both.total_s + alone.total_s - 2 * START_S))
     counted = _counted(case.model, case.res)
     half = dtype_of(case.precision).itemsize / 4
     weights = counted.weight_bytes * (1 + (half if half < 1 else 0))  # the fp32 reference lies beside a half copy
@@ -46,6 +55,11 @@ def estimate(case: Case, rates: Rates) -> Estimate:
     load = counted.params / WEIGHTS_PER_S
     total = START_S + load + checking + timing + COMPILE_S.get(case.backend, 0.0)
     return Estimate(PROCESS_BYTES + weights + activations, step, total)
+
+
+def guides(case: Case) -> bool:
+    """Whether the case samples with guidance."""
+    return bool(case.sampling) and Plan.of_text(case.sampling or "", find(case.model)).cfg != 1
 
 
 @cache

@@ -1,15 +1,14 @@
 """Sampling throughput: finished images/s through all steps, and which part of it the time goes to.
 
-A trajectory repeats one step, so steps are timed in blocks, as forward passes are, and a whole trajectory is run
-once beside them, where that is not too long, to see that it takes what its steps promise.
+A trajectory repeats one step, so steps are timed in blocks, as forward passes are. A whole trajectory is run once
+beside them, where that is not too long, to see that it takes as long as its steps promise.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib import import_module
 from statistics import median
 from typing import Any
 
@@ -18,133 +17,230 @@ from torch import Tensor
 
 from .. import backends, environment, precision
 from ..catalogue import find
-from ..checks import machine, timing
-from ..checks import output as proof
+from ..checks import machine, output, timing
 from ..checks.output import Finding
-from ..errors import ConvbenchError, UsageError
+from ..errors import ConvbenchError
 from ..sampling import decoding
 from ..sampling.guidance import guided
 from ..sampling.images import sampler_for
 from ..sampling.noise import PerImage
-from ..sampling.plan import Plan, new_row
+from ..sampling.plan import Plan
+from ..sampling.random_decoder import random_decoder
 from ..sampling.sampler import Model, Sampler
-from ..schema import Case, Measurement
-from ..timing import memory
+from ..schema import Case, SamplingMeasurement, Second
+from ..timing import compare, derived, memory
 from ..timing.calibration import limit
-from ..timing.clock import RULES, Clock, Lane, Rules, clock_of, time_lanes
-from ..timing.intervals import median_interval
+from ..timing.clock import RULES, Clock, Lane, Rules, clock_of, rotating, time_lanes
 from ..timing.telemetry.recorder import Recorder
-from . import forward as measure
+from .annotated import with_ratio
+from .failure import failure, wrong
+from .opening import Opened, Report, open_case, subject_of
 
-Report = Callable[[str, float], None]
 WHOLE_AGREES = 0.1  # a whole trajectory against the sum of its steps, as a share; a busy CPU moves one run that far
 PARTS = 0.25  # of the time of the step itself, that each part is timed for
 
 
-def measure_sampling(
-    case: Case,
-    plan: Plan,
+def measure(
+    cases: Sequence[Case],
     rules: Rules | None = None,
     report: Report = lambda what, done: None,
     clock: Clock | None = None,
-) -> dict[str, Any]:
-    """Time a case of sampling; the row of ``plan.new_row``, filled in as far as it came.
-
-    Raises ConvbenchError for what a user can mend before any work.
-    """
-    rules, clock = rules or RULES[case.device], clock or clock_of(case.device)
-    row = new_row(case, plan) | {"measured_at": datetime.now(UTC).isoformat(timespec="seconds")}
-    made = sampler_for(find(case.model), plan.sampler, plan.steps)
+) -> list[SamplingMeasurement]:
+    """Time cases of sampling; the steps of several are timed interleaved. Rows and ratios as in ``forward.measure``."""
+    rules, clock = rules or RULES[cases[0].device], clock or clock_of(cases[0].device)
+    bundle = _Bundle(cases, rules, clock, report)
     with ExitStack() as stack, torch.inference_mode():
         try:
-            _measure(case, plan, made, row, rules, clock, report, stack)
+            return bundle.measure(stack)
         except ConvbenchError:
             raise
         except Exception as error:  # a backend may raise anything; the row says what
-            result = Measurement.of(case)
-            measure._fail(result, error)
-            row |= {"status": result.status, "verdict": result.verdict, "reason": result.reason}
-    return row
+            if len(cases) == 1:
+                return [bundle.failed(cases[0], error)]
+    return [row for case in cases for row in measure([case], rules, report, clock)]
 
 
-def _measure(
-    case: Case,
-    plan: Plan,
-    made: Sampler,
-    row: dict[str, Any],
-    rules: Rules,
-    clock: Clock,
-    report: Report,
-    stack: ExitStack,
-) -> None:
-    if case.threads:
-        torch.set_num_threads(case.threads)
-    torch.set_flush_denormal(True)
-    stack.callback(torch.set_flush_denormal, False)
-    torch.backends.cudnn.benchmark = True
-    row["environment"] = environment.describe()
-    short = replace(rules, min_s=PARTS * rules.min_s, cap_s=PARTS * rules.cap_s)
-    around = functools.partial(precision.applied, case.precision)
+@dataclass
+class _Trajectory:
+    """A case that is ready to be timed, with the lanes of its parts."""
 
-    plain, beside = None, backends.find(case.backend).eager
-    if plan.cfg != 1:
-        with ExitStack() as own:
-            alone = _opened(case, row, clock, report, stack if beside else own)
-            if not alone:
-                return
-            plain = alone.lane
-            if not beside:  # an engine of another batch size may not live beside the one that is used
-                time_lanes([plain], clock, short)
-    opened = _opened(case if plan.cfg == 1 else replace(case, batch=2 * case.batch), row, clock, report, stack)
-    if not opened:
-        return
+    case: Case
+    plan: Plan
+    made: Sampler
+    opened: Opened
+    walk: "_Walk"
+    plain: Lane | None  # the network without guidance
+    lanes: dict[str, Lane]
+    findings: list[Finding] = field(default_factory=list)
 
-    walk = _Walk(case, plan, made, opened.step)
-    lanes = {name: Lane(run, around) for name, run in walk.parts().items()}
-    lanes["decoder"] = Lane(_decoder(case, plan, walk.start), around)
-    memory.reset_peak(case.device)
-    with Recorder(case.device) as recorder:
-        time_lanes([lanes["step"]], clock, rules, lambda done: report("timing steps", done), timed=recorder.timed)
-        parts = [lanes["forward"], lanes["sampler"]] + ([plain] if plain and beside else [])
-        time_lanes(parts, clock, short, lambda done: report("timing parts", done))
-        if plan.decode:
-            time_lanes([lanes["decoder"]], clock, short, lambda done: report("timing the decoder", done))
-    row["load"] = recorder.summary()
-    report("checking", 1)
-    _fill(row, case, plan, lanes, plain)
+    @property
+    def blocks(self) -> dict[str, list[Second]]:
+        lanes = self.lanes | ({"backbone": self.plain} if self.plain else {})
+        return {name: lane.block_s for name, lane in lanes.items() if lane.blocks}
 
-    samples, step_s = lanes["step"].block_s, row["step_s"]
-    with around():
-        floor = limit(opened.counted, opened.case.batch, opened.rates, 0)
-        found = [
-            proof.unchanged(opened.step, opened.sets[0], opened.proof.outputs[0], case.precision),
-            timing.linearity(lanes["step"], clock, case.device),
-            timing.clocks(lanes["step"].blocks),
-            timing.floor(step_s, floor.seconds),
-            timing.drift(samples, rules),
-            timing.width(lanes["step"], rules),
-            *machine.findings(row["load"], recorder.facts),
+    def batch_s(self) -> list[Second]:
+        """Seconds of a whole batch of finished images, for each block of the step."""
+        decoder = median(self.lanes["decoder"].block_s) if self.plan.decode else 0.0
+        return [self.plan.steps * step_s + decoder for step_s in self.lanes["step"].block_s]
+
+
+class _Bundle:
+    """The cases of one call, and what is known of them so far."""
+
+    def __init__(self, cases: Sequence[Case], rules: Rules, clock: Clock, report: Report) -> None:
+        self.cases, self.rules, self.clock, self.report = cases, rules, clock, report
+        self.short = replace(rules, min_s=PARTS * rules.min_s, cap_s=PARTS * rules.cap_s)
+        self.device = cases[0].device
+        self.plans = {case.id: Plan.of_text(case.sampling or "", find(case.model)) for case in cases}
+        self.made = {
+            case.id: sampler_for(find(case.model), self.plans[case.id].sampler, self.plans[case.id].steps)
+            for case in cases
+        }
+        self.known: dict[str, dict[str, Any]] = {case.id: {} for case in cases}
+        self.stamp: dict[str, Any] = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds")}
+
+    def measure(self, stack: ExitStack) -> list[SamplingMeasurement]:
+        if self.cases[0].threads:
+            torch.set_num_threads(self.cases[0].threads)
+        torch.set_flush_denormal(True)
+        stack.callback(torch.set_flush_denormal, False)
+        torch.backends.cudnn.benchmark = True
+        self.stamp["environment"] = environment.describe()
+
+        rows: dict[str, SamplingMeasurement] = {}
+        ready = []
+        for case in self.cases:
+            try:
+                found = self._prepare(case, stack)
+            except ConvbenchError:
+                raise
+            except Exception as error:  # a backend may raise anything; the row says what, and the others go on
+                rows[case.id] = self.failed(case, error)
+                continue
+            if isinstance(found, list):
+                rows[case.id] = self._row(case, **wrong(found))
+            else:
+                ready.append(found)
+        if ready:
+            rows |= {row.case: row for row in self._time(ready)}
+        return [rows[case.id] for case in self.cases]
+
+    def failed(self, case: Case, error: BaseException) -> SamplingMeasurement:
+        """The row of a case that raised, with what was known of it by then."""
+        return self._row(case, **failure(error))
+
+    def _row(self, case: Case, **known: Any) -> SamplingMeasurement:
+        return SamplingMeasurement.of(case, **{**planned_keys(self.plans[case.id]), **self.stamp}, **known)
+
+    def _prepare(self, case: Case, stack: ExitStack) -> "_Trajectory | list[Finding]":
+        """Open the network, for both batch sizes where it is guided; the findings where it is wrong."""
+        plan, made = self.plans[case.id], self.made[case.id]
+        around = functools.partial(precision.applied, case.precision)
+        plain, beside = None, backends.find(case.backend).eager
+        if plan.cfg != 1:
+            with ExitStack() as own:
+                alone = self._opened(case, stack if beside else own)
+                if alone.proof.findings:
+                    return alone.proof.findings
+                plain = Lane(rotating(alone.step, alone.sets), around)
+                if not beside:  # an engine of another batch size may not live beside the one that is used
+                    time_lanes([plain], self.clock, self.short)
+        opened = self._opened(case if plan.cfg == 1 else replace(case, batch=2 * case.batch), stack)
+        if opened.proof.findings:
+            return opened.proof.findings
+        walk = _Walk(case, plan, made, opened.step)
+        lanes = {name: Lane(run, around) for name, run in walk.parts().items()}
+        lanes["decoder"] = Lane(_decoder(case, plan, walk.start), around)
+        return _Trajectory(case, plan, made, opened, walk, plain, lanes)
+
+    def _opened(self, case: Case, stack: ExitStack) -> Opened:
+        subject = subject_of(case, self.report)
+        self.report("proving", 0)
+        return open_case(case, subject, subject.model, self.clock, stack)
+
+    def _time(self, ready: list[_Trajectory]) -> list[SamplingMeasurement]:
+        clock, rules, short, report = self.clock, self.rules, self.short, self.report
+        memory.reset_peak(self.device)
+        with Recorder(self.device) as recorder:
+            steps = [each.lanes["step"] for each in ready]
+            time_lanes(steps, clock, rules, lambda done: report("timing steps", done), timed=recorder.timed)
+            for each in ready:
+                beside = each.plain if each.plain and not each.plain.blocks else None
+                parts = [each.lanes["forward"], each.lanes["sampler"]] + ([beside] if beside else [])
+                time_lanes(parts, clock, short, lambda done: report("timing parts", done))
+                if each.plan.decode:
+                    time_lanes([each.lanes["decoder"]], clock, short, lambda done: report("timing the decoder", done))
+        load = recorder.summary()
+        seen = machine.findings(load, recorder.facts)
+        report("checking", 1)
+        rows = []
+        for each in ready:
+            try:
+                rows.append(self._conclude(each, load, seen))
+            except Exception as error:  # the results of the others stand
+                rows.append(self.failed(each.case, error))
+        return self._compared(rows, ready)
+
+    def _conclude(self, each: _Trajectory, load: dict[str, float | None], seen: list[Finding]) -> SamplingMeasurement:
+        case, plan, opened, step = each.case, each.plan, each.opened, each.lanes["step"]
+        numbers = derived.sampling_numbers(case.batch, plan.steps, plan.decode, plan.cfg != 1, each.blocks)
+        step_s = median(step.block_s)
+        whole_s, whole = None, None
+        with precision.applied(case.precision):
+            floor = limit(opened.counted, opened.case.batch, opened.rates, 0)
+            found = [
+                output.unchanged(opened.step, opened.sets[0], opened.proof.outputs[0], case.precision),
+                timing.linearity(step, self.clock, case.device),
+                timing.clocks(step.blocks),
+                timing.floor(step_s, floor.seconds),
+                timing.drift(step.block_s, self.rules),
+                timing.width(step, self.rules),
+                *seen,
+            ]
+            if plan.steps * step_s <= self.rules.cap_s:
+                whole_s = self.clock.block(each.walk.whole, 1).total_s
+                whole = _whole_trajectory(each.walk.last, whole_s, plan.steps * step_s)
+        verdict, reason = output.report([finding for finding in [*found, whole] if finding])
+        by_config = plan.decode and plan.vae is None and find(case.model).signature.factor != 1
+        unranked = opened.backend.unranked(case)
+        notes = [
+            reason,
+            "the decoder has random weights" if by_config else "",
+            f"not ranked: {unranked}" if unranked else "",
         ]
-        if plan.steps * step_s <= rules.cap_s:
-            found += [_whole(row, walk, clock, plan.steps * step_s)]
-    row["status"] = "ok"
-    row["verdict"], row["reason"] = proof.report([finding for finding in found if finding])
-    if plan.decode and plan.vae is None and find(case.model).signature.factor != 1:
-        row["reason"] = "; ".join(filter(None, [row["reason"], "the decoder has random weights"]))
+        return self._row(
+            case,
+            status="ok",
+            verdict=verdict,
+            reason="; ".join(filter(None, notes)),
+            **numbers,
+            whole_s=whole_s,
+            blocks=each.blocks,
+            unranked=unranked,
+            load=load,
+            flags=opened.flags,
+            prepare_s=opened.prepare_s,
+            error_vs_fp32=opened.facts()["error_vs_fp32"],
+        )
+
+    def _compared(self, rows: list[SamplingMeasurement], ready: list[_Trajectory]) -> list[SamplingMeasurement]:
+        """The rows with their ratios: the first case over its counterpart, an A/A repeat over the first."""
+        first, delta = ready[0], compare.DELTA[self.device]
+        for i, other in enumerate(ready[1:], start=1):
+            if not rows[0].status == rows[i].status == "ok":
+                continue
+            if replace(other.case, repeat=1) == replace(first.case, repeat=1):
+                found = compare.compare_blocks(first.batch_s(), other.batch_s(), delta)
+                rows[i] = with_ratio(rows[i], rows[0].case, found)
+            elif not (rows[0].unranked or rows[i].unranked):
+                found = compare.compare_blocks(other.batch_s(), first.batch_s(), delta)
+                rows[0] = with_ratio(rows[0], rows[i].case, found)
+        return rows
 
 
-def _opened(case: Case, row: dict[str, Any], clock: Clock, report: Report, stack: ExitStack) -> "measure.Opened | None":
-    """The proved step of a forward pass; None where it is wrong, which the row then says."""
-    result = Measurement.of(case)
-    subject = measure._subject(case, report)
-    report("proving", 0)
-    opened = measure._open(case, result, subject, True, clock, stack)
-    row["error_vs_fp32"], row["flags"], row["prepare_s"] = result.error_vs_fp32, result.flags, result.prepare_s
-    if opened.proof.findings:
-        row["status"] = "wrong"
-        row["verdict"], row["reason"] = proof.report(opened.proof.findings)
-        return None
-    return opened
+def planned_keys(plan: Plan) -> dict[str, Any]:
+    """The keys of a row that its plan determines."""
+    return {"sampler": plan.sampler, "steps": plan.steps, "cfg_scale": plan.cfg, "decode": plan.decode}
 
 
 class _Walk:
@@ -171,15 +267,15 @@ class _Walk:
     def parts(self) -> dict[str, Callable[[], object]]:
         """The whole step, the network under guidance, and the rest of a step on an output of the network."""
         t = torch.full((len(self.start),), self.made.times[0], device=self.start.device)
-        output = self.model(self.start, t).float()
-        return {"step": self, "forward": lambda: self.model(self.start, t), "sampler": _updates(self, output)}
+        result = self.model(self.start, t).float()
+        return {"step": self, "forward": lambda: self.model(self.start, t), "sampler": _updates(self, result)}
 
     def whole(self) -> None:
-        """A trajectory from end to end."""
+        """Run a trajectory from end to end."""
         self.last = self.made.sample(self.model, self.start, self.noise)
 
 
-def _updates(walk: _Walk, output: Tensor) -> Callable[[], object]:
+def _updates(walk: _Walk, result: Tensor) -> Callable[[], object]:
     """The update rule alone, step after step, always on the start of a trajectory."""
     update, step = walk.made.begin(), 0
 
@@ -187,7 +283,7 @@ def _updates(walk: _Walk, output: Tensor) -> Callable[[], object]:
         nonlocal update, step
         if step == walk.made.steps:
             update, step = walk.made.begin(), 0
-        x = update(step, walk.start, output, walk.noise)
+        x = update(step, walk.start, result, walk.noise)
         step += 1
         return x
 
@@ -199,68 +295,15 @@ def _decoder(case: Case, plan: Plan, start: Tensor) -> Callable[[], object]:
     takes = find(case.model).signature
     if not plan.decode:
         return lambda: None
-    if takes.factor == 1 or plan.vae:
-        decode = decoding.decoder(takes, plan.vae, case.device)
-    else:
-        decode = random_decoder(case.device)
+    by_config = takes.factor != 1 and not plan.vae
+    decode = random_decoder(case.device) if by_config else decoding.decoder(takes, plan.vae, case.device)
     return lambda: decoding.bytes_from_pixels(decode(start)).cpu()
 
 
-def random_decoder(device: str) -> decoding.Decoder:
-    """The decoder of sd-vae-ft-ema and its relatives with random weights: what it computes takes the same time."""
-    try:
-        diffusers: Any = import_module("diffusers")
-    except ImportError:
-        raise UsageError(
-            "decode=yes needs diffusers: pip install 'convbench[sample]'; or leave it away (decode=no)"
-        ) from None
-    blocks: dict[str, Any] = {
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "block_out_channels": [128, 256, 512, 512],
-    }
-    model: Any = diffusers.AutoencoderKL(latent_channels=4, layers_per_block=2, **blocks)
-    model.requires_grad_(False).eval().to(device)
-
-    def decode(x: Tensor) -> Tensor:
-        pixels: Tensor = model.decode(x / decoding.SCALE, return_dict=False)[0]
-        return pixels
-
-    return decode
-
-
-def _fill(row: dict[str, Any], case: Case, plan: Plan, lanes: dict[str, Lane], plain: Lane | None) -> None:
-    """Write what the samples say. All parts are seconds of one finished image."""
-    step, forward, update = (median(lanes[name].block_s) for name in ("step", "forward", "sampler"))
-    fast, slow = median_interval(lanes["step"].block_s)
-    decode, decode_fast, decode_slow = 0.0, 0.0, 0.0
-    if plan.decode:
-        decode = median(lanes["decoder"].block_s)
-        decode_fast, decode_slow = median_interval(lanes["decoder"].block_s)
-    batch, steps = case.batch, plan.steps
-    backbone = forward if plain is None else median(plain.block_s)
-    row |= {
-        "finished_images_per_s": batch / (steps * step + decode),
-        "finished_images_per_s_low": batch / (steps * slow + decode_slow),
-        "finished_images_per_s_high": batch / (steps * fast + decode_fast),
-        "backbone_s": steps * backbone / batch,
-        "guidance_s": None if plain is None else steps * (forward - backbone) / batch,
-        "sampler_s": steps * update / batch,
-        "decoder_s": decode / batch if plan.decode else None,
-        "unattributed_s": steps * (step - forward - update) / batch,
-        "step_s": step,
-        "blocks": {name: lane.block_s for name, lane in lanes.items() if lane.blocks}
-        | ({"backbone": plain.block_s} if plain else {}),
-    }
-
-
-def _whole(row: dict[str, Any], walk: _Walk, clock: Clock, expected_s: float) -> Finding | None:
-    """LIN over a trajectory: run from end to end, it takes what its steps say; SUM: it ends in finite images."""
-    row["whole_s"] = clock.block(walk.whole, 1).total_s
-    if not walk.last.isfinite().all():
+def _whole_trajectory(last: Tensor, whole_s: Second, expected_s: Second) -> Finding | None:
+    """LIN over a trajectory: from end to end it takes as long as its steps. SUM: it ends in finite images."""
+    if not last.isfinite().all():
         return Finding("SUM", "a trajectory ends in values that are not finite", invalid=False)
-    if abs(row["whole_s"] / expected_s - 1) <= WHOLE_AGREES:
+    if abs(whole_s / expected_s - 1) <= WHOLE_AGREES:
         return None
-    return Finding(
-        "LIN", f"a whole trajectory took {row['whole_s']:.3g} s, its steps {expected_s:.3g} s", invalid=False
-    )
+    return Finding("LIN", f"a whole trajectory took {whole_s:.3g} s, its steps {expected_s:.3g} s", invalid=False)

@@ -6,17 +6,18 @@ does the same work whatever its rate. Weights stay in float32; bf16 means autoca
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..checks.output import Finding, relative_error
-from ..models.random_weights import fixed_tables
-from ..papers.ways import checkpointed
 from ..precision import DTYPES
 from ..schema import Case, Step
 from ..timing.clock import Inputs
 from ..tolerances import RELATIVE_L2
+from ..weights.fixed_tables import fixed_tables
 
 EMA_DECAY = 0.9999
 
@@ -98,3 +99,16 @@ def _gradient(out: Tensor, learned: list[Tensor]) -> Tensor:
     return torch.cat(
         [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(learned, found, strict=True)]
     )
+
+
+@contextmanager
+def checkpointed(model: nn.Module) -> Iterator[int]:
+    """Run each block of a model under activation checkpointing; yields how many blocks there are."""
+    blocks = [block for stage in model.modules() if isinstance(stage, nn.ModuleList) for block in stage]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield len(blocks)
+    finally:
+        for block in blocks:
+            del block.forward  # that of the class shows again

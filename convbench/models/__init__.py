@@ -1,14 +1,15 @@
 """The model zoo. One family is one .py (what it computes) and one .toml (what is known about it)."""
 
+from functools import cache
 from importlib import import_module
 
 import torch
 from torch import nn
 
-from ..catalogue import Variant, find
+from ..catalogue import Variant, find, variants
 from ..errors import UsageError
 from ..weights import locate
-from ..weights.read import load_weights
+from ..weights.read import load_into, shapes_of
 from .random_weights import fill, fill_zeros
 
 
@@ -74,3 +75,14 @@ def create(model: str, weights: str | None = None, device: str = "cpu", res: int
     else:
         load_weights(network, str(locate.locate(weights, variant, res).path), variant)
     return network
+
+
+def load_weights(model: nn.Module, path: str, variant: Variant) -> None:
+    """Load a checkpoint into the model, in place; ``weights.read.load_into`` says which files and what is refused."""
+    load_into(model, path, variant, shapes_by_variant)
+
+
+@cache  # building every network takes seconds
+def shapes_by_variant() -> dict[str, dict[str, tuple[int, ...]]]:
+    """The shape of every key of every variant's state dict."""
+    return {id: shapes_of(on_meta(variant, variant.res).state_dict()) for id, variant in variants().items()}

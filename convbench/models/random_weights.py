@@ -11,7 +11,7 @@ import zlib
 import torch
 from torch import Tensor, nn
 
-TABLES = ("pos_embed", "deformables_prior")  # parameters that some modules compute
+from ..weights.fixed_tables import fixed_tables
 
 
 def fill(model: nn.Module, seed: int = 0) -> None:
@@ -30,17 +30,6 @@ def fill_zeros(model: nn.Module, seed: int = 0) -> None:
     for name, parameter in model.named_parameters():
         if not parameter.any():
             parameter.data.copy_(_draw(name, parameter.shape, seed))
-
-
-def fixed_tables(model: nn.Module) -> set[str]:
-    """Keys of the state dict that hold no weights: indices, and buffers and ``TABLES`` that a module computes."""
-    fixed, buffers = set(), {name for name, _ in model.named_buffers()}
-    for key, value in model.state_dict().items():
-        owner, _, name = key.rpartition(".")
-        computed = (name in TABLES or key in buffers) and hasattr(model.get_submodule(owner), "fill_tables")
-        if computed or not value.is_floating_point():
-            fixed.add(key)
-    return fixed
 
 
 def _draw(name: str, shape: torch.Size, seed: int) -> Tensor:

@@ -40,7 +40,7 @@ def counted(model: str | None, res: int) -> Counted:
 
 
 def _count(variant: catalogue.Variant, res: int) -> Counted:
-    from ..counting import count_variant
+    from ..models.counts import count_variant
 
     count = count_variant(variant, res)
     return Counted(

@@ -1,7 +1,7 @@
-"""A paper's way of timing and ours, in turns in one process: what each difference does to the number on this machine.
+"""A paper's way of timing and ours, interleaved in one process: the effect of each difference on this machine.
 
 The chain starts with the paper's way, as far as its card knows it, and flips one knob at a time until it has become
-ours. All variants are timed in turns, a block each, so that each knob's ratio comes from paired blocks. A variant
+ours. All variants are timed interleaved, a block each, so that each knob's ratio comes from paired blocks. A variant
 with a flaw is timed as it is, and its row names the flaw; our own way is proved, as for every number of ours.
 """
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,15 +21,19 @@ from .. import environment, precision
 from ..checks import machine
 from ..checks import output as proof
 from ..errors import NothingMeasured
+from ..measure.feasible import unsupported
 from ..models import create
-from ..run.runner import unsupported
-from ..schema import Case, Second
+from ..run import process
+from ..run.jobs import Allowance, Job, Limits, open_results, run_jobs
+from ..run.jobs import Report as JobReport
+from ..schema import Case, ReplayStep, Row, Second
 from ..timing.clock import RULES, Clock, Inputs, Lane, Rules, clock_of, time_lanes
 from ..timing.telemetry.recorder import Recorder
-from .differences import KNOBS, Way, missing, ours, papers_way
+from .differences import FIXED, KNOBS, Way, missing, ours, papers_way
 from .ways import ReplayClock, Run, Variant, around
 
 BLOCKS = 12  # of each variant: what is wanted is a ratio with its interval, however narrow that is
+WORKER = "convbench.papers.worker"
 MATMUL_TF32 = "matmul_tf32"  # the other way out of torch-default, beside the chain
 
 Report = Callable[[str, float], None]
@@ -107,6 +112,54 @@ def replay(
     return Replay(paper, case, theirs, own, chain, flips, aside, verdict, reason, facts, measured_at)
 
 
+def replayed(
+    paper: str,
+    model: str,
+    res: int,
+    device: str,
+    batch: int | None = None,
+    out: Path | None = None,
+    limits: Limits | None = None,
+    report: JobReport = lambda *_: None,
+) -> list[ReplayStep]:
+    """The rows of a replay, measured in a process of its own; a file that holds them is read instead.
+
+    Arguments and errors as of ``replay``; ``out`` is a result file.
+    """
+    theirs, own = papers_way(paper, model, device, batch), ours(device)
+    name = run_name(paper, model, res, int(theirs["batch"]), device)
+    reasons = reasons_not_to_flip(paper, device, theirs, own)
+    aside = [] if reasons["precision"] else [MATMUL_TF32]
+    steps = ["printed", "replayed", *KNOBS, *FIXED, *aside, "ours", "unexplained"]
+
+    def measured(allowance: Allowance) -> list[Row]:
+        rows: list[Row] = []
+
+        def hear(message: process.Message) -> None:
+            if "row" in message:
+                rows.append(ReplayStep.from_json(message["row"]))
+            else:
+                report(name, message["what"], message["done"])
+
+        order = {"paper": paper, "model": model, "res": res, "device": device, "batch": batch, "cap_s": allowance.cap_s}
+        try:
+            ended = process.ask({"replay": order}, hear, allowance.timeout_s, WORKER)
+        except TimeoutError:
+            raise NothingMeasured(f"{name} was not finished after {allowance.timeout_s:.0f} s") from None
+        if not rows:
+            raise NothingMeasured(f"{name}: {ended.status()[1]}")
+        return rows
+
+    job = Job(tuple((f"{name}/{step}", None) for step in steps), measured, skip=lambda reason: ())
+    rows = run_jobs([job], open_results(out), limits or Limits())
+    return [row for row in rows if isinstance(row, ReplayStep)]
+
+
+def run_name(paper: str, model: str, res: int, batch: int, device: str) -> str:
+    """The first part of the ids of all rows of a replay; the knob follows."""
+    return f"replay/{paper}/{model}/{res}px/b{batch}/{device}"
+
+
 def few_blocks(device: str, blocks: int, cap_s: Second | None) -> Rules:
     """Rules that stop after that many blocks, or after the cap and six blocks, however wide the interval is then."""
     rules = replace(RULES[device], half_width=math.inf, min_s=0.0, min_blocks=blocks)
@@ -118,7 +171,7 @@ def few_blocks(device: str, blocks: int, cap_s: Second | None) -> Rules:
 def time_together(
     lanes: Sequence[Lane], clock: Clock, rules: Rules, device: str, report: Callable[[float], None]
 ) -> tuple[dict[str, float | None], list[proof.Finding]]:
-    """Time the lanes in turns. Returns what the machine did meanwhile, and what that says about the numbers."""
+    """Time the lanes interleaved. Returns what the machine did meanwhile, and what that says about the numbers."""
     for lane in lanes:  # a step of each, so that cuDNN has chosen its algorithms before any warm-up is timed
         with lane.around():
             lane.run()
@@ -135,8 +188,7 @@ def _chain(
         sets = input_sets(replace(case, batch=int(way["batch"])))
         return Variant(way, Lane(Run(way, model, sets), partial(around, way, model)))
 
-    reasons = {knob: missing(knob, paper, case.device, theirs, own) for knob in KNOBS}
-    reasons["precision"] = reasons["precision"] or precision.unsupported("tf32", case.device)
+    reasons = reasons_not_to_flip(paper, case.device, theirs, own)
     chain = [variant({knob: own[knob] if reasons[knob] else theirs[knob] for knob in KNOBS})]
     flips: list[Flip] = []
     aside = None
@@ -150,6 +202,12 @@ def _chain(
         if knob == "precision":
             aside = Flip(MATMUL_TF32, (before, variant({**before.way, knob: "tf32"})))
     return chain, flips, aside
+
+
+def reasons_not_to_flip(paper: str, device: str, theirs: Way, own: Way) -> dict[str, str | None]:
+    """By knob: why it cannot be flipped on the device, or None."""
+    reasons = {knob: missing(knob, paper, device, theirs, own) for knob in KNOBS}
+    return reasons | {"precision": reasons["precision"] or precision.unsupported("tf32", device)}
 
 
 def input_sets(case: Case) -> list[Inputs]:

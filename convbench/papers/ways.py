@@ -4,15 +4,14 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from statistics import median
 from time import perf_counter
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from .. import precision
+from ..measure.training import checkpointed
 from ..schema import Second
 from ..timing.clock import Block, Clock, CudaClock, Inputs, Lane
 from .differences import Way
@@ -66,19 +65,6 @@ class ReplayClock(CudaClock):
         total = perf_counter() - start
         self.wait()  # not timed: what is still queued must not run into the next block
         return Block(total / count, total, total, [])
-
-
-@contextmanager
-def checkpointed(model: nn.Module) -> Iterator[int]:
-    """Run each block of a model under activation checkpointing; yields how many blocks there are."""
-    blocks = [block for stage in model.modules() if isinstance(stage, nn.ModuleList) for block in stage]
-    for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    try:
-        yield len(blocks)
-    finally:
-        for block in blocks:
-            del block.forward  # that of the class shows again
 
 
 @contextmanager

@@ -1,31 +1,37 @@
-"""``--backend auto``: the fastest backend for a case, from measurements of this machine that a file already holds."""
+"""``--backend auto``: the fastest backend for a case, by the rows of a file, or every one that can run here."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
-from ..errors import UsageError
-from ..schema import Case
-
-AUTO = "auto"
-SAME = ("model", "res", "batch", "precision", "device", "threads", "weights", "mode")
+from .. import backends
+from ..schema import Case, CaseRow, Row
+from .plan import AUTO
 
 
-def resolved(case: Case, rows: Iterable[dict[str, Any]]) -> Case:
-    """The case with the backend of the fastest row that differs in nothing else.
+def resolved(cases: Sequence[Case], rows: Iterable[Row], unsupported: Callable[[Case], str | None]) -> list[Case]:
+    """The cases, each ``auto`` replaced by the fastest backend where the rows hold at least two for that case.
 
-    INVALID rows and those that are never ranked don't count. Raises UsageError, with the command that mends it, where
-    fewer than two backends have been measured: there is nothing to choose from.
+    Otherwise by all backends that can run it and are ranked, so that the run itself finds the fastest. INVALID rows
+    and those that are never ranked do not count.
     """
+    measured = [row for row in rows if isinstance(row, CaseRow)]
+    found: list[Case] = []
+    for case in cases:
+        found += _candidates(case, measured, unsupported) if case.backend == AUTO else [case]
+    return list(dict.fromkeys(found))
+
+
+def _candidates(case: Case, rows: Sequence[CaseRow], unsupported: Callable[[Case], str | None]) -> list[Case]:
     speeds: dict[str, float] = {}
     for row in rows:
-        fits = all(row.get(key) == getattr(case, key) for key in SAME)
-        if fits and row["status"] == "ok" and row["verdict"] != "INVALID" and not row.get("unranked"):
-            speeds[row["backend"]] = max(row["images_per_s"], speeds.get(row["backend"], 0.0))
-    if len(speeds) < 2:
-        found = f"only {next(iter(speeds))}" if speeds else "no backend"
-        raise UsageError(
-            f"--backend auto for {case.model} at {case.res} px, batch {case.batch}, {case.precision}: {found} is "
-            "measured in the file of --out; measure several first: --backend eager,compile,onnxruntime --out FILE"
-        )
-    return replace(case, backend=max(speeds, key=lambda name: speeds[name]))
+        if row.case == replace(case, backend=row.backend).id and is_ranked(row):
+            speeds[row.backend] = max(row.speed or 0.0, speeds.get(row.backend, 0.0))
+    if len(speeds) >= 2:
+        return [replace(case, backend=max(speeds, key=lambda name: speeds[name]))]
+    possible = [replace(case, backend=name) for name in backends.names()]
+    return [each for each in possible if not backends.find(each.backend).unranked(each) and unsupported(each) is None]
+
+
+def is_ranked(row: CaseRow) -> bool:
+    """Whether a row may be chosen: measured, not INVALID, and not one that is only listed."""
+    return row.status == "ok" and row.verdict != "INVALID" and not row.unranked

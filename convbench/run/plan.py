@@ -1,4 +1,4 @@
-"""From what was asked to the list of cases, in the order they will run. Imports no torch."""
+"""From a request to the list of cases, in the order they will run. Imports no torch."""
 
 import itertools
 from collections import Counter
@@ -8,11 +8,12 @@ from typing import Literal
 
 from .. import backends, catalogue
 from ..errors import UsageError
+from ..sampling.plan import Plan
 from ..schema import MODES, PRECISIONS, Case
-from .auto import AUTO
 
 DEVICES = ("cpu", "cuda")
 TRAINING = {"ema", "checkpointing"}  # what may be added to a training step
+AUTO = "auto"
 DEFAULT_BATCH = {"cpu": 1, "cuda": 32}
 
 
@@ -29,6 +30,8 @@ class Request:
     threads: int | None = None
     weights: str | None = None
     mode: Sequence[str] = ("forward",)
+    sampling: str | None = None  # a plan of sampling, such as "steps=50,cfg=1.5": whole images are timed
+    compare_with: str | None = None  # a backend or a model, timed interleaved with each case
 
 
 def plan(request: Request, largest_batch: Callable[[Case], int] | None = None) -> list[Case]:
@@ -49,6 +52,7 @@ def plan(request: Request, largest_batch: Callable[[Case], int] | None = None) -
             threads=request.threads if device == "cpu" else None,
             weights=request.weights,
             mode=mode,
+            sampling=str(Plan.of_text(request.sampling, catalogue.find(model))) if request.sampling else None,
         )
         for device, model, res, mode in itertools.product(request.device, request.model, request.res, request.mode)
         for batch in request.batch or [DEFAULT_BATCH[device]]
@@ -58,7 +62,7 @@ def plan(request: Request, largest_batch: Callable[[Case], int] | None = None) -
         cases = [replace(case, batch=case.batch or largest_batch(case)) for case in cases]
     seen: Counter[Case] = Counter()
     result = []
-    for case in sorted(cases, key=cases.index):  # repeats stand next to each other: they are timed in turns
+    for case in sorted(cases, key=cases.index):  # repeats stand next to each other: they are timed interleaved
         seen[case] += 1
         result.append(replace(case, repeat=seen[case]))
     return result
@@ -84,14 +88,20 @@ def _check(request: Request) -> None:
         if first not in MODES or len(set(more)) < len(more) or set(more) - TRAINING or (more and first != "train"):
             modes = (*MODES, *(f"train+{each}" for each in sorted(TRAINING)), "train+ema+checkpointing")
             raise UsageError(f"unknown mode '{asked}': there are {', '.join(modes)}")
+    if request.sampling and set(request.mode) != {"forward"}:
+        raise UsageError(f"--sampling cannot be combined with --mode {','.join(request.mode)}: it times forward passes")
     if request.weights and len(set(request.model)) > 1:
         raise UsageError(f"--weights is a checkpoint of one model, but --model names {len(set(request.model))}")
     if request.threads is not None and request.threads < 1:
         raise UsageError(f"--threads {request.threads}: at least 1 thread is needed")
 
 
-def bundles(cases: Sequence[Case], compare_with: str | None = None) -> list[tuple[Case, ...]]:
-    """Cases that are timed in turns: the repeats of one, and each with its counterpart.
+Bundle = tuple[Case, ...]
+"""Cases that are timed interleaved, in one process."""
+
+
+def bundles(cases: Sequence[Case], compare_with: str | None = None) -> list[Bundle]:
+    """Groups of cases to be timed interleaved: the repeats of one, and each with its counterpart.
 
     Args:
         compare_with: a backend or a model that takes the place of the case's own. Raises UsageError for neither.

@@ -1,8 +1,9 @@
-"""A process that measures what it is told and then ends: ``python -m convbench.run.worker`` with a JSON order on stdin.
+"""A process that measures one order and ends: ``python -m convbench.run.worker`` with a JSON order on stdin.
 
-A fresh process for each order, so that allocator, library tuning and compiler start alike for every case, and so
-that a crash, a kill or a lack of memory takes one case and not the run. It writes JSON lines to stdout, progress
-first, then one measurement a case; whatever libraries print goes to stderr.
+A fresh process for each order gives every case the same allocator, library tuning and compiler state, and confines
+a crash, a kill or a lack of memory to one case. Orders: ``{"cases": [...], "rules": {...}}`` for cases to be timed
+interleaved; ``{"largest_batch": case}``. It writes JSON lines to stdout, progress first, then one row a case; output
+of libraries goes to stderr.
 """
 
 import json
@@ -10,63 +11,58 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, TextIO
 
 from ..errors import ConvbenchError
 from ..schema import Case
 
+Send = Callable[..., None]
+
 
 def main() -> None:
-    """Read one order, measure it, report."""
+    """Read one order, carry it out, report."""
+    serve(_carry_out)
+
+
+def serve(carry_out: Callable[[Mapping[str, Any], Send], None]) -> None:
+    """Read an order from stdin and carry it out; ``carry_out`` gets the order and a function that sends a message."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     order = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
     try:
-        if "search" in order:
-            from ..measure.largest_batch import search
-
-            search(Case(**order["search"]), lambda batch: _send(channel, batch=batch))
-        elif "sampling" in order:
-            _sample(order, channel)
-        else:
-            _measure(order, channel)
+        carry_out(order, lambda **message: _send(channel, message))
     except ConvbenchError as error:
-        _send(channel, error=str(error))
+        _send(channel, {"error": str(error), "exit_code": error.exit_code})
 
 
-def _measure(order: dict[str, Any], channel: TextIO) -> None:
-    from ..measure.forward import measure
+def _carry_out(order: Mapping[str, Any], send: Send) -> None:
+    if "largest_batch" in order:
+        from ..measure.largest_batch import search
+
+        search(Case(**order["largest_batch"]), lambda batch: send(batch=batch))
+        return
+    from ..measure import forward, sampling
     from ..timing.clock import RULES, Rules
 
     cases = [Case(**case) for case in order["cases"]]
     rules = Rules(**{**asdict(RULES[cases[0].device]), **order["rules"]})
-    for measurement in measure(cases, rules, lambda what, done: _send(channel, what=what, done=done)):
-        _send(channel, measurement=asdict(measurement))
+    measure = sampling.measure if cases[0].sampling else forward.measure
+    for row in measure(cases, rules, lambda what, done: send(what=what, done=done)):
+        send(row=row.to_json())
 
 
-def _sample(order: dict[str, Any], channel: TextIO) -> None:
-    from ..measure.sampling import measure_sampling
-    from ..sampling.plan import Plan
-    from ..timing.clock import RULES, Rules
-
-    (case,) = (Case(**case) for case in order["cases"])
-    rules = Rules(**{**asdict(RULES[case.device]), **order["rules"]})
-    plan = Plan(**order["sampling"])
-    _send(channel, row=measure_sampling(case, plan, rules, lambda what, done: _send(channel, what=what, done=done)))
-
-
-def _send(channel: TextIO, **message: Any) -> None:
+def _send(channel: TextIO, message: Mapping[str, Any]) -> None:
     channel.write(json.dumps(message) + "\n")
 
 
 def _end_with_parent() -> None:
     sys.stdin.read()  # returns when the other end is closed: the parent is gone
     if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)  # with what it started, such as a compiler's helpers
+        os.killpg(0, signal.SIGKILL)  # and its children, such as a compiler's helpers
     os._exit(1)
 
 

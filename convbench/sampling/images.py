@@ -1,19 +1,15 @@
 """Sampling numbered images in batches: image i is the same whatever is sampled with it, before it or elsewhere."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import backends, precision
 from ..catalogue import Variant, find
-from ..checks.output import input_sets
 from ..errors import UsageError
-from ..models import create
-from ..schema import Case, Step
+from ..schema import Step
 from . import names, samplers
 from .guidance import guided
 from .noise import PerImage, classes
@@ -73,32 +69,6 @@ def labels_of(recipe: Recipe, numbers: Sequence[int]) -> list[int]:
     if recipe.labels is None:
         return classes(recipe.seed, numbers, recipe.variant.signature.classes)
     return [recipe.labels[number % len(recipe.labels)] for number in numbers]
-
-
-@contextmanager
-def opened(recipe: Recipe, batch: int, device: str, weights: str | None) -> Iterator[Step]:
-    """The network of a recipe as a step of twice the batch, or of the batch at scale 1; float32 in and out.
-
-    Args:
-        weights: what ``models.create`` reads.
-    """
-    takes = recipe.variant.signature
-    if takes.caption or not (takes.null_class or recipe.cfg_scale == 1):
-        raise UsageError(f"{recipe.model} has no classes to guide with: sampling it is not supported")
-    size = batch if recipe.cfg_scale == 1 else 2 * batch
-    case = Case(recipe.model, recipe.res, size, recipe.backend, recipe.precision, device, weights=weights)
-    backend = backends.find(recipe.backend)
-    if reason := precision.unsupported(recipe.precision, device) or backend.unsupported(case):
-        raise UsageError(f"{recipe.backend} at {recipe.precision} cannot run on {device}: {reason}")
-    kind = precision.dtype_of(recipe.precision)
-    model = create(recipe.model, weights, device, recipe.res).to(kind)
-    x, t, y = (value.to(device) for value in input_sets(case)[0])
-    with (
-        torch.inference_mode(),
-        precision.applied(recipe.precision),
-        backend.open(model, case, (x.to(kind), t, y)) as step,
-    ):
-        yield lambda x, t, y: step(x.to(kind), t, y)
 
 
 def sample(

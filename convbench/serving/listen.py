@@ -14,7 +14,8 @@ import torch
 from convbench import catalogue
 from convbench.errors import UsageError
 
-from ..export import folder, packages, runtimes
+from .. import packages
+from ..export import folder, runtimes
 from ..export.folder import Manifest
 from .batching import Array, Run
 from .protocol import Served

@@ -18,9 +18,6 @@ DELTA = {"cpu": 0.03, "cuda": 0.01}
 
 LEAST_PAIRS = 20
 
-CONDITIONS = ("cpu", "cores", "gpus", "torch", "cuda", "cudnn", "convbench")
-"""Keys of ``environment`` that change what is measured."""
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -59,8 +56,3 @@ def compare_rows(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
 def smallest_difference(a_against_a: Comparison, device: str) -> float:
     """The smallest difference a run may claim, as a share: what its A/A comparison could not exclude."""
     return max(DELTA[device], a_against_a.high - 1, 1 - a_against_a.low)
-
-
-def changed_conditions(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """In what two environments differ, in words."""
-    return [f"{key}: {a.get(key)} and {b.get(key)}" for key in CONDITIONS if a.get(key) != b.get(key)]

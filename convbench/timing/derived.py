@@ -68,6 +68,35 @@ def speeds(batch: int, block_s: Sequence[Second], process_s: Sequence[Second] = 
     return batch / median(block_s), batch / max([slow, *process_s]), batch / min([fast, *process_s])
 
 
+def sampling_numbers(
+    batch: int, steps: int, decode: bool, guided: bool, blocks: Mapping[str, Sequence[Second]]
+) -> dict[str, float | None]:
+    """Finished images/s with its interval, and seconds of each part of one finished image.
+
+    Args:
+        blocks: seconds of the parts: ``step``, the whole; ``forward``, the network as it is called; ``sampler``, the
+            update; ``backbone``, the network without guidance, if ``guided``; ``decoder`` of a batch, if ``decode``.
+    """
+    step, forward, update = (median(blocks[name]) for name in ("step", "forward", "sampler"))
+    fast, slow = median_interval(blocks["step"])
+    decoder, decoder_fast, decoder_slow = 0.0, 0.0, 0.0
+    if decode:
+        decoder = median(blocks["decoder"])
+        decoder_fast, decoder_slow = median_interval(blocks["decoder"])
+    backbone = median(blocks["backbone"]) if guided else forward
+    return {
+        "finished_images_per_s": batch / (steps * step + decoder),
+        "finished_images_per_s_low": batch / (steps * slow + decoder_slow),
+        "finished_images_per_s_high": batch / (steps * fast + decoder_fast),
+        "backbone_s": steps * backbone / batch,
+        "guidance_s": steps * (forward - backbone) / batch if guided else None,
+        "sampler_s": steps * update / batch,
+        "decoder_s": decoder / batch if decode else None,
+        "unattributed_s": steps * (step - forward - update) / batch,
+        "step_s": step,
+    }
+
+
 def flops_per_s(mode: str | None, macs_full: int, images_per_s: float) -> float:
     """FLOP/s achieved: 2 * MACs * images/s, three times as many for a training step."""
     return 2 * passes(mode) * macs_full * images_per_s

@@ -3,31 +3,34 @@
 import argparse
 import pickle
 import warnings
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..catalogue import Variant, variants
+from ..catalogue import Variant
 from ..errors import WeightsError, first_line
 from .container import require_sane_header, require_sane_size, require_sane_zip
+from .fixed_tables import fixed_tables
 
 # Keys under which training scripts save a state dict beside optimiser state and arguments; averaged weights first.
 WRAPPERS = ("ema", "ema_state_dict", "model", "state_dict", "model_state_dict", "net")
 KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+ShapesByVariant = Callable[[], Mapping[str, Mapping[str, tuple[int, ...]]]]
 
-def load_weights(model: nn.Module, path: str, variant: Variant) -> None:
+
+def load_into(model: nn.Module, path: str, variant: Variant, shapes_by_variant: ShapesByVariant) -> None:
     """Load a .pt or .safetensors file into the model, in place. All keys and shapes must match, all values be finite.
 
     Fixed tables (such as ``pos_embed``) may be absent, as they are computed. Values are cast to the model's dtype.
     Raises WeightsError with one line that names what differs and the variant that would fit.
-    """
-    from ..models.random_weights import fixed_tables
 
+    Args:
+        shapes_by_variant: called only to name that variant: the shape of every key, by the id of the variant.
+    """
     state = read_state_dict(path)
     if convert := getattr(model, "from_official", None):  # whose layout for inference is another than in training
         state = convert(state)
@@ -36,7 +39,7 @@ def load_weights(model: nn.Module, path: str, variant: Variant) -> None:
     unexpected = [key for key in state if key not in own]
     misshaped = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing or unexpected or misshaped:
-        raise WeightsError(_difference(path, variant, own, state, missing, unexpected, misshaped))
+        raise WeightsError(_difference(path, variant, own, state, missing, unexpected, misshaped, shapes_by_variant))
     state = {key: value for key, value in state.items() if own[key].is_floating_point()}  # indices are computed
     for key, value in state.items():
         if value.layout != torch.strided or value.is_meta or value.dtype not in KINDS:
@@ -117,6 +120,7 @@ def _difference(
     missing: list[str],
     unexpected: list[str],
     misshaped: list[str],
+    shapes_by_variant: ShapesByVariant,
 ) -> str:
     if misshaped == ["pos_embed"] and not missing and not unexpected:
         sides = [round(table["pos_embed"].shape[1] ** 0.5) for table in (state, own)]
@@ -133,18 +137,11 @@ def _difference(
         parts.append(
             f"{len(misshaped)} mis-shaped (first: {key} {list(state[key].shape)}, needs {list(own[key].shape)})"
         )
-    fits = [id for id, shapes in _shapes_by_variant().items() if shapes == _shapes(state)]
+    fits = [id for id, shapes in shapes_by_variant().items() if shapes == shapes_of(state)]
     advice = f"it fits {' or '.join(fits)}" if fits else "no known variant fits it"
     return f"{path} is not a checkpoint of {variant.id}: {'; '.join(parts)}; {advice}"
 
 
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    # The position table depends on the resolution, not on the variant.
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of every entry that depends on the variant; the table of positions depends on the resolution."""
     return {key: tuple(value.shape) for key, value in state.items() if key != "pos_embed"}
-
-
-@cache  # building every network takes seconds
-def _shapes_by_variant() -> dict[str, dict[str, tuple[int, ...]]]:
-    from ..models import on_meta
-
-    return {id: _shapes(on_meta(variant, variant.res).state_dict()) for id, variant in variants().items()}

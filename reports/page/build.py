@@ -1,35 +1,76 @@
 """One HTML file with everything: table, pictures, environment, plan, protocol cards and the raw samples.
 
-It works from disk, asks no network for anything and is checked by ``convbench verify-report`` (checked_page.py).
+It opens from disk, loads nothing from a network, and ``convbench verify-report`` checks it (check.py).
 """
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from convbench import __version__
+from convbench.errors import UsageError
+from convbench.files import write_whole
 from convbench.papers import cards
-from convbench.reports.columns import COLUMNS, NOTHING
 from convbench.timing import derived
 
-from ..baseline import BASELINE, beside_baseline
-from ..runs import Runs, frame, records
-from ..selection import LARGEST_FIRST, sorted_rows, where
-from ..tables.text import cell_text, split
+from ..baseline import BASELINE
+from ..columns import COLUMNS
+from ..formats import UNKNOWN
+from ..plots.figures import svg
+from ..plots.pictures import pictures as drawable
+from ..runs import Runs
+from ..selection import LARGEST_FIRST, require_baseline, require_measurements, shown_columns, sorted_rows, where
+from ..tables import measured
+from ..tables.cells import cell_text, shared_and_varying
+from .data import digest, embedded, script_json, sort_value, table_rows
 
 Row = dict[str, Any]
 Picture = tuple[str, str]
-"""What a picture shows, and the picture: the text of an SVG file."""
+"""A title, and the text of an SVG file."""
 
-FORMAT = 1  # of the embedded data
 FOLDER = Path(__file__).parent
 AXES = ("model", "res", "batch", "backend", "precision", "device", "threads", "weights", "mode")
 FILTERS = (*AXES, "status", "verdict")
 MOST_CHOICES = 40  # of a filter
+MOST_PICTURES = 12
+KEYS = (*measured.KEYS, "mfu", "flops_per_s", "peak_bytes", "error_vs_fp32")
+
+
+def write_page(
+    runs: Runs,
+    path: Path,
+    columns: Sequence[str] | None = None,
+    sort: str | None = None,
+    conditions: Sequence[str] = (),
+    baseline: str | None = None,
+) -> None:
+    """Write the page of ``convbench report --html``, with its pictures; the arguments are the command's options.
+
+    Raises:
+        NothingMeasured: the files hold no measurement.
+        UsageError: an unknown key or model, a condition that no row meets, or a file that cannot be written.
+    """
+    require_measurements(runs)
+    require_baseline(runs, baseline)
+    model = baseline or BASELINE
+    rows = table_rows(runs.measurements, model)
+    keys = shown_columns(columns, KEYS, rows, "table")
+    chosen = replace(runs, measurements=where(rows, conditions))
+    first = list(itertools.islice(drawable(chosen, model), MOST_PICTURES + 1))
+    if len(first) > MOST_PICTURES:
+        note = f"The page shows the first {MOST_PICTURES} pictures of these files; narrow the rows with --where"
+        runs = replace(runs, notes=[*runs.notes, note])
+    drawn = [(f"{each.title} ({each.name})", svg(each.figure())) for each in first[:MOST_PICTURES]]
+    try:
+        write_whole(path, page(runs, keys, model, conditions, sort, drawn).encode())
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
 def page(
@@ -43,9 +84,10 @@ def page(
     """The page as text.
 
     Args:
-        keys: columns of the table; those nobody has a value for are left out.
+        keys: columns of the table; columns without any value are left out.
         baseline: the model that ``baseline_ratio`` is to.
-        conditions: key=value texts, and ``sort``, a key: as ``convbench report`` takes them.
+        conditions: ``key=value`` texts, as of --where; ``sort``: a key, as of --sort.
+        pictures: title and SVG text of each.
 
     Raises:
         UsageError: an unknown key, or a condition that no row meets.
@@ -70,7 +112,7 @@ def page(
             rows=[_row(row, place, columns) for row, place in zip(shown, places, strict=True)],
             filters=list(_filters(shown, columns)),
             files=list(dict.fromkeys(row["file"] for row in shown)),
-            measured=sorted(row["measured_at"] for row in shown if row["measured_at"]),
+            measured=sorted(row["measured_at"][:16].replace("T", " ") for row in shown if row["measured_at"]),  # UTC
             pictures=[(title, inline_svg(svg, number)) for number, (title, svg) in enumerate(pictures, start=1)],
             environments=_environments(shown),
             axes=list(_axes(shown)),
@@ -86,62 +128,17 @@ def page(
 
 
 def _columns(rows: Sequence[Row], keys: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Columns that say something: the model first, what all rows share behind the others, the file last; and which
-    of them all rows share."""
-    constant, varying = split(rows, list(dict.fromkeys(keys)))
+    """The columns that have values: model first, shared conditions after the others, file last; and the shared ones."""
+    shared, varying = shared_and_varying(rows, list(dict.fromkeys(keys)))
     last = [key for key in ("file",) if key in varying and len({row["file"] for row in rows}) > 1]
     first = [key for key in ("model",) if key in varying]
-    return [*first, *(key for key in varying if key not in ("file", "model")), *constant, *last], constant
-
-
-def table_rows(measurements: Sequence[Row], baseline: str) -> list[Row]:
-    """The measurements with what follows from setting them beside each other, in the same order."""
-    return records(beside_baseline(frame(measurements), baseline))
-
-
-def embedded(measurements: Sequence[Row], baseline: str, columns: Sequence[str], shown: Sequence[int]) -> Row:
-    """What the page holds of the files: every measurement whole, each environment once."""
-    environments: list[Row] = []
-    rows = []
-    for row in measurements:
-        here = row.get("environment") or {}
-        if here not in environments:
-            environments.append(here)
-        rows.append({**row, "environment": environments.index(here)})
-    return {
-        "format": FORMAT,
-        "convbench": __version__,
-        "baseline": baseline,
-        "columns": list(columns),
-        "shown": list(shown),
-        "headers": {key: COLUMNS[key].header for key in columns},
-        "formulas": derived.FORMULAS,
-        "environments": environments,
-        "measurements": rows,
-    }
-
-
-def script_json(data: Any) -> str:
-    """JSON that can stand inside a script element: no character of it can end the element or begin a comment."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def digest(data: str) -> str:
-    return hashlib.sha256(data.encode()).hexdigest()
-
-
-def sort_value(row: Row, key: str) -> str | None:
-    """The number behind a cell, in base units as JSON writes it; None for words."""
-    column = COLUMNS[key]
-    value = column.of(row) if column.of else row.get(key)
-    return json.dumps(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return [*first, *(key for key in varying if key not in ("file", "model")), *shared, *last], shared
 
 
 def inline_svg(svg: str, number: int) -> str:
-    """An SVG file as part of a page: without its prologue and metadata, its ids made the page's own.
+    """Prepare an SVG file for a page: without prologue and metadata, its ids made unique by the picture's number.
 
-    Raises ValueError for a picture with a script, or one that asks for another file.
+    Raises ValueError for a picture with a script or a reference to another file.
     """
     if re.search(r"<script|<foreignObject|\son\w+\s*=|javascript:|(href|src)\s*=\s*[\"'](?!#)", svg, re.IGNORECASE):
         raise ValueError("a picture holds a script or a link")
@@ -156,7 +153,7 @@ def _environment() -> Any:
 
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
-        autoescape=True,  # every text of a file
+        autoescape=True,  # texts come from files of others
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -195,14 +192,14 @@ def _environments(rows: Sequence[Row]) -> list[list[tuple[str, str]]]:
 
 def _text(value: Any) -> str:
     if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False) if value else NOTHING
-    return NOTHING if value in (None, "") else str(value)
+        return json.dumps(value, ensure_ascii=False) if value else UNKNOWN
+    return UNKNOWN if value in (None, "") else str(value)
 
 
 def _axes(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
     for key in AXES:
         values = dict.fromkeys(cell_text(row, key) for row in rows)
-        if set(values) != {NOTHING}:
+        if set(values) != {UNKNOWN}:
             yield COLUMNS[key].header, ", ".join(values)
 
 
@@ -211,7 +208,7 @@ def _counted(words: Sequence[str]) -> str:
 
 
 def _sweeps(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    """The sweep files that ``--out`` wrote beside the results, where they still are."""
+    """The sweep files that ``--out`` wrote beside the results, if they still exist."""
     for file in dict.fromkeys(row["file"] for row in rows):
         sweep = Path(f"{file}.toml")
         if sweep.is_file():
@@ -219,7 +216,6 @@ def _sweeps(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
 
 
 def _left_out(runs: Runs) -> Iterator[str]:
-    kinds = {kind: len(rows) for kind, rows in vars(runs).items() if kind not in ("measurements", "notes") and rows}
-    if kinds:
-        held = ", ".join(f"{count} of {kind}" for kind, count in kinds.items())
-        yield f"Also in these files, and not in this table: rows {held}"
+    held = [f"{number} of {kind}" for kind, number in runs.counted().items() if kind != "measurements"]
+    if held:
+        yield f"Rows of these files that are not in this table: {', '.join(held)}"

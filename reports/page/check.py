@@ -1,4 +1,4 @@
-"""Checks a page that ``convbench report --html`` wrote: every cell of its table anew from the samples inside it."""
+"""The check of a page of ``convbench report --html``: every cell of its table recomputed from the samples inside it."""
 
 import json
 from dataclasses import dataclass, field
@@ -6,18 +6,20 @@ from html.parser import HTMLParser
 from typing import Any
 
 from convbench.errors import UsageError
-from convbench.reports.columns import COLUMNS
 from convbench.timing import derived
 
-from ..tables.text import cell_text
-from .build import FORMAT, digest, sort_value, table_rows
+from ..columns import COLUMNS
+from ..tables.cells import cell_text
+from .data import FORMAT, digest, sort_value, table_rows
 
 Row = dict[str, Any]
+
+FROM_ROWS = ("interval", "baseline_ratio", "baseline_interval")  # columns that follow from recomputed values
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A place where the page does not say what its samples say."""
+    """A cell or value of the page that disagrees with its samples."""
 
     row: str
     column: str
@@ -30,10 +32,10 @@ class Difference:
 
 @dataclass
 class Checked:
-    """What came of a check."""
+    """The result of a check."""
 
-    cells: int = 0  # looked at
-    recomputed: int = 0  # of these, by a formula from samples, counts and rates; the others are as recorded
+    cells: int = 0  # compared
+    recomputed: int = 0  # of these, by a formula from samples, counts and rates; the rest is compared as recorded
     differences: list[Difference] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # of the raw data themselves
 
@@ -43,16 +45,19 @@ class Checked:
 
 
 def check_page(text: str, name: str) -> Checked:
-    """Compute the table of a page anew.
+    """Recompute the table of a page and compare it with the cells shown.
+
+    Args:
+        text: of the HTML file; ``name``: of the file, for messages.
 
     Raises:
-        UsageError: a file that is no page of convbench, or one of a newer convbench.
+        UsageError: the file is not a page of convbench, or a newer convbench wrote it.
     """
     read = _Page()
     read.feed(text)
     read.close()
     if not read.is_page:
-        raise UsageError(f"{name} is no page of convbench report --html")
+        raise UsageError(f"{name} is not a page written by convbench report --html")
     checked = Checked()
     data = _data(read, name, checked)
     if data is None:
@@ -60,7 +65,7 @@ def check_page(text: str, name: str) -> Checked:
     try:
         _check_table(read, data, checked)
     except (KeyError, TypeError, IndexError, ValueError, AttributeError, ZeroDivisionError) as error:
-        checked.problems.append(f"the raw data are not what convbench wrote ({type(error).__name__}: {error})")
+        checked.problems.append(f"the raw data have been changed ({type(error).__name__}: {error})")
     return checked
 
 
@@ -69,16 +74,19 @@ def _data(page: "_Page", name: str, checked: Checked) -> Row | None:
         checked.problems.append("the raw data are missing: nothing can be recomputed")
         return None
     found = digest(page.data)
-    for place, shown in (("the raw data", page.data_digest), ("the line below the table", page.printed_digest)):
+    for place, shown in (
+        ("their element says", page.data_digest),
+        ("the line below the table says", page.printed_digest),
+    ):
         if shown != found:
-            checked.problems.append(f"{place} should have the SHA-256 {shown}, they have {found}: they were changed")
+            checked.problems.append(f"SHA-256 of the raw data is {found}, but {place} {shown}: the page was changed")
     try:
         data: Row = json.loads(page.data)
     except ValueError as error:
-        checked.problems.append(f"the raw data are no JSON any more ({error})")
+        checked.problems.append(f"the raw data are not valid JSON ({error})")
         return None
     if not isinstance(data, dict) or not isinstance(data.get("format"), int):
-        checked.problems.append("the raw data are not what convbench wrote")
+        checked.problems.append("the raw data have been changed: their format is missing")
         return None
     if data["format"] > FORMAT:
         raise UsageError(f"{name} was written by a newer convbench ({data.get('convbench')}): upgrade")
@@ -87,8 +95,8 @@ def _data(page: "_Page", name: str, checked: Checked) -> Row | None:
 
 def _check_table(page: "_Page", data: Row, checked: Checked) -> None:
     rows = [{**row, "environment": data["environments"][row["environment"]]} for row in data["measurements"]]
-    anew = [_recomputed(row, rows, checked) for row in rows]
-    right = table_rows([row for row, _ in anew], data["baseline"])
+    recomputed = [_recomputed(row, rows, checked) for row in rows]
+    right = table_rows([row for row, _ in recomputed], data["baseline"])
     columns = data["columns"]
     headers = [(key, COLUMNS[key].header) for key in columns]
     if page.heads != headers:
@@ -105,7 +113,7 @@ def _check_table(page: "_Page", data: Row, checked: Checked) -> None:
             continue
         for key, (text, value) in zip(columns, cells, strict=True):
             checked.cells += 1
-            checked.recomputed += key in anew[place][1] or key in ("interval", "baseline_ratio", "baseline_interval")
+            checked.recomputed += key in recomputed[place][1] or key in FROM_ROWS
             expected, number = cell_text(right[place], key), sort_value(right[place], key)
             if text != expected:
                 checked.differences.append(_difference(rows[place], key, text, expected))
@@ -114,7 +122,7 @@ def _check_table(page: "_Page", data: Row, checked: Checked) -> None:
 
 
 def _recomputed(row: Row, rows: list[Row], checked: Checked) -> tuple[Row, set[str]]:
-    """A row with every value that does not follow from its raw data put right, and the keys that follow from them."""
+    """A row with the values that its raw data determine, and the keys of these values."""
     same_file = [each for each in rows if each["file"] == row["file"]] if row.get("compared_with") else []
     found = derived.derived(row) | derived.paired(row, same_file)
     wrong = {key: value for key, value in found.items() if not derived.agree(row.get(key), value)}
@@ -128,7 +136,7 @@ def _difference(row: Row, key: str, shown: str, expected: str) -> Difference:
 
 
 class _Page(HTMLParser):
-    """What a page shows: the heads and cells of its table, its raw data and their hashes."""
+    """The content of a page: the heads and cells of its table, its raw data and their hashes."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)

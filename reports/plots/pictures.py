@@ -1,4 +1,4 @@
-"""Which pictures stored files give: each picture has a name, a figure, and the table that it shows."""
+"""The pictures that stored files give: each with a name, titles, the table it shows and the function that draws it."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from convbench.errors import UsageError
 
 from ..baseline import BASELINE, beside_baseline, conditions, is_ranked
+from ..labels import model_name, short_labels
 from ..runs import Runs, frame
-from . import drawing, implied_rates, kinds, quality, ratio_bars, roofline, scaling
+from . import fid, figures, implied_rates, macs_by_kind, ratio_bars, roofline, scaling
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,50 +22,53 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture: a file name without its ending, what it says to somebody who cannot see it, and its data."""
+    """One picture."""
 
-    name: str
-    says: str
+    name: str  # of its file, without the ending
+    title: str  # also for somebody who cannot see it
     table: "DataFrame"
-    draw: "Callable[[DataFrame], Figure]"
+    draw: "Callable[[DataFrame, str, str], Figure]"
+    subtitle: str = ""  # what all rows share; "": the drawing function knows
 
     def figure(self) -> "Figure":
-        return self.draw(self.table)
+        return self.draw(self.table, self.title, self.subtitle)
 
 
 def pictures(runs: Runs, baseline: str = BASELINE) -> Iterator[Picture]:
-    """Every picture that there is enough data for."""
+    """Every picture for which the files hold enough data."""
     rows = [row for row in runs.measurements if is_ranked(row) and (row["mode"] or "forward") == "forward"]
-    for words, group in _grouped(rows, without="batch").items():
-        if _spread(group, "batch"):
-            yield Picture(f"batch-{words}", "images/s and latency over the batch", frame(group), scaling.against_batch)
-    for words, group in _grouped(rows, without="res").items():
-        if _spread(group, "res"):
-            yield Picture(
-                f"resolution-{words}", "images/s over the resolution", frame(group), scaling.against_resolution
-            )
-    yield Picture("fid-macs", "FID of the papers over MACs", quality.printed_quality(), quality.fid_against_macs)
-    for words, group in _grouped([row for row in rows if quality.usable(row)]).items():
-        table = quality.printed_quality({row["model"]: row for row in group})
-        if sum(value is not None for value in table["images_per_s"]) > 1:
-            yield Picture(
-                f"fid-throughput-{words}",
-                "FID of the papers over measured images/s",
-                table,
-                quality.fid_against_throughput,
-            )
-    yield from _rooflines(runs, rows)
-    if runs.kinds:
-        yield Picture("macs-by-kind", "MACs by kind of operator", frame(runs.kinds), kinds.macs_by_kind)
     if runs.audit:
-        yield Picture(
-            "implied-rates", "FLOP/s that printed throughputs imply", frame(runs.audit), implied_rates.implied_rates
-        )
-    yield from _ratios(runs, rows, baseline)
+        audit = frame(runs.audit)
+        yield Picture("implied-rates", implied_rates.finding(audit), audit, implied_rates.implied_rates)
+    if runs.measurements and len(table := ratio_bars.to_counterparts(runs.frame)):
+        yield Picture("paired-ratios", "Speed of the case over its counterpart", table, ratio_bars.ratio_bars)
+    if runs.kinds:
+        yield Picture("macs-by-kind", "MACs by kind of operator", frame(runs.kinds), macs_by_kind.macs_by_kind)
+    yield Picture("fid-macs", "FID over MACs", fid.printed_quality(), fid.fid_over_macs)
+    yield from _rooflines(runs, rows)
+    yield from _ratios(rows, baseline)
+    yield from _scaling(rows)
+    for words, group in _grouped([row for row in rows if fid.usable(row)]).items():
+        table = fid.printed_quality({row["model"]: row for row in group})
+        if sum(value is not None for value in table["images_per_s"]) > 1:
+            name, title = f"fid-throughput-{words}", "FID over measured throughput"
+            yield Picture(name, title, table, fid.fid_over_throughput, _shared(group))
+
+
+def _scaling(rows: list[Row]) -> Iterator[Picture]:
+    for words, group in _grouped(rows, without="batch").items():
+        if _several(group, "batch"):
+            title = "Throughput and latency over the batch size"
+            yield Picture(f"batch-{words}", title, frame(group), scaling.over_batch)
+    for words, group in _grouped(rows, without="res").items():
+        if _several(group, "res"):
+            yield Picture(
+                f"resolution-{words}", "Throughput over the resolution", frame(group), scaling.over_resolution
+            )
 
 
 def _rooflines(runs: Runs, rows: list[Row]) -> Iterator[Picture]:
-    """One for each set of conditions; kernels stand with the models of a GPU at their precision, else alone."""
+    """One for each set of conditions; kernels are drawn with the models of a GPU at their precision, else alone."""
     left = {row["precision"] for row in runs.kernels}
     for words, group in _grouped(rows).items():
         precision = group[0]["precision"] if group[0]["device"] == "cuda" else None
@@ -72,46 +76,37 @@ def _rooflines(runs: Runs, rows: list[Row]) -> Iterator[Picture]:
         table = roofline.roofline_points(runs.counts, group, own)
         if len(table) > len(own):
             left.discard(precision)
-            yield Picture(f"roofline-{words}", "FLOP/s over arithmetic intensity", table, roofline.roofline)
+            yield Picture(f"roofline-{words}", "Roofline of the models", table, roofline.roofline, _shared(group))
     for precision in sorted(left):
         own = [row for row in runs.kernels if row["precision"] == precision]
         table = roofline.roofline_points([], [], own)
         if len(table):
-            words = f"roofline-kernels-{precision}"
-            yield Picture(words, "FLOP/s of kernels over arithmetic intensity", table, roofline.roofline)
+            name = f"roofline-kernels-{precision}"
+            yield Picture(name, "Roofline of the fused kernels", table, roofline.roofline, precision)
 
 
-def _ratios(runs: Runs, rows: list[Row], baseline: str) -> Iterator[Picture]:
+def _ratios(rows: list[Row], baseline: str) -> Iterator[Picture]:
     for words, group in _grouped(rows).items():
         table = ratio_bars.to_baseline(beside_baseline(frame(group), baseline))
         if len(table) > 1:
-            title = f"images/s over those of {baseline}: {words.replace('-', ', ')}"
-            yield Picture(
-                f"ratios-{words}",
-                f"images/s over those of {baseline}",
-                table,
-                lambda table, title=title: ratio_bars.ratio_bars(table, title),  # type: ignore[misc]
-            )
-    turns = ratio_bars.in_turns(runs.frame) if runs.measurements else frame([])
-    if runs.measurements and len(turns):
-        yield Picture("ratios-in-turns", "ratios of cases timed in turns", turns, ratio_bars.ratio_bars)
+            yield Picture(f"ratios-{words}", f"Speed relative to {model_name(baseline)}", table, ratio_bars.ratio_bars)
 
 
 def _grouped(rows: list[Row], without: str = "") -> dict[str, list[Row]]:
-    """Rows that may stand in one picture, by words for a file name: their conditions, but for one that is an axis."""
+    """Rows that may share a picture, by words for a file name: their conditions without the one that is an axis."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         if (row["repeat"] or 1) == 1:
             groups.setdefault(conditions(row | ({without: None} if without else {})), []).append(row)
     named: dict[str, list[Row]] = {}
     for group in groups.values():
-        words = _words(group[0], without)
+        words = _file_words(group[0], without)
         number = sum(name == words or name.startswith(f"{words}-run") for name in named) + 1
         named[f"{words}-run{number}" if number > 1 else words] = group  # another file or machine, same settings
     return named
 
 
-def _words(row: Row, without: str) -> str:
+def _file_words(row: Row, without: str) -> str:
     parts = {
         "device": row["device"],
         "res": f"{row['res']}px",
@@ -124,18 +119,23 @@ def _words(row: Row, without: str) -> str:
     return re.sub(r"[^a-zA-Z0-9]+", "-", words)
 
 
-def _spread(rows: list[Row], key: str) -> bool:
-    """Whether any model was measured at two values or more."""
+def _shared(rows: list[Row]) -> str:
+    """The conditions that all rows share; the model is a label even of a lone row."""
+    return short_labels([{**row, "model": None} for row in rows]).shared
+
+
+def _several(rows: list[Row], key: str) -> bool:
+    """True if a model was measured at two values or more."""
     values: dict[str, set[Any]] = {}
     for row in rows:
         values.setdefault(row["model"], set()).add(row[key])
-    return any(len(seen) > 1 for seen in values.values())
+    return any(len(found) > 1 for found in values.values())
 
 
 def draw(runs: Runs, folder: Path, baseline: str = BASELINE) -> list[Path]:
     """Write every picture into the folder, as SVG and PNG. Returns the files. Raises UsageError where that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return [file for each in pictures(runs, baseline) for file in drawing.save(each.figure(), folder, each.name)]
+        return [file for each in pictures(runs, baseline) for file in figures.save(each.figure(), folder, each.name)]
     except OSError as error:
         raise UsageError(f"cannot write into {folder}: {error.strerror}") from None

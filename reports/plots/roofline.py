@@ -1,15 +1,19 @@
-"""The roofline: FLOP/s of every model and kernel over its arithmetic intensity, under the machine's measured rates.
+"""The roofline: FLOP/s of models and kernels over their arithmetic intensity, below the machine's measured rates.
 
 Intensity is FLOPs over bytes moved: weights once a step, inputs and outputs of every operator unfused, as
-``convbench flops`` counts them, at the width of the precision; of a kernel, its least traffic.
+``convbench flops`` counts them, at the width of the precision; for a kernel, its least traffic.
 """
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..baseline import is_ranked
+from ..labels import short_labels
 from ..runs import frame, records
-from .drawing import LOOKS, family, label_points, mark, new_figure, plain_numbers
+from .annotations import label_points
+from .figures import add_titles, new_figure
+from .style import LOOKS, QUIET, explained, family, mark
+from .ticks import plain_ticks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,21 +32,24 @@ CEILINGS = (  # key of ``rates``, name, dashes
 def roofline_points(counted: Iterable[Row], measurements: Iterable[Row], kernels: Iterable[Row] = ()) -> "DataFrame":
     """A row a model or kernel: ``label``, ``intensity`` (FLOP/B), ``flops_per_s`` with its interval, ``rates``.
 
-    The bytes of a model come from the counts of ``convbench flops --format json`` among the files; a model without
-    has no row. All measurements and kernels should be of one machine and precision.
+    The bytes of a model come from the counts of ``convbench flops --format json`` among the files; a model without a
+    count has no row. All measurements and kernels should be of one machine and precision.
     """
     counts = {(row["model"], row["res"]): row for row in counted}
+    usable = [
+        row
+        for row in measurements
+        if (row["model"], row["res"]) in counts and is_ranked(row) and row["flops_per_s"] is not None
+    ]
     rows = []
-    for row in measurements:
-        count = counts.get((row["model"], row["res"]))
-        if count is None or not is_ranked(row) or row["flops_per_s"] is None:
-            continue
+    for row, label in zip(usable, short_labels(usable).each, strict=True):
+        count = counts[row["model"], row["res"]]
         scale = WIDTH.get(row["precision"], 4) / 4
         moved = scale * (count["weight_bytes"] / row["batch"] + count["activation_bytes"])
         share = {end: row[f"images_per_s_{end}"] / row["images_per_s"] for end in ("low", "high")}
         rows.append(
             {
-                **{"label": row["model"], "model": row["model"], "kind": "model", "verdict": row["verdict"]},
+                **{"label": label, "model": row["model"], "kind": "model", "verdict": row["verdict"]},
                 **{"intensity": count["flops"] / moved, "flops_per_s": row["flops_per_s"], "rates": row["rates"]},
                 **{f"flops_per_s_{end}": row["flops_per_s"] * share[end] for end in share},
             }
@@ -60,8 +67,8 @@ def _of_kernel(row: Row) -> Row:
     }
 
 
-def roofline(table: "DataFrame") -> "Figure":
-    """GFLOP/s over FLOP/B. Filled: models; small: kernels, of which the fastest shape is named; hollow: SUSPECT."""
+def roofline(table: "DataFrame", title: str = "", subtitle: str = "") -> "Figure":
+    """GFLOP/s over FLOP/B. Large marks: models; small marks: kernels, each named at its fastest shape."""
     figure, (axes,) = new_figure(7.5, 5)
     rows = records(table)
     ceilings = {name: max((row["rates"].get(name) or 0.0 for row in rows), default=0.0) for name, _, _ in CEILINGS}
@@ -91,36 +98,37 @@ def roofline(table: "DataFrame") -> "Figure":
     axes.margins(0.2)
     axes.set_xlabel("FLOPs over bytes moved, FLOP/B")
     axes.set_ylabel("GFLOP/s")
-    axes.set_title("Lines: rates measured on this machine beside the models; hollow: SUSPECT", fontsize=9)
+    lines = "lines: rates measured in the same run"
+    add_titles(figure, title, explained(", ".join(filter(None, [subtitle, lines])), {row["verdict"] for row in rows}))
     peak = max(ceilings.values())
     if rows and copy and peak:
         ridge = peak / copy
         low = min(ridge, *(row["intensity"] for row in rows)) / 3
         high = max(ridge, *(row["intensity"] for row in rows)) * 8
         axes.set_xlim(low, high)
-        axes.plot([low, ridge], [copy * low / 1e9, peak / 1e9], color="0.3", lw=1.2)
+        axes.plot([low, ridge], [copy * low / 1e9, peak / 1e9], color=QUIET, lw=1.2)
         middle = (low * ridge) ** 0.5
         axes.annotate(
-            f"copying, {copy / 1e9:.0f} GB/s",
+            f"copy, {copy / 1e9:.0f} GB/s",
             (middle, copy * middle / 1e9),
             (8, -4),
             textcoords="offset points",
             va="top",
-            color="0.3",
+            color=QUIET,
             fontsize=8,
         )
         for name, _, dashes in CEILINGS:
             if ceilings[name]:
                 rate = ceilings[name] / 1e9
-                axes.plot([rate * 1e9 / copy, high], [rate, rate], dashes, color="0.3", lw=1.2)
+                axes.plot([rate * 1e9 / copy, high], [rate, rate], dashes, color=QUIET, lw=1.2)
         _name_ceilings(axes, ceilings, high)
-        plain_numbers(axes, "x", "y")
+        plain_ticks(axes, "x", "y")
         label_points(axes, points, bars)
     return figure
 
 
 def _name_ceilings(axes: Any, ceilings: dict[str, float], right: float) -> None:
-    """Names above their lines, or below where the next line is too near."""
+    """Name ceilings above their lines, or below where the next line is too close."""
     above = float("inf")
     for name, words, _ in sorted(CEILINGS, key=lambda ceiling: -ceilings[ceiling[0]]):
         if rate := ceilings[name] / 1e9:
@@ -132,7 +140,7 @@ def _name_ceilings(axes: Any, ceilings: dict[str, float], right: float) -> None:
                 textcoords="offset points",
                 ha="right",
                 va="top" if near else "bottom",
-                color="0.3",
+                color=QUIET,
                 fontsize=8,
             )
             above = rate

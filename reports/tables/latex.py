@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from convbench.reports.columns import COLUMNS
-
-from .text import cell_text, split
+from ..columns import COLUMNS
+from .cells import cell_text, shared_and_varying, shared_text
 
 Row = dict[str, Any]
 
@@ -29,14 +28,14 @@ SPECIAL = {
 
 
 def latex(rows: Sequence[Row], keys: Sequence[str], notes: Sequence[str] = ()) -> str:
-    """A table environment: what all rows share as its caption, the notes below in small print.
+    """Render a table environment: shared conditions as its caption, notes below in small print.
 
-    Needs ``\\usepackage{booktabs}``; nothing outside ASCII is in it but signs of other alphabets in names.
+    It needs ``\\usepackage{booktabs}`` and is ASCII except for names in other alphabets.
     """
     if not rows:
         return "\n".join(["% nothing to show", *(f"% {note}" for note in notes)])
-    constant, varying = split(rows, keys)
-    above = ", ".join(f"{COLUMNS[key].header} {cell_text(rows[0], key)}" for key in constant)
+    shared, varying = shared_and_varying(rows, keys)
+    above = shared_text(rows, shared)
     kinds = "".join("l" if COLUMNS[key].left else "r" for key in varying)
     lines = [
         "% \\usepackage{booktabs}",
@@ -61,5 +60,5 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX prints it; a line break becomes a space."""
+    """Escape text for LaTeX; a line break becomes a space."""
     return "".join(SPECIAL.get(sign, sign) for sign in " ".join(text.split()))

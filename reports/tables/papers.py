@@ -1,11 +1,11 @@
 """The papers' own tables, rebuilt: as printed, as counted, as replayed and as measured, side by side.
 
-Which tables there are and what they show is in paper_tables.toml. Ratios are between rows of one run, or between lines
-of one printed table; a printed number and one of ours make a ratio only on the same type of GPU at the same batch.
+paper_tables.toml lists the tables and their columns. Ratios are between rows of one run, or between lines of one
+printed table; a printed number and one of ours make a ratio only on the same type of GPU at the same batch.
 """
 
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,20 +13,17 @@ from typing import Any
 
 from convbench import catalogue
 from convbench.errors import UsageError
-from convbench.reports.columns import COLUMNS
 from convbench.timing.compare import compare_rows
 
 from ..baseline import NOT_COMPARABLE, conditions, is_ranked
+from ..computed import half_interval
 from ..runs import Runs
+from .paper_notes import QUALITY_NOTE, run_notes, source_note, uncounted, why_not_comparable
 
 Row = dict[str, Any]
 
 NAMES = {"dic": "DiC", "dico": "DiCo", "fcdm": "FCDM"}
 QUALITY = {"inception_score": "inception_score", "precision": "quality_precision", "recall": "quality_recall"}
-QUALITY_NOTE = (
-    "FID, IS, precision and recall are quoted from the paper: they are of its trained weights and its samplers, and "
-    "nothing here measures them."
-)
 
 
 @dataclass(frozen=True)
@@ -47,19 +44,19 @@ def _specifications() -> dict[str, Any]:
 
 
 def known_tables() -> list[str]:
-    """Every table that can be rebuilt, as ``paper:table``."""
+    """List every table that can be rebuilt, as ``paper:table``."""
     found = _specifications()
     return [f"{paper}:{table}" for paper, tables in found.items() if paper != "columns" for table in tables]
 
 
 def named_tables(text: str) -> list[str]:
-    """The tables of ``all``, ``dic`` or ``dic:5,fcdm:2``. Raises UsageError for one that there is not."""
+    """List the tables of ``all``, ``dic`` or ``dic:5,fcdm:2``. Raises UsageError for an unknown one."""
     known, wanted = known_tables(), []
     for part in text.split(","):
         name = part.strip().lower()
         matching = known if name == "all" else [table for table in known if name in (table, table.partition(":")[0])]
         if not matching:
-            raise UsageError(f"--paper {part}: there are all, {', '.join(known)}")
+            raise UsageError(f"--paper {part}: the tables are all, {', '.join(known)}")
         wanted += matching
     return list(dict.fromkeys(wanted))
 
@@ -67,8 +64,8 @@ def named_tables(text: str) -> list[str]:
 def paper_table(name: str, runs: Runs) -> PaperTable:
     """Rebuild one table, ``paper:table``, from the measurements, replays and counts of stored files.
 
-    Of all conditions that the files hold (a file, a machine, a batch and so on), the table shows those that cover
-    most of its models; of equals those at the paper's batch, then those measured last.
+    Of all conditions in the files (a file, a machine, a batch and so on), the table shows the ones that cover the most
+    models; of equals the one at the paper's batch, then the one measured last.
     """
     paper, _, number = name.partition(":")
     specification, source = _specifications()[paper][number], catalogue.papers()[paper]
@@ -78,9 +75,9 @@ def paper_table(name: str, runs: Runs) -> PaperTable:
     keys = tuple(_specifications()["columns"][specification["columns"]])
     timed = any(key.startswith("our_") for key in keys)
     heading = f"{NAMES[paper]}, Table {number}: {specification['title']}"
-    notes = [_source_note(source), *(_run_notes(ours, rows, source, specification["baseline"]) if timed else [])]
+    notes = [source_note(source), *(run_notes(ours, rows, source, specification["baseline"]) if timed else [])]
     notes += [QUALITY_NOTE] if "fid" in keys else []
-    notes += _uncounted(rows, keys)
+    notes += uncounted(rows, keys)
     return PaperTable(paper, number, heading, ("res", *keys), rows, notes)
 
 
@@ -90,7 +87,7 @@ def _lines(paper: str, table: str, order: Sequence[str]) -> list[Row]:
 
 
 def id_of(line: Row) -> str | None:
-    """Which of our models a printed line is about; None for one that nobody can run."""
+    """The id of the model that a printed line is about; None for a system that nobody can run."""
     variant = catalogue.find_printed(line["model"], line["res"])
     return variant.id if variant else None
 
@@ -134,7 +131,7 @@ def _scaled(printed: float | None, unit: float) -> float | None:
 
 
 def _counted(model: str | None, res: int, runs: Runs) -> Row:
-    """Our counts: of a file of ``convbench flops``, of a measurement, or of the catalogue, which knows one size."""
+    """Our counts: from ``convbench flops``, from a measurement, or from the catalogue, which knows one size."""
     found: Row = dict.fromkeys(("params", "macs", "counted_winograd_macs"))
     if model is None:
         return found
@@ -179,7 +176,7 @@ def _ours(row: Row | None, of: Row | None, baseline: str | None, res: int, runs:
     if not is_ranked(row):
         return found
     found |= {f"our_{key}": row[key] for key in keys[:3]}
-    found["our_interval"] = COLUMNS["interval"].of(row) if COLUMNS["interval"].of else None
+    found["our_interval"] = half_interval("images_per_s")(row)
     if of is None or not is_ranked(of):
         elsewhere = any((other["model"], other["res"]) == (baseline, res) for other in runs.measurements)
         return found | {"our_note": NOT_COMPARABLE if elsewhere else None}
@@ -190,60 +187,9 @@ def _ours(row: Row | None, of: Row | None, baseline: str | None, res: int, runs:
 
 
 def _over_printed(line: Row, row: Row | None, source: Row) -> Row:
-    """Ours over the printed images/s, where the machine allows it."""
+    """Our images/s over the printed ones, on the paper's type of GPU and at its batch only."""
     if row is None or "images_per_s" not in line or not is_ranked(row):
         return {"over_printed": None, "over_printed_note": None}
     if why_not_comparable(row, source):
         return {"over_printed": None, "over_printed_note": NOT_COMPARABLE}
     return {"over_printed": row["images_per_s"] / line["images_per_s"], "over_printed_note": None}
-
-
-def why_not_comparable(row: Row, source: Row) -> str | None:
-    """Why a measurement cannot be set beside a number that a paper prints; None where it can."""
-    gpus = [gpu["name"] for gpu in (row["environment"] or {}).get("gpus") or []] if row["device"] == "cuda" else []
-    here = gpus[0] if gpus else "a CPU"
-    if source["gpu"].startswith("not stated"):
-        return f"the paper does not state its GPU, this is {here}"
-    if not any(source["gpu"] in name for name in gpus):
-        return f"the paper's GPU is {source['gpu']}, this is {here}"
-    return None if row["batch"] == source["batch"] else f"the paper's batch is {source['batch']}, ours {row['batch']}"
-
-
-def _source_note(source: Row) -> str:
-    stated = source["gpu"].partition(" (")[0]
-    return (
-        f"Printed: {source['title']}, arXiv:{source['arxiv']}; GPU {stated}, batch {source['batch']}, precision "
-        f"{source['precision']}. It prints MACs under FLOPs."
-    )
-
-
-def _run_notes(ours: dict[str, Row], rows: Sequence[Row], source: Row, baseline: str) -> Iterator[str]:
-    if not ours:
-        yield "Ours: none of these models was measured at this size in the files given."
-        return
-    row = next(iter(ours.values()))
-    environment = row["environment"] or {}
-    gpus = [gpu["name"] for gpu in environment.get("gpus") or []] if row["device"] == "cuda" else []
-    threads = f", {row['threads']} threads" if row["threads"] else ""
-    machine = gpus[0] if gpus else f"{environment.get('cpu')}{threads}"
-    yield (
-        f"Ours: {Path(row['file']).name}; {machine}, torch {environment.get('torch')}, {row['backend']}, "
-        f"{row['precision']}, batch {row['batch']}. Ratios are to {baseline} of the same run, those of printed numbers "
-        "to its line in the same table."
-    )
-    if not any(each["replayed_images_per_s"] for each in rows):
-        yield "Replayed: no row of convbench replay for this table in the files given."
-    if any(each["over_printed_note"] for each in rows):
-        yield f"Ours over printed: not comparable, {why_not_comparable(row, source)}."
-    invalid = [each["label"] for each in rows if each["our_verdict"] == "INVALID"]
-    if invalid:
-        yield f"INVALID, so not shown: {', '.join(dict.fromkeys(invalid))}."
-
-
-def _uncounted(rows: Sequence[Row], keys: Sequence[str]) -> Iterator[str]:
-    lacking = [row["model"] for row in rows if row["model"] and row["macs"] is None]
-    if "counted_winograd_macs" in keys:
-        lacking += [row["model"] for row in rows if row["printed_winograd_macs"] and not row["counted_winograd_macs"]]
-    if lacking:
-        command = f"convbench flops --model {','.join(dict.fromkeys(lacking))} --res {rows[0]['res']} --format json"
-        yield f"MACs that these files do not hold: add the output of {command}."

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from convbench.catalogue import FOLDER, Family, families, find, papers, variants
+from convbench.catalogue import Family, families, find, papers, variants
 from convbench.errors import UsageError
+
+ROOT = Path(__file__).parents[2]
 
 FAMILIES = list(families().values())
 ROWS = [(family, row) for family in FAMILIES for row in family.published]
@@ -38,7 +40,7 @@ def test_every_family_has_its_two_files() -> None:
         families()
     )
     for module in families():
-        assert (FOLDER / "models" / f"{module}.py").is_file()
+        assert (ROOT / "convbench" / "models" / f"{module}.py").is_file()
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=by_module)
@@ -75,7 +77,7 @@ def test_sources_are_those_of_the_test_data() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES, ids=by_module)
 def test_the_head_of_a_model_names_paper_and_table(family: Family) -> None:
-    head = (FOLDER / "models" / f"{family.module}.py").read_text("utf-8").split('"""')[1]
+    head = (ROOT / "convbench" / "models" / f"{family.module}.py").read_text("utf-8").split('"""')[1]
     assert head.startswith(f"{family.name}: ")
     assert f"{family.module}.toml" in head
     assert set(re.findall(r"arXiv:([\d.]+\d)", head)) <= {family.facts["arxiv"]}

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from convbench import catalogue
 from convbench.cli import COMMANDS, contents, main
 from convbench.cli.options import CommaList
 from convbench.errors import UsageError
-from convbench.run import runner
+from convbench.run import process
 from convbench.schema import Case, Measurement
 from convbench.store import append
 
@@ -401,7 +400,7 @@ class Workers:
         self.known: dict[str, Any] = {}
         self.after: Callable[[], None] = lambda: None
 
-    def listen_to(self, order: dict[str, Any], hear: Callable[[dict[str, Any]], None], timeout_s: float) -> Any:
+    def ask(self, order: dict[str, Any], hear: Callable[[dict[str, Any]], None], timeout_s: float) -> Any:
         cases = [Case(**each) for each in order["cases"]]
         self.orders.append(cases)
         for case in cases:
@@ -418,15 +417,15 @@ class Workers:
                 "limit_images_per_s": 400.0,
                 "limit_fraction": speed / 400,
             }
-            hear({"measurement": asdict(Measurement.of(case, **(steady | self.known)))})
+            hear({"row": Measurement.of(case, **(steady | self.known)).to_json()})
         self.after()
-        return 0, []
+        return process.Ended(0, [])
 
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
     made_up = Workers()
-    monkeypatch.setattr(runner, "_listen_to", made_up.listen_to)
+    monkeypatch.setattr(process, "ask", made_up.ask)
     return made_up
 
 
@@ -475,14 +474,15 @@ def test_a_disk_that_fills_up_shows_what_was_measured(
     convbench: Run, workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from convbench import store
-    from convbench.run import runner
 
-    def full(path: Path, row: dict[str, Any]) -> None:
-        if row["batch"] == 2:
+    kept = store.append
+
+    def full(path: Path, row: Any) -> None:
+        if row.batch == 2:
             raise UsageError(f"cannot write {path}: No space left on device")
-        store.append(path, row)
+        kept(path, row)
 
-    monkeypatch.setattr(runner, "append", full)
+    monkeypatch.setattr(store, "append", full)
     code, out, err = convbench(f"{SMALL} --batch 1,2,4 --format json --out", tmp_path / "run.jsonl")
     assert (code, [row["batch"] for row in json.loads(out)]) == (USAGE, [1])
     assert err.splitlines()[-1] == f"convbench: cannot write {tmp_path}/run.jsonl: No space left on device"
@@ -515,8 +515,8 @@ def test_throughput_in_every_format(convbench: Run, workers: Workers) -> None:
 def test_progress_in_a_pipe_is_a_line_a_case_on_stderr(convbench: Run, workers: Workers) -> None:
     _, _, err = convbench(f"{SMALL} --batch 1,2 --format json")
     assert err.splitlines()[1:] == [
-        "[1] dico_s/64px/b1/eager/fp32/cpu/1threads: 100 images/s VALID",
-        "[2] dico_s/64px/b2/eager/fp32/cpu/1threads: 200 images/s VALID",
+        "[1 of 2] dico_s/64px/b1/eager/fp32/cpu/1threads: 100 images/s VALID",
+        "[2 of 2] dico_s/64px/b2/eager/fp32/cpu/1threads: 200 images/s VALID",
     ]
 
 
@@ -670,7 +670,7 @@ def stored(file: Path, *speeds: float | None, half: float = 0.01, **known: Any) 
         if speed is not None:
             ends = {"images_per_s_low": speed * (1 - half), "images_per_s_high": speed * (1 + half)}
             row = {"status": "ok", "verdict": "VALID", "images_per_s": speed, "smallest_difference": 0.03} | ends
-        append(file, asdict(Measurement.of(Case("dico_s", 64, batch, threads=1), **(row | known))))
+        append(file, Measurement.of(Case("dico_s", 64, batch, threads=1), **(row | known)))
     return file
 
 

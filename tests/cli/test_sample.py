@@ -25,6 +25,7 @@ from convbench import cli
 from convbench.catalogue import find
 from convbench.cli.sample_progress import Progress
 from convbench.errors import UsageError
+from convbench.measure.engine import open_engine
 from convbench.models import create
 from convbench.sampling import decoding, images, png, samplers, shards
 from convbench.sampling.guidance import guided
@@ -142,7 +143,7 @@ def test_the_time_left_is_told(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_an_image_is_the_same_at_any_batch_size(recipe: images.Recipe, batch: int) -> None:
     made = samplers.create("iddpm", 4)
-    with images.opened(recipe, batch, "cpu", None) as step:
+    with open_engine(recipe, batch, "cpu", None) as step:
         found = list(images.sample(recipe, step, made, range(2, 9), batch, "cpu", lambda finished, step: None))
     assert [number for done in found for number in done.numbers] == list(range(2, 9))
     assert [label for done in found for label in done.labels] == list(range(2, 9))
@@ -154,7 +155,7 @@ def test_an_image_is_the_same_at_any_batch_size(recipe: images.Recipe, batch: in
 def test_every_part_of_a_recipe_changes_the_images(recipe: images.Recipe) -> None:
     def first(recipe: images.Recipe) -> torch.Tensor:
         made = samplers.create(recipe.sampler, recipe.steps)
-        with images.opened(recipe, 2, "cpu", None) as step:
+        with open_engine(recipe, 2, "cpu", None) as step:
             return next(images.sample(recipe, step, made, [0, 1], 2, "cpu", lambda finished, step: None)).samples
 
     changes: list[dict[str, Any]] = [

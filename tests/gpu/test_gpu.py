@@ -21,9 +21,9 @@ from tolerances import assert_close
 from convbench import catalogue, precision
 from convbench.checks import timing
 from convbench.checks.output import input_sets, relative_error
-from convbench.counting import count_variant
 from convbench.measure.forward import measure
 from convbench.measure.largest_batch import search
+from convbench.models.counts import count_variant
 from convbench.models.gla import implementation
 from convbench.schema import Case, Measurement
 from convbench.timing.clock import CudaClock, Lane, Rules, rotating, time_lanes

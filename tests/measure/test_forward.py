@@ -9,65 +9,38 @@ import functools
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from statistics import median
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 from contract import THROUGHPUT_KEYS
-from simulated import QUICK, Simulated
+from simulated import QUICK, RATES, Simulated, Unwatched
 
 from convbench import catalogue
 from convbench.checks import timing
-from convbench.counting import Count, count_variant
+from convbench.counting import Count
 from convbench.errors import UsageError
-from convbench.measure import forward
+from convbench.measure import forward, opening
+from convbench.models.counts import count_variant
 from convbench.schema import STATUSES, VERDICTS, Case, Measurement
 from convbench.timing.calibration import Rates, limit
 from convbench.timing.clock import Block, Clock, CpuClock
 from convbench.timing.intervals import median_interval
 from convbench.tolerances import RELATIVE_L2
 
-RATES = Rates(
-    matmul_flops_per_s=2e12,
-    conv1x1_flops_per_s=1e12,
-    conv3x3_flops_per_s=3e12,
-    copy_bytes_per_s=1e12,
-    launches_per_s=1e6,
-)
-
-
-class Unwatched:
-    """In place of the sampler, which is a process of its own and takes its time to start: an idle machine."""
-
-    facts: ClassVar[dict[str, Any]] = {}
-    reason = ""
-
-    def __init__(self, device: str) -> None:
-        self.timed = nullcontext
-
-    def __enter__(self) -> "Unwatched":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def summary(self) -> dict[str, Any]:
-        return {"cores_of_others": 0.0}
-
 
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with known rates, that nobody else uses and that has the model at hand."""
     monkeypatch.setattr(forward, "Recorder", Unwatched)
-    monkeypatch.setattr(forward, "calibrate", lambda device, precision: RATES)
-    monkeypatch.setattr(forward, "create", lambda *which: copy.deepcopy(made(*which)))
-    monkeypatch.setattr(forward, "count_variant", lambda variant, res: counted(variant.id, res))
+    monkeypatch.setattr(opening, "calibrate", lambda device, precision: RATES)
+    monkeypatch.setattr(opening, "create", lambda *which: copy.deepcopy(made(*which)))
+    monkeypatch.setattr(opening, "count_variant", lambda variant, res: counted(variant.id, res))
 
 
-made = functools.cache(forward.create)
+made = functools.cache(opening.create)
 QUICKLY = "faulty:knows_the_answers"  # steps that take no real time, where only made-up times matter
 
 
@@ -217,7 +190,7 @@ def test_half_precision_on_a_cpu_may_be_computed_in_float32(
 ) -> None:
     """Its own products may be a hundred times slower, but then libraries convert: FLOOR must not be theirs."""
     slow = replace(RATES, matmul_flops_per_s=1e9, conv1x1_flops_per_s=1e9, conv3x3_flops_per_s=1e9)
-    monkeypatch.setattr(forward, "calibrate", lambda device, precision: RATES if precision == "fp32" else slow)
+    monkeypatch.setattr(opening, "calibrate", lambda device, precision: RATES if precision == "fp32" else slow)
     (result,) = measured(case(QUICKLY, precision=half))
     assert (result.status, result.verdict, result.reason) == ("ok", "VALID", "")
     assert result.rates == asdict(RATES)
@@ -230,20 +203,20 @@ def test_progress_is_told_in_order(made_up: None) -> None:
     assert seen.count("timing") == 6
 
 
-def test_two_cases_are_timed_in_turns_and_compared(made_up: None) -> None:
-    """B takes 11 ms where A takes 10: speed of B over speed of A is 10/11, and no pair says otherwise."""
+def test_a_case_is_timed_interleaved_with_its_counterpart_and_compared(made_up: None) -> None:
+    """The counterpart takes 11 ms, the case 10: the case is 1.1 times as fast, and no pair says otherwise."""
     clock = Simulated(lambda first, steps, lane: (0.011 if lane == 1 else 0.010) * steps)
     a, b = measured(case(QUICKLY), case("faulty:knows_them_too"), clock=clock, rules=replace(QUICK, cap_s=10.0))
-    assert (a.compared_with, a.ratio, a.difference) == (None, None, None)
-    assert b.compared_with == a.case
-    assert (b.ratio, b.ratio_low, b.ratio_high) == pytest.approx((10 / 11,) * 3, rel=1e-9)
-    assert b.difference == "slower"
+    assert (b.compared_with, b.ratio, b.difference) == (None, None, None)
+    assert a.compared_with == b.case
+    assert (a.ratio, a.ratio_low, a.ratio_high) == pytest.approx((1.1,) * 3, rel=1e-9)
+    assert a.difference == "faster"
     assert (a.images_per_s, b.images_per_s) == pytest.approx((200, 2 / 0.011))
     assert a.blocks == b.blocks == 20  # pairs
 
 
 def test_a_row_that_is_never_ranked_is_compared_with_itself_only(made_up: None) -> None:
-    """The fused kernels' references on a CPU, in turns with eager on the same model, which must stay what it was."""
+    """The fused kernels' references on a CPU, interleaved with eager on the same model, which must stay what it was."""
     words = "reference path of the fused kernels, plain PyTorch"
     eager, fused, again = measured(case(), case("triton"), case("triton", repeat=2))
     assert [result.status for result in (eager, fused, again)] == ["ok"] * 3, fused.reason
@@ -493,7 +466,7 @@ def test_a_model_that_is_too_large_is_out_of_memory(made_up: None) -> None:
 
 
 def test_a_fault_of_one_case_leaves_the_others(made_up: None) -> None:
-    """The middle of three cannot run; the others are timed in turns and compared."""
+    """The middle of three cannot run; the others are timed interleaved and compared."""
     a, b, c = measured(case(QUICKLY), case("faulty:cannot_open"), case(QUICKLY, repeat=2))
     assert [each.status for each in (a, b, c)] == ["ok", "failed", "ok"]
     assert c.compared_with == a.case
@@ -504,14 +477,14 @@ def test_a_fault_of_one_case_leaves_the_others(made_up: None) -> None:
 
 
 def test_a_result_that_stands_is_kept_when_a_later_one_breaks(made_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    conclude = forward._conclude
+    conclude = forward._Bundle._conclude
 
-    def break_the_second(each: Any, *rest: Any) -> None:
-        if each.case.repeat == 2:
+    def break_the_second(bundle: Any, timed: Any, joules: bool) -> Measurement:
+        if timed.opened.case.repeat == 2:
             raise LookupError("lost the session")
-        conclude(each, *rest)
+        return conclude(bundle, timed, joules)
 
-    monkeypatch.setattr(forward, "_conclude", break_the_second)
+    monkeypatch.setattr(forward._Bundle, "_conclude", break_the_second)
     a, b = measured(case(QUICKLY), case(QUICKLY, repeat=2))
     assert (a.status, a.verdict, a.images_per_s) == ("ok", "VALID", pytest.approx(200))
     assert (b.status, b.reason, b.images_per_s) == ("failed", "LookupError: lost the session", None)

@@ -2,22 +2,21 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from simulated import QUICK, Simulated
-from test_measure import RATES, Unwatched
+from simulated import QUICK, RATES, Simulated, Unwatched
 
 from convbench import backends, cli
 from convbench.catalogue import find
 from convbench.errors import UsageError
-from convbench.measure import forward, sampling
-from convbench.sampling import plan
+from convbench.measure import opening, sampling
 from convbench.sampling.plan import Plan
-from convbench.schema import VERDICTS, Backend, Case
+from convbench.sampling.random_decoder import random_decoder
+from convbench.schema import VERDICTS, Backend, Case, SamplingMeasurement
 from convbench.timing.calibration import Rates
 
 MODEL = find("dico_digits")
@@ -27,7 +26,7 @@ ONE = Case("dico_digits", 8, 2, threads=1)
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose rates are known and that nobody else uses."""
-    monkeypatch.setattr(forward, "calibrate", lambda *_, **__: RATES)
+    monkeypatch.setattr(opening, "calibrate", lambda *_, **__: RATES)
     monkeypatch.setattr(sampling, "Recorder", Unwatched)
 
 
@@ -39,7 +38,9 @@ def simulated(**seconds: float) -> Simulated:
 
 
 def measured(text: str, clock: Simulated | None = None, case: Case = ONE) -> dict[str, Any]:
-    return sampling.measure_sampling(case, Plan.of_text(text, MODEL), QUICK, clock=clock)
+    asked = replace(case, sampling=str(Plan.of_text(text, MODEL)))
+    (row,) = sampling.measure([asked], QUICK, clock=clock)
+    return row.to_json()
 
 
 @pytest.mark.usefixtures("made_up")
@@ -61,7 +62,7 @@ def test_the_numbers_follow_from_the_times() -> None:
     assert row["whole_s"] == pytest.approx(0.07) and row["step_s"] == pytest.approx(0.014)
     assert row["error_vs_fp32"] == 0 and row["batch"] == 2
     json.dumps(row, allow_nan=False)
-    assert row.keys() == plan.new_row(ONE, Plan()).keys()
+    assert set(row) == {"kind", *SamplingMeasurement.keys()}
 
 
 @pytest.mark.usefixtures("made_up")
@@ -97,7 +98,7 @@ def test_a_whole_trajectory_must_take_what_its_steps_promise() -> None:
 def test_a_step_faster_than_the_machine_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step under guidance computes 4 images of 2 * 9.09e6 FLOP; at 3e9 FLOP/s it cannot take less than 24 ms."""
     slow = {key: value / 1000 for key, value in asdict(RATES).items()}
-    monkeypatch.setattr(forward, "calibrate", lambda *_, **__: Rates(**slow))
+    monkeypatch.setattr(opening, "calibrate", lambda *_, **__: Rates(**slow))
     row = measured("steps=5,cfg=1.5", simulated(step=0.02, forward=0.015, sampler=0.001, backbone=0.01, whole=0.1))
     assert row["verdict"] == "INVALID" and row["reason"].startswith("FLOOR: 0.02 s a step, but")
 
@@ -152,7 +153,7 @@ def test_an_engine_of_one_size_is_asked_for_each_alone(monkeypatch: pytest.Monke
 def test_a_random_decoder_has_the_shape_of_the_real_one() -> None:
     pytest.importorskip("diffusers", reason="the extra 'sample' is not installed")
     with torch.device("meta"):
-        decode = sampling.random_decoder("meta")
+        decode = random_decoder("meta")
         assert decode(torch.empty(2, 4, 8, 8)).shape == (2, 3, 64, 64)
 
 
@@ -164,7 +165,8 @@ def test_a_plan_reads_and_prints() -> None:
     assert found == Plan(20, 4.0, True, "ddim")
     assert str(found) == "steps=20,cfg=4,decode=yes,sampler=ddim"
     assert Plan.of_text(str(found), MODEL) == found
-    assert found.id(ONE) == f"{ONE.id}/steps=20,cfg=4,decode=yes,sampler=ddim" != ONE.id
+    named = replace(ONE, sampling=str(found))
+    assert named.id == f"{ONE.id}/steps=20,cfg=4,decode=yes,sampler=ddim" != ONE.id
 
 
 @pytest.mark.parametrize(
@@ -193,26 +195,54 @@ def test_the_command_measures_keeps_and_resumes(run: Callable[..., Any], tmp_pat
     code, out, err = run(*args)
     assert code in (0, 4)
     assert all(word in out for word in ("finished images/s", "backbone", "guidance", "arithmetic", "decoder"))
-    assert "not to be set beside the images/s of forward passes" in " ".join(out.split())
-    assert err.startswith("[1 of 1] dico_digits/8px/b1/eager/fp32/cpu/1threads/steps=3,cfg=1.5,decode=yes")
+    assert "not comparable with the images/s of forward passes" in " ".join(out.split())
+    assert "[1 of 1] dico_digits/8px/b1/eager/fp32/cpu/1threads/steps=3,cfg=1.5,decode=yes" in err
     kept = (tmp_path / "a.jsonl").read_text("utf-8")
     code, out, _ = run(*args, "--format", "json")
     assert (tmp_path / "a.jsonl").read_text("utf-8") == kept  # not measured again
     (row,) = json.loads(out)
-    assert row == json.loads(kept) and row["verdict"] in VERDICTS
+    assert {"schema": 2, **row} == json.loads(kept) and row["verdict"] in VERDICTS
     assert min(row[key] for key in ("finished_images_per_s", "backbone_s", "sampler_s", "decoder_s", "whole_s")) > 0
     assert row["sampler_s"] < row["backbone_s"] and 0.1 < row["whole_s"] / (3 * row["step_s"]) < 10
-    assert "images_per_s" not in row and "case" not in row
+    assert "images_per_s" not in row and row["kind"] == "sampling"
 
 
-def test_results_of_forward_passes_and_of_sampling_do_not_mix(run: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"schema": 1, "case": "dico_s/256px"}\n', "utf-8")
-    code, _, err = run("--sampling", "steps=3", "--out", "a.jsonl")
-    assert code == 2 and "a.jsonl line 1 is no result of --sampling" in err
-    row = json.dumps({"schema": 1, **plan.new_row(ONE, Plan())})
-    (tmp_path / "b.jsonl").write_text(row + "\n", "utf-8")
-    code, _, err = run("--out", "b.jsonl")
-    assert code == 2 and "b.jsonl line 1 is not a measurement" in err
+def test_rows_of_passes_and_of_sampling_may_share_a_file(run: Callable[..., Any], tmp_path: Path) -> None:
+    quick = ("--cap", "0.05s", "--out", "a.jsonl", "--format", "json")
+    _, passes, _ = run(*quick)
+    _, images, _ = run("--sampling", "steps=3", *quick)
+    kept = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text("utf-8").splitlines()]
+    assert [row["kind"] for row in kept] == ["throughput", "sampling"]
+    assert [json.loads(text)[0]["kind"] for text in (passes, images)] == ["throughput", "sampling"]
+
+
+def test_sampling_is_compared_in_three_processes_within_a_budget(run: Callable[..., Any]) -> None:
+    """The case over its counterpart, on the row of the case, from the blocks of every process."""
+    asked = ("--sampling", "steps=3,cfg=1.5", "--backend", "onnxruntime", "--compare-with", "eager", "--cap", "0.05s")
+    code, out, err = run(*asked, "--processes", "2", "--budget", "10m", "--price", "2", "--format", "json")
+    assert code in (0, 4), err
+    case, counterpart = json.loads(out)
+    assert (case["backend"], counterpart["backend"], case["compared_with"]) == (
+        "onnxruntime",
+        "eager",
+        counterpart["case"],
+    )
+    assert case["ratio_low"] <= case["ratio"] <= case["ratio_high"] and counterpart["ratio"] is None
+    assert case["processes"] == counterpart["processes"] == 2
+    assert case["difference"] in ("faster", "slower", "same", "unclear")
+    assert "at a cost of" in err
+
+
+def test_auto_takes_the_fastest_that_the_file_holds(run: Callable[..., Any], tmp_path: Path) -> None:
+    asked = ("--sampling", "steps=3,cfg=1.5", "--cap", "0.05s", "--out", "a.jsonl", "--format", "json")
+    _, out, _ = run("--backend", "eager,onnxruntime", *asked)
+    speeds = {row["backend"]: row["finished_images_per_s"] for row in json.loads(out) if row["verdict"] != "INVALID"}
+    code, out, err = run("--backend", "auto", *asked)
+    if len(speeds) == 2:
+        (row,) = json.loads(out)
+        assert row["backend"] == max(speeds, key=lambda name: speeds[name])
+        assert "0 cases to measure, 1 already in the file" in err
+    assert code in (0, 4)
 
 
 @pytest.mark.parametrize(
@@ -221,8 +251,8 @@ def test_results_of_forward_passes_and_of_sampling_do_not_mix(run: Callable[...,
         (["--sampling", "steps=0"], "--steps 0: 1 to 1000 are possible"),
         (["--sampling", "steps=5,sampler=euler"], "predicts noise, euler needs velocity"),
         (["--sampling", "cfg=-1"], "--sampling cfg=-1: a scale is 0 or more"),
-        (["--sampling", "steps=5", "--compare-with", "compile"], "--compare-with does not go with --sampling"),
-        (["--sampling", "steps=5", "--processes", "3"], "--processes does not go with --sampling"),
+        (["--sampling", "steps=5", "--mode", "train"], "--sampling cannot be combined with --mode train"),
+        (["--sampling", "steps=5", "--compare-with", "nothing"], "neither a model of `convbench models` nor a backend"),
         (["--sampling", "steps=5", "--out", "nowhere/a.jsonl"], "there is no folder nowhere"),
     ],
 )

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from convbench import models
 from convbench.catalogue import find
 from convbench.checks.output import relative_error
-from convbench.counting import count_variant, meta_inputs
 from convbench.errors import WeightsError
+from convbench.models.counts import count_variant, meta_inputs
 from convbench.models.edm2 import EDM2, EDM2Block, Fourier, MPLayer, mp_cat, mp_silu, mp_sum
 from convbench.models.edm2_ablations import FoldedEDM2, FoldedLayer, fold
 from convbench.models.random_weights import fill

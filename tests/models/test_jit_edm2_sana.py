@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from convbench import models
 from convbench.catalogue import Signature, find, variants
 from convbench.checks.output import LEAST_CHANGE
-from convbench.counting import count_variant, meta_inputs
+from convbench.models.counts import count_variant, meta_inputs
 from convbench.models.edm2 import EDM2
 from convbench.models.jit import JiT
 from convbench.models.random_weights import fill

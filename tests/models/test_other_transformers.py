@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from convbench import models
 from convbench.catalogue import find, variants
 from convbench.checks.output import LEAST_CHANGE
-from convbench.counting import count_variant, meta_inputs
 from convbench.errors import WeightsError
+from convbench.models import load_weights
+from convbench.models.counts import count_variant, meta_inputs
 from convbench.models.diffit import DiffiT, TimeDependentAttention
 from convbench.models.dit import DiT
 from convbench.models.dit_llama import DiTLLaMA
@@ -33,7 +34,6 @@ from convbench.models.sit import SiT
 from convbench.models.udit import UDiT, merge
 from convbench.models.uvit import UViT
 from convbench.tolerances import RELATIVE_L2
-from convbench.weights.read import load_weights
 
 FAMILIES = ("diffit", "dit_llama", "pixart", "sit", "udit", "uvit")
 ALL = [id for id, variant in variants().items() if variant.family.module in FAMILIES]

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from convbench import models
 from convbench.catalogue import find, variants
 from convbench.checks.output import LEAST_CHANGE
-from convbench.counting import Count, count_variant, meta_inputs
+from convbench.counting import Count
+from convbench.models.counts import count_variant, meta_inputs
 from convbench.models.ddt import DDT
 from convbench.models.flowdcn import FlowDCN
 from convbench.models.lightningdit import LightningDiT
 from convbench.models.mdtv2 import MDTv2
-from convbench.models.random_weights import fill, fixed_tables
+from convbench.models.random_weights import fill
 from convbench.tolerances import RELATIVE_L2
+from convbench.weights.fixed_tables import fixed_tables
 
 FAMILIES = ("flowdcn", "lightningdit", "ddt", "mdtv2")
 ALL = [id for id, variant in variants().items() if variant.family.module in FAMILIES]

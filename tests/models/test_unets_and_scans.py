@@ -23,16 +23,18 @@ from torch.nn import functional as F
 from convbench import models
 from convbench.catalogue import Signature, find, variants
 from convbench.checks.output import LEAST_CHANGE
-from convbench.counting import Count, count, count_variant, meta_inputs, row
+from convbench.counting import Count, count
 from convbench.errors import WeightsError
+from convbench.models import load_weights
 from convbench.models.adm import ADM, ADMU
+from convbench.models.counts import count_variant, meta_inputs, row
 from convbench.models.dim import DiM
 from convbench.models.dimsum import DiMSUM
 from convbench.models.dis import DiS
 from convbench.models.ldm import LDM
-from convbench.models.random_weights import fill, fixed_tables
+from convbench.models.random_weights import fill
 from convbench.tolerances import RELATIVE_L2
-from convbench.weights.read import load_weights
+from convbench.weights.fixed_tables import fixed_tables
 
 DATA = Path(__file__).parents[1] / "data"
 REFERENCE: dict[str, Any] = json.loads(gzip.decompress((DATA / "unets_and_scans.json.gz").read_bytes()))

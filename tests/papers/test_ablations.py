@@ -9,10 +9,12 @@ from ablated import OURS
 
 from convbench import models
 from convbench.catalogue import families, find
-from convbench.counting import Count, count, count_variant, meta_inputs
+from convbench.catalogue.ablations import options
+from convbench.counting import Count, count
 from convbench.errors import UsageError
+from convbench.models.counts import count_variant, meta_inputs
 from convbench.models.fcdm_ablations import FCDMLevels
-from convbench.papers.ablations import options, printed
+from convbench.papers.ablations import printed
 
 REFERENCE = {
     row["id"]: row for row in json.loads((Path(__file__).parents[1] / "data/ablations.json").read_text())["rows"]

@@ -12,9 +12,11 @@ import torch
 
 from convbench import catalogue, precision
 from convbench.cli import main
+from convbench.measure import training
 from convbench.models import create
 from convbench.papers import cards, differences, replay, tf32, waterfall, ways
-from convbench.schema import Case
+from convbench.run.jobs import Limits
+from convbench.schema import Case, ReplayStep
 from convbench.store import read
 from convbench.timing.clock import Block, CpuClock, CudaClock, Lane
 from convbench.timing.telemetry.recorder import Recorder
@@ -30,12 +32,16 @@ FLIPPED = {  # on a CPU
 
 def rows_of(paper: str, model: str | None = None) -> list[dict[str, Any]]:
     model = model or differences.default_case(paper, "cpu")[0]
-    return waterfall.rows(replay.replay(paper, model, RES, "cpu", cap_s=0.02, threads=1))
+    return [row.to_json() for row in waterfall.rows(replay.replay(paper, model, RES, "cpu", cap_s=0.02, threads=1))]
 
 
 @pytest.fixture(scope="module")
 def dico() -> list[dict[str, Any]]:
     return rows_of("dico")
+
+
+def typed(rows: list[dict[str, Any]]) -> list[ReplayStep]:
+    return [ReplayStep.from_json(row) for row in rows]
 
 
 def by_knob(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -77,8 +83,8 @@ def test_factors_take_the_replayed_number_to_ours(dico: list[dict[str, Any]]) ->
 def test_a_flaw_is_named_in_its_row(dico: list[dict[str, Any]]) -> None:
     found = by_knob(dico)
     assert found["conditioning"]["flaw"] == "validity, not speed: the batch is not one of independent images"
-    assert (found["conditioning"]["from"], found["conditioning"]["to"]) == ("[1]", "[batch]")
-    assert found["statistic"]["from"] == "total of 2 steps"
+    assert (found["conditioning"]["before"], found["conditioning"]["after"]) == ("[1]", "[batch]")
+    assert found["statistic"]["before"] == "total of 2 steps"
     assert found["autograd"]["flaw"] is None
 
 
@@ -86,7 +92,7 @@ def test_a_flaw_is_named_in_its_row(dico: list[dict[str, Any]]) -> None:
 def test_what_a_card_does_not_know_is_not_flipped(paper: str) -> None:
     found = by_knob(rows_of(paper))
     assert {knob for knob in differences.KNOBS if found[knob]["exists_here"]} == FLIPPED[paper]
-    assert found["sync_end"]["from"] == "?"
+    assert found["sync_end"]["before"] == "?"
     assert found["input"]["reason"] == "not stated, and not to be seen in the released code; done our way throughout"
 
 
@@ -95,16 +101,16 @@ def test_nothing_is_claimed_without_a_printed_number(dico: list[dict[str, Any]])
     assert found["printed"]["images_per_s"] is None
     assert found["unexplained"]["verdict"] == "not comparable"
     assert found["unexplained"]["ratio"] is None
-    assert waterfall.summary(dico).endswith("images/s. Nothing printed to compare with.")
+    assert waterfall.summary(typed(dico)).endswith("images/s. Nothing printed to compare with.")
 
 
 def test_words_are_about_this_machine(dico: list[dict[str, Any]]) -> None:
-    said = [text for text in waterfall.sentences(dico) if not text.startswith("SUSPECT: CONT")]
+    said = [text for text in waterfall.sentences(typed(dico)) if not text.startswith("SUSPECT: CONT")]
     assert len(said) == len(differences.KNOBS) + len(differences.FIXED)
     assert said[0].startswith("statistic: the released script takes the total of a fixed number of steps; on this")
     assert "sync_end: on a CPU a step is over when it returns, so waiting changes nothing" in said
     unknown = [row | ({"reason": "not stated"} if row["exists_here"] is False else {}) for row in dico]
-    assert list(waterfall.sentences(unknown))[-1] == (
+    assert list(waterfall.sentences(typed(unknown)))[-1] == (
         "sync_end, checkpointing, precision, cudnn_benchmark, software: not stated"
     )
     text = " ".join(said)
@@ -116,7 +122,7 @@ def test_words_are_about_this_machine(dico: list[dict[str, Any]]) -> None:
 
 def test_what_speaks_against_a_session_is_said(dico: list[dict[str, Any]]) -> None:
     rows = [row | ({"verdict": "SUSPECT", "reason": "CONT: why"} if row["step"] == "ours" else {}) for row in dico]
-    assert "SUSPECT: CONT: why" in waterfall.sentences(rows)
+    assert "SUSPECT: CONT: why" in waterfall.sentences(typed(rows))
 
 
 def made_up(gpu: str, seconds: list[float], paper: str = "dico", model: str = "dico_xl") -> list[dict[str, Any]]:
@@ -132,9 +138,9 @@ def made_up(gpu: str, seconds: list[float], paper: str = "dico", model: str = "d
     flips[0] = replay.Flip("sync_end", (first, second))
     facts = {"gpus": [{"name": gpu}], "torch": "2.11.0"}
     case = Case(model, 256, 32, device="cuda")
-    return waterfall.rows(
-        replay.Replay(paper, case, theirs, own, [first, second], flips, None, "VALID", "", facts, "2026-01-01T00:00:00")
-    )
+    at = "2026-01-01T00:00:00"
+    made = replay.Replay(paper, case, theirs, own, [first, second], flips, None, "VALID", "", facts, at)
+    return [row.to_json() for row in waterfall.rows(made)]
 
 
 SAME = [64 / 208.47 * f for f in (0.99, 0.995, 1, 1, 1.005, 1.01, 0.99, 1, 1.01)]
@@ -164,13 +170,13 @@ def test_another_gpu_is_not_comparable(paper: str, model: str, reason: str) -> N
     rows = made_up("NVIDIA H200", SAME, paper, model)
     gap = by_knob(rows)["unexplained"]
     assert (gap["verdict"], gap["reason"]) == ("not comparable", reason)
-    assert "%" not in waterfall.summary(rows)
+    assert "%" not in waterfall.summary(typed(rows))
 
 
 def test_a_sentence_tells_what_the_papers_way_does() -> None:
     rows = made_up("NVIDIA H200", SAME)
     assert by_knob(rows)["sync_end"]["ratio"] == 0.5
-    assert next(waterfall.sentences(rows)) == (
+    assert next(waterfall.sentences(typed(rows))) == (
         "sync_end: the released script reads the clock without waiting for the GPU; on this machine this changes the "
         "result by +100.0% [+100.0%, +100.0%] (clock: work that is still queued is not counted)"
     )
@@ -295,12 +301,14 @@ def test_inputs_of_a_way() -> None:
 @pytest.mark.parametrize("autograd", [torch.no_grad, torch.inference_mode])
 def test_checkpointed_blocks_return_the_same(autograd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = create("fcdm_s", res=RES), []
-    original = ways.checkpoint
-    monkeypatch.setattr(ways, "checkpoint", lambda *args, **options: (calls.append(1), original(*args, **options))[1])
+    original = training.checkpoint
+    monkeypatch.setattr(
+        training, "checkpoint", lambda *args, **options: (calls.append(1), original(*args, **options))[1]
+    )
     inputs = replay.input_sets(Case("fcdm_s", RES, 2))[0]
     with autograd():
         plain = model(*inputs)
-        with ways.checkpointed(model) as blocks:
+        with training.checkpointed(model) as blocks:
             assert torch.equal(model(*inputs), plain)
         assert blocks == len(calls) == sum(catalogue.find("fcdm_s").options["depths"])
         assert torch.equal(model(*inputs), plain)
@@ -346,20 +354,20 @@ def test_the_chain_of_a_gpu_with_a_cpu_in_its_place(monkeypatch: pytest.MonkeyPa
     )
     with replay.settings(1):
         found = replay.replay("dico", "dico_s", RES, "cuda", batch=2, cap_s=0.02)
-    rows = waterfall.rows(found)
+    rows = [row.to_json() for row in waterfall.rows(found)]
     by = by_knob(rows)
     assert [row["knob"] for row in rows if row["exists_here"]] == [
         *("sync_end", "statistic", "conditioning", "input", "autograd", "precision", "batch"),
         "matmul_tf32",
     ]
-    assert by["statistic"]["from"] == "total of 20 steps"
-    assert (by["precision"]["from"], by["precision"]["to"]) == ("torch-default", "fp32")
-    assert (by["batch"]["from"], by["batch"]["to"]) == (2, 1)
+    assert by["statistic"]["before"] == "total of 20 steps"
+    assert (by["precision"]["before"], by["precision"]["after"]) == ("torch-default", "fp32")
+    assert (by["batch"]["before"], by["batch"]["after"]) == (2, 1)
     assert by["matmul_tf32"]["images_per_s_before"] == by["precision"]["images_per_s_before"]
     factors = [row["factor"] for row in rows if row["step"] == "knob" and row["exists_here"]]
     assert by["replayed"]["images_per_s"] * math.prod(factors) == pytest.approx(by["ours"]["images_per_s"])
     assert found.chain[-1].way == differences.ours("cuda")
-    assert len(list(waterfall.sentences(rows))) >= len(differences.KNOBS) + len(differences.FIXED) + 1
+    assert len(list(waterfall.sentences(typed(rows)))) >= len(differences.KNOBS) + len(differences.FIXED) + 1
 
 
 # The command.
@@ -375,7 +383,6 @@ def run(args: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, 
 def test_the_command_appends_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(replay.environment, "cores", lambda: 1)
     out = tmp_path / "replay.jsonl"
     args = ["replay", "fcdm", "--res", str(RES), "--device", "cpu", "--cap", "0.02s", "--out", str(out)]
     code, text, said = run([*args, "--format", "json"], capsys)
@@ -384,19 +391,20 @@ def test_the_command_appends_its_rows(
     assert "On a CPU: batch 2 in place of 64, the S model at 256 px unless" in said
     assert [json.loads(line)["knob"] for line in out.read_text().splitlines()] == [row["knob"] for row in rows]
     assert len({row["case"] for row in read(out)}) == len(rows)
+    kept = out.read_bytes()
     code, text, _ = run(args, capsys)
-    assert len(read(out)) == 2 * len(rows)
+    assert out.read_bytes() == kept  # not measured again
     assert text.splitlines()[0].split()[:3] == ["knob", "paper's", "way"]
 
 
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        ([], 2, "which paper?"),
+        ([], 2, "missing PAPER, e.g. convbench replay dico"),
         (["dici"], 2, "unknown paper 'dici': there are dic, dic_poster, dico, fcdm"),
         (["dico", "--res", "70"], 2, "--res 70 does not suit dico_s"),
         (["dico", "--model", "dico_x"], 2, "unknown model 'dico_x'"),
-        (["dico", "--tf32-experiment"], 2, "takes neither a paper nor --model"),
+        (["dico", "--tf32-experiment"], 2, "--tf32-experiment cannot be combined with a paper or --model"),
         (["--tf32-experiment"], 3, "needs an NVIDIA GPU of compute capability 8.0"),
         (["dico", "--out", "/nowhere/at/all.jsonl"], 2, "there is no folder"),
     ],
@@ -437,12 +445,24 @@ def check_experiment(rows: list[dict[str, Any]], models: list[str], batches: lis
 
 def test_the_experiment_has_every_cell() -> None:
     models = ["dit_s_2", "dico_s"]
-    rows = list(tf32.experiment(models, [1, 2], RES, "cpu", cap_s=0.01, blocks=6))
+    cells = [cell for batch in (1, 2) for cell in tf32.measure_batch(models, batch, RES, "cpu", cap_s=0.01, blocks=6)]
+    rows = [cell.to_json() for cell in cells]
     check_experiment(rows, models, [1, 2])
-    said = tf32.notes([row | {"reason": ""} for row in rows])
+    said = tf32.notes([dataclasses.replace(cell, reason="") for cell in cells])
     assert [text.partition(":")[0] for text in said] == [f"dico_s over dit_s_2, batch {batch}" for batch in (1, 2)]
     assert "at torch's defaults" in said[0]
     json.dumps(rows, allow_nan=False)
+
+
+def test_the_experiment_runs_in_a_process_that_ends_and_resumes(tmp_path: Path) -> None:
+    out = tmp_path / "tf32.jsonl"
+    limits = Limits(cap_s=0.01, timeout_s=300)
+    asked = (["dit_s_2", "dico_s"], [1], RES, "cpu", out, limits)
+    rows = list(tf32.experiment(*asked))
+    check_experiment([row.to_json() for row in rows], ["dit_s_2", "dico_s"], [1])
+    kept = out.read_bytes()
+    assert list(tf32.experiment(*asked)) == rows
+    assert out.read_bytes() == kept
 
 
 @pytest.mark.parametrize(
@@ -468,7 +488,7 @@ def test_a_replay_on_a_gpu_flips_what_a_cpu_cannot(tmp_path: Path, capsys: pytes
         "checkpointing"
     }
     assert found["matmul_tf32"]["step"] == "aside"
-    assert (found["matmul_tf32"]["from"], found["matmul_tf32"]["to"]) == ("torch-default", "tf32")
+    assert (found["matmul_tf32"]["before"], found["matmul_tf32"]["after"]) == ("torch-default", "tf32")
     factors = [row["factor"] for row in rows if row["step"] == "knob" and row["exists_here"]]
     assert found["replayed"]["images_per_s"] * math.prod(factors) == pytest.approx(found["ours"]["images_per_s"])
     assert found["ours"]["verdict"] != "INVALID", found["ours"]["reason"]
@@ -477,7 +497,8 @@ def test_a_replay_on_a_gpu_flips_what_a_cpu_cannot(tmp_path: Path, capsys: pytes
 
 @pytest.mark.gpu
 def test_checkpointing_on_a_gpu() -> None:
-    found = by_knob(waterfall.rows(replay.replay("fcdm", "fcdm_s", 256, "cuda", batch=8, cap_s=0.5)))
+    made = replay.replay("fcdm", "fcdm_s", 256, "cuda", batch=8, cap_s=0.5)
+    found = by_knob([row.to_json() for row in waterfall.rows(made)])
     assert found["checkpointing"]["exists_here"] is True
     assert found["ours"]["verdict"] != "INVALID", found["ours"]["reason"]
 
@@ -485,6 +506,6 @@ def test_checkpointing_on_a_gpu() -> None:
 @pytest.mark.gpu
 def test_the_experiment_on_a_gpu() -> None:
     models = ["dit_s_2", "dig_s_2", "dic_s", "dico_s", "fcdm_s"]
-    rows = list(tf32.experiment(models, [8], 256, "cuda", cap_s=0.5, blocks=6))
+    rows = [cell.to_json() for cell in tf32.measure_batch(models, 8, 256, "cuda", cap_s=0.5, blocks=6)]
     check_experiment(rows, models, [8])
     assert cards.value(cards.cards()["convbench_cuda"], "sync_end") == "yes"

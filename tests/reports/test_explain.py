@@ -53,13 +53,13 @@ def test_a_derived_number(run: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_what_is_recorded_has_no_formula(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = called(capsys, run, "--explain", "dit_xl_2/measured_at")
-    assert "formula      recorded as it was measured or asked for; no formula" in out.splitlines()
+    assert "formula      recorded as requested or measured; no formula" in out.splitlines()
 
 
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ("images_per_s", "--explain images_per_s: say model/key"),
+        ("images_per_s", "--explain images_per_s: expected MODEL/KEY"),
         ("dic_x/images_per_s", "unknown model or case 'dic_x': did you mean dic_xl"),
         ("dic_xl/images_per", "unknown key 'images_per': did you mean images_per_s"),
     ],

@@ -1,4 +1,4 @@
-"""``convbench report``: ratios and ranks by hand, every format's text, files that are none of ours."""
+"""``convbench report``: ratios and ranks by hand, the text of every format, files that convbench did not write."""
 
 import io
 import json
@@ -102,7 +102,7 @@ dit_xl_2         2  ±1.0 %       1.000          –           2  VALID
 dig_xl_2         1  ±3.0 %       0.500  0.48-0.52           3  SUSPECT
 dico_xl         90  ±1.0 %           –          –  not ranked  INVALID
 fcdm_xl         80  ±1.0 %           –          –  not ranked  VALID
-× baseline: images/s over those of dit_xl_2 in the same run and conditions; its interval is made of both.
+× baseline: images/s over those of dit_xl_2 in the same run and conditions; its interval combines both.
 dico_xl/256px/b1/eager/fp32/cpu/1threads: INVALID, CONSTANT: the output ignores t
 fcdm_xl/256px/b1/eager/fp32/cpu/1threads: not ranked, a reference path
 """
@@ -145,7 +145,7 @@ dic\_xl & 116.14 & 3 & 1.500 & VALID \\
 \bottomrule
 \end{tabular}
 \par\smallskip{\footnotesize $\times$ baseline: images/s over those of dit\_xl\_2 in the same run and conditions; \
-its interval is made of both.\par}
+its interval combines both.\par}
 \end{table}
 """
 
@@ -188,7 +188,7 @@ def test_json_holds_every_key_as_it_was_stored(run: Path, capsys: pytest.Capture
         (["--baseline", "dit_s_2"], "--baseline dit_s_2 is in none of these files: there are dit_xl_2, dic_xl"),
         (["--where", "batch=2"], "no row has batch=2: there are 1"),
         (["--where", "bach=1"], "unknown key 'bach': did you mean batch"),
-        (["--where", "batch"], "--where batch: say key=value"),
+        (["--where", "batch"], "--where batch: expected key=value"),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_nearest(
@@ -205,16 +205,16 @@ def test_a_wrong_name_is_answered_with_the_nearest(
         ("", 3, "no measurement in"),
         ("hello\n", 2, "is not JSON: not a result file of convbench"),
         ('{"a": 1}\n', 2, "is not a measurement: not a result file"),
-        ('[{"a": 1}]', 2, "row 1 is none that convbench writes: a"),
+        ('[{"a": 1}]', 2, "row 1 is not a row of convbench: a"),
         ("[1]", 2, "is not a list of rows"),
         ('[{"model": ', 2, "is not JSON: not a file of convbench, or cut off"),
-        ('{"schema": 2, "case": "x"}\n', 2, "was written by a newer convbench (schema 2): upgrade"),
+        ('{"schema": 99, "case": "x"}\n', 2, "was written by a newer convbench (schema 99): upgrade"),
         (json.dumps(ROWS[0] | {"images_per_s": "fast"}) + "\n", 2, "row 1 has images_per_s 'fast'"),
         (json.dumps(ROWS[0] | {"images_per_s": None}) + "\n", 2, "row 1 has images_per_s None"),
         (json.dumps(ROWS[0] | {"status": "fine"}) + "\n", 2, "row 1 has status 'fine'"),
     ],
 )
-def test_a_file_that_is_none_of_ours_is_one_line(
+def test_a_file_of_another_program_is_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, code: int, said: str
 ) -> None:
     (tmp_path / "x.jsonl").write_text(content, "utf-8")
@@ -234,7 +234,7 @@ def test_a_torn_line_is_said_and_left_out(run: Path, capsys: pytest.CaptureFixtu
     run.write_bytes(run.read_bytes()[:-9])
     code, out, err = called(capsys, run)
     assert code == 0 and "dico_xl" in out and "fcdm_xl" not in out
-    assert err == f"{run} ends in half a line, as a killed run leaves it: that line is left out\n"
+    assert err == f"{run}: left out its last line, which is incomplete (the run was killed)\n"
 
 
 def test_files_are_told_apart_by_what_they_hold(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_files_are_told_apart_by_what_they_hold(tmp_path: Path) -> None:
     write_lines(tmp_path / "b.jsonl", [{"schema": 1, "case": "replay/x", "knob": "ours", "step": "ours"}])
     (tmp_path / "c.json").write_text(json.dumps([{"model": "dic_s", "kind": "linear", "macs": 1, "share": 1.0}]))
     (tmp_path / "d.json").write_text(json.dumps(ROWS[1:2]))
-    (tmp_path / "e.txt").write_text("none of ours")
+    (tmp_path / "e.txt").write_text("another file")
     runs = read_runs([tmp_path])
     assert [row["model"] for row in runs.measurements] == ["dit_xl_2", "dic_xl"]
     assert (len(runs.replays), len(runs.kinds), len(runs.sampling)) == (1, 1, 0)
@@ -256,3 +256,42 @@ def test_a_file_without_throughput_is_nothing_to_report(tmp_path: Path) -> None:
     kinds.write_text(json.dumps([{"model": "dic_s", "kind": "linear", "macs": 1, "share": 1.0}]))
     with pytest.raises(NothingMeasured, match="only kinds"):
         command.main([str(kinds)], standalone_mode=False)
+
+
+def test_the_table_is_printed_unless_another_output_is_asked_for(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, folder = tmp_path / "page.html", tmp_path / "pictures"
+    code, out, err = called(capsys, run, "--html", page, "--plots", folder)
+    assert (code, out) == (0, "")
+    assert sorted(err.splitlines()) == sorted(f"wrote {file}" for file in (page, *folder.iterdir()))
+    assert {file.suffix for file in folder.iterdir()} == {".svg", ".png"} and page.is_file()
+
+
+def test_the_papers_tables_and_pictures_in_one_call(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = called(capsys, run, "--paper", "dic:5", "--plots", tmp_path / "x", "--format", "markdown")
+    assert (code, out.splitlines()[0]) == (0, "### DiC, Table 5: backbones of the XL size, 256 pixels")
+    assert f"wrote {tmp_path / 'x' / 'fid-macs.svg'}" in err.splitlines()
+
+
+@pytest.mark.parametrize("option", [["--explain", "dic_xl/mfu"], ["--html", "page.html"], ["--baseline", "dic_xl"]])
+def test_the_papers_tables_refuse_what_they_cannot_take(
+    run: Path, capsys: pytest.CaptureFixture[str], option: list[str]
+) -> None:
+    code, out, err = called(capsys, run, "--paper", "all", *option)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"convbench: {option[0]} cannot be combined with --paper: ")
+
+
+def test_a_ratio_stands_beside_what_its_case_was_compared_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    eager = measured("dico_s", 10.0)
+    ratio = {"ratio": 2.357, "ratio_low": 2.34, "ratio_high": 2.381, "difference": "faster"}
+    row = measured("dico_s", 23.6, backend="aoti", compared_with=eager["case"], **ratio)
+    run = write_lines(tmp_path / "run.jsonl", [row, eager])
+    columns = ("--columns", "backend,ratio,ratio_interval,compared_with,difference")
+    _, out, _ = called(capsys, run, *columns, "--format", "markdown")
+    assert out.splitlines()[2:] == ["| aoti | 2.357 | 2.340-2.381 | eager | faster |", "| eager | – | – | – | – |"]

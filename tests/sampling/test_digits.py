@@ -22,8 +22,8 @@ from torch import Tensor
 
 from convbench import backends, models
 from convbench.catalogue import FOLDER, find, variants
+from convbench.measure import drift
 from convbench.reports.tables.text import render
-from convbench.sampling import drift
 from convbench.sampling.figures import compared
 from convbench.sampling.images import Recipe, sampler_for
 from convbench.schema import PRECISIONS

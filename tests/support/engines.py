@@ -1,4 +1,4 @@
-"""Engines to sample with, most of them broken as real ones have been: tests/sampling/test_drift.py and test_digits.py.
+"""Engines to sample with, most of them broken as real ones have been: tests/measure/test_drift.py and test_digits.py.
 
 Named as "engines:NAME", as tests/ is on the path.
 """

@@ -15,7 +15,7 @@ from fill import fill_tensor, generator
 from torch import Tensor, nn
 
 from convbench import models
-from convbench.models.random_weights import fixed_tables
+from convbench.weights.fixed_tables import fixed_tables
 
 CORE = ("dic", "dico", "dig", "dit", "fcdm")  # the papers' own families; of the others: test_other_transformers.py
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"

@@ -24,7 +24,7 @@ DATATYPES = {"float32": "FP32", "int64": "INT64"}
 @contextmanager
 def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """``convbench serve`` on a free port, and its address."""
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
     server = subprocess.Popen(
         [sys.executable, "-m", "convbench", "serve", *arguments, "--port", "0", "--threads", "1"],
         cwd=ROOT,

@@ -1,7 +1,10 @@
-"""A clock whose time is made up, so that what follows from times can be tested to the digit on a busy machine."""
+"""A machine whose times and rates are made up, so that numbers can be tested to the digit on a busy machine."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, ClassVar
 
+from convbench.timing.calibration import Rates
 from convbench.timing.clock import Block, CpuClock, Rules
 
 QUICK = Rules(block_s=0.005, warmup_s=0.01, min_s=0.02, cap_s=0.1, min_blocks=6, half_width=0.02)
@@ -26,3 +29,31 @@ class Simulated(CpuClock):
         total = self.takes(self.steps, steps, lane)
         self.steps += steps
         return Block(total / steps, total, total, [total / steps] * steps)
+
+
+RATES = Rates(
+    matmul_flops_per_s=2e12,
+    conv1x1_flops_per_s=1e12,
+    conv3x3_flops_per_s=3e12,
+    copy_bytes_per_s=1e12,
+    launches_per_s=1e6,
+)
+
+
+class Unwatched:
+    """In place of the sampler, which is a process of its own and takes its time to start: an idle machine."""
+
+    facts: ClassVar[dict[str, Any]] = {}
+    reason = ""
+
+    def __init__(self, device: str) -> None:
+        self.timed = nullcontext
+
+    def __enter__(self) -> "Unwatched":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def summary(self) -> dict[str, Any]:
+        return {"cores_of_others": 0.0}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from convbench.schema import Case, Measurement
+from convbench.schema.upgrade import SCHEMA
 
 MACHINE = {"cpu": "test", "cores": 1, "gpus": [], "torch": "2", "cuda": None, "cudnn": None, "convbench": "0"}
 
@@ -21,7 +22,7 @@ def measured(model: str, images_per_s: float = 1.0, half: float = 0.01, **known:
         "latency_s_p50": named["batch"] / images_per_s,
         "environment": MACHINE,
     }
-    return {"schema": 1, **vars(Measurement.of(Case(model, **named), **(figures | known)))}
+    return {"schema": SCHEMA, **Measurement.of(Case(model, **named), **(figures | known)).to_json()}
 
 
 CASE = ("res", "batch", "backend", "precision", "device", "threads", "weights", "repeat", "mode")

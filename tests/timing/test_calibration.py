@@ -6,7 +6,7 @@ import pytest
 from simulated import Simulated
 
 from convbench import catalogue
-from convbench.counting import count_variant
+from convbench.models.counts import count_variant
 from convbench.timing import calibration
 from convbench.timing.calibration import Limit, Rates, calibrate, limit
 

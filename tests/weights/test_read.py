@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from convbench import models
 from convbench.catalogue import Variant, find, variants
 from convbench.errors import WeightsError
+from convbench.models import load_weights
 from convbench.models.dico import DiCo
 from convbench.models.dit import DiT
 from convbench.models.random_weights import fill
-from convbench.weights.read import WRAPPERS, load_weights, read_state_dict
+from convbench.weights.read import WRAPPERS, read_state_dict
 
 TINY = replace(find("dico_s"), id="dico_tiny")
 State = dict[str, Tensor]

@@ -1,4 +1,4 @@
-"""The one-file page: what it holds, that it asks for nothing, that a browser can work it, that changes are found."""
+"""The one-file page: its content, no network requests, its use in a browser, and the detection of changes."""
 
 import json
 import random
@@ -13,10 +13,11 @@ import pytest
 
 from convbench.errors import UsageError
 from convbench.reports.columns import COLUMNS
-from convbench.reports.page.build import inline_svg, page, script_json
+from convbench.reports.page.build import inline_svg, page
 from convbench.reports.page.check import check_page
+from convbench.reports.page.data import digest, script_json, table_rows
 from convbench.reports.runs import Runs, read_runs
-from convbench.reports.tables.text import cell_text
+from convbench.reports.tables.cells import cell_text
 from convbench.schema import Case, Measurement
 from convbench.store import append
 from convbench.timing import derived
@@ -66,7 +67,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     slow = measured("dic_s", 0.9, batch=4, verdict="SUSPECT", reason=f"WIDE: {EVIL}")
     refused = asdict(Measurement.of(Case("dig_s_2", 256, 1, threads=2), status="skipped", reason="needs 99 GiB"))
     for row in (a, b, slow, refused):
-        append(path, row)
+        append(path, Measurement.from_json(row))
     path.with_name("run.jsonl.toml").write_text(f"# {EVIL}\n", "utf-8")
     return read_runs([path])
 
@@ -140,8 +141,6 @@ def test_a_picture_that_runs_or_asks_is_refused(bad: str) -> None:
 
 @pytest.mark.parametrize("key", ["images_per_s", "baseline_ratio", "ratio", "latency_s_p50", "params", "macs"])
 def test_a_changed_cell_is_named(key: str, runs: Runs, text: str) -> None:
-    from convbench.reports.page.build import table_rows
-
     row = next(row for row in table_rows(runs.measurements, "dit_xl_2") if row["model"] == "dico_s")
     shown = cell_text(row, key)
     old, new = cell(text, "dico_s", shown)
@@ -165,9 +164,7 @@ def test_a_share_or_a_verdict_that_was_changed_is_named(text: str) -> None:
 
 
 def test_samples_that_no_longer_give_the_number_are_found_even_with_a_new_hash(text: str) -> None:
-    """Whoever edits the data can write their hash anew; the numbers still have to follow from the samples."""
-    from convbench.reports.page.build import digest
-
+    """A new hash does not hide edited data; the numbers still have to follow from the samples."""
     data = re.search(r'data-sha256="(\w+)">(.*?)</script>', text)
     assert data
     speed = json.loads(data.group(2))["measurements"][1]["images_per_s"]
@@ -202,7 +199,7 @@ def test_a_missing_part_is_named(pattern: str, says: str, text: str) -> None:
 
 
 def test_other_files_are_refused_in_words(text: str) -> None:
-    with pytest.raises(UsageError, match=r"x\.html is no page of convbench report --html"):
+    with pytest.raises(UsageError, match=r"x\.html is not a page written by convbench report --html"):
         check_page("<html><table></table></html>", "x.html")
     data = re.search(r'data-sha256="(\w+)">(.*?)</script>', text)
     assert data
@@ -314,7 +311,7 @@ def test_report_writes_a_page_that_verify_report_accepts_until_a_digit_is_change
     )
     assert [each.name for each in tmp_path.iterdir()] == ["page.html"]
     code, out, err = run("verify-report", path)
-    assert (code, err) == (0, "") and re.fullmatch(r"\d+ cells as they should be, \d+ of them .*\n", out)
+    assert (code, err) == (0, "") and re.fullmatch(r"all \d+ cells match, \d+ of them .*\n", out)
 
     text = path.read_text("utf-8")
     assert text.count("<figure") == text.count("</svg>") >= 2  # what the papers print, ratios to the baseline
@@ -325,5 +322,8 @@ def test_report_writes_a_page_that_verify_report_accepts_until_a_digit_is_change
     assert out.startswith("dico_s/256px/b1/eager/fp32/cpu/2threads: images/s (images_per_s) shows ")
     assert out.endswith(f", recomputed {speed}\n")
 
-    assert run("verify-report", source)[::2] == (2, f"convbench: {source} is no page of convbench report --html\n")
+    assert run("verify-report", source)[::2] == (
+        2,
+        f"convbench: {source} is not a page written by convbench report --html\n",
+    )
     assert run("report", source, "--html", path, "--paper")[0] == 2

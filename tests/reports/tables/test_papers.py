@@ -133,7 +133,7 @@ def test_names_of_tables() -> None:
     assert named_tables("all") == known_tables()
     assert named_tables("dico") == ["dico:1", "dico:2", "dico:5"]
     assert named_tables("fcdm:2, dic:5,dic:5") == ["fcdm:2", "dic:5"]
-    with pytest.raises(UsageError, match="--paper dic:6: there are all, dic:3, dic:4"):
+    with pytest.raises(UsageError, match="--paper dic:6: the tables are all, dic:3, dic:4"):
         named_tables("dic:6")
 
 
@@ -194,4 +194,4 @@ def test_options_that_do_not_go_together(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(SystemExit) as stopped:
         main(["report", run, "--paper", "--sort", "model"])
     assert stopped.value.code == 2
-    assert "--sort does not go with --paper" in capsys.readouterr().err
+    assert "--sort cannot be combined with --paper" in capsys.readouterr().err

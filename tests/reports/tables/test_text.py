@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from convbench.reports import columns
-from convbench.reports.columns import COLUMNS, NOTHING, significant
+from convbench.reports.columns import COLUMNS
+from convbench.reports.computed import half_interval
+from convbench.reports.formats import UNKNOWN, significant
 from convbench.reports.tables.text import render
 
 KEYS = (
@@ -169,9 +170,9 @@ def test_square_brackets_are_text() -> None:
 
 
 def test_every_column_prints_nothing_for_nothing() -> None:
-    assert NOTHING == "–"
+    assert UNKNOWN == "–"
     for key, column in COLUMNS.items():
-        if column.of is None and key != "model":
+        if column.compute is None and key != "model":
             text = render([{"model": "x", key: None}, {"model": "y", key: 1}], ("model", key), "markdown")
             assert text.splitlines()[-2] == "| x | – |"
             assert text.splitlines()[-1] == f"| y | {column.text(1)} |"
@@ -218,6 +219,6 @@ def test_values_are_scaled_when_they_are_printed(key: str, value: float, text: s
 
 def test_the_interval_is_half_its_width_as_a_share() -> None:
     row = {"images_per_s": 100.0, "images_per_s_low": 97.0, "images_per_s_high": 105.0}
-    assert columns.interval(row) == pytest.approx(0.04)
-    assert COLUMNS["interval"].text(columns.interval(row)) == "±4.0 %"
-    assert columns.interval({"images_per_s": None}) is None
+    assert half_interval("images_per_s")(row) == pytest.approx(0.04)
+    assert COLUMNS["interval"].text(half_interval("images_per_s")(row)) == "±4.0 %"
+    assert half_interval("images_per_s")({"images_per_s": None}) is None

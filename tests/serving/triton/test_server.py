@@ -127,7 +127,7 @@ def test_it_batches_and_returns_what_pytorch_computes(artefact: Path, backends: 
     np.savez(tmp_path / "in.npz", **given, cfg_scale=scale)
     with running(models, backends, tmp_path / "log") as (http, grpc, metrics):
         addresses = [f"127.0.0.1:{http}", f"127.0.0.1:{grpc}"]
-        client = [HOME / "bin" / "python", ROOT / "tests" / "triton_client.py"]
+        client = [HOME / "bin" / "python", ROOT / "tests" / "support" / "triton_client.py"]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         subprocess.run(
             [*client, *addresses, tmp_path / "in.npz", tmp_path / "out"], check=True, timeout=120, env=environment

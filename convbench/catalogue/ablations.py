@@ -1,0 +1,66 @@
+"""Variants of a variant, by changes behind its id: ``fcdm_l@kernel=5``, ``dico_s@activation=relu@attention=none``.
+
+The options of a family stand under ``ablations`` in its .toml: a key, an example of its value, its meaning.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from ..errors import UsageError
+from .families import Variant, families
+
+
+def varied(base: Variant, changes: list[str]) -> Variant:
+    """The variant with those changes, each "key=value". Raises UsageError for what the family cannot change."""
+    known = base.family.facts.get("ablations", {}).get("options", {})
+    if not known:
+        raise UsageError(f"{base.id} has no ablations: `convbench models --ablations` lists the models that have some")
+    options = dict(base.options)
+    for change in changes:
+        key, _, text = change.partition("=")
+        if key not in known:
+            raise UsageError(f"{base.id} has no '{key}' to change: there are {', '.join(known)}")
+        options[key] = _value(f"{base.id}@{change}", text, known[key])
+    suffix = "".join(f"@{change}" for change in changes)
+    return replace(
+        base,
+        id=base.id + suffix,
+        name=base.name + suffix,
+        options=options,
+        params=None,
+        macs=None,
+        shipped=None,
+        ablated=True,
+    )
+
+
+def _value(shown: str, text: str, option: dict[str, Any]) -> Any:
+    """The value in the type of the option's example."""
+    like = option["like"]
+    choices = option.get("choices") or (["yes", "no"] if isinstance(like, bool) else None)
+    if choices and text not in map(str, choices):
+        raise UsageError(f"{shown}: it must be one of {', '.join(map(str, choices))}")
+    try:
+        if isinstance(like, bool):
+            return text == "yes"
+        return [int(part) for part in text.split("-")] if isinstance(like, list) else type(like)(text)
+    except ValueError:
+        example = "-".join(map(str, like)) if isinstance(like, list) else like
+        raise UsageError(f"{shown}: it must look like {example}") from None
+
+
+def options() -> Iterator[str]:
+    """What can be changed, a line a family."""
+    for family in families().values():
+        known = family.facts.get("ablations", {}).get("options", {})
+        if known:
+            words = [f"{key} ({option['what']}; such as {_text(option)})" for key, option in known.items()]
+            yield f"{family.name}: {'; '.join(words)}."
+
+
+def _text(option: dict[str, Any]) -> str:
+    like = option["like"]
+    if isinstance(like, bool):
+        return "yes or no"
+    return "-".join(map(str, like)) if isinstance(like, list) else " or ".join(map(str, option.get("choices", [like])))

@@ -1,0 +1,28 @@
+"""Rows with what is found about them after they were built."""
+
+from dataclasses import replace
+from typing import TypeVar
+
+from ..checks.output import Finding
+from ..schema import VERDICTS, CaseRow
+from ..timing.compare import Comparison
+
+R = TypeVar("R", bound=CaseRow)
+
+
+def with_ratio(row: R, counterpart: str, found: Comparison) -> R:
+    """The row with the ratio of its speed to that of its counterpart, a case."""
+    return replace(
+        row,
+        compared_with=counterpart,
+        ratio=found.ratio,
+        ratio_low=found.low,
+        ratio_high=found.high,
+        difference=found.difference,
+    )
+
+
+def with_finding(row: R, found: Finding) -> R:
+    """The row with one more finding: the worse of both verdicts, and both reasons."""
+    verdict = max(row.verdict or "VALID", "INVALID" if found.invalid else "SUSPECT", key=VERDICTS.index)
+    return replace(row, verdict=verdict, reason="; ".join(filter(None, [row.reason, str(found)])))

@@ -1,0 +1,139 @@
+"""A case from its id to a proved step: the network, its inputs, its reference, the backend, what the proof found."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import backends, catalogue, precision
+from ..checks import output
+from ..checks.operators import operators_seen
+from ..checks.output import Finding, Proof
+from ..counting import Count
+from ..models import create
+from ..models.counts import count_variant
+from ..schema import Backend, Case, Second, Step
+from ..timing.calibration import Rates, calibrate
+from ..timing.clock import Clock, Inputs
+from . import training
+
+Report = Callable[[str, float], None]
+"""Called with what is being done and the share of it that is done."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network with its inputs, and the output of fp32 eager for the first of them."""
+
+    model: nn.Module
+    counted: Count
+    sets: list[Inputs]
+    reference: Tensor
+    kernels: dict[str, str]
+    load_s: Second
+
+    def facts(self) -> dict[str, Any]:
+        """Keys of a Measurement that are known before a backend is opened."""
+        counted = self.counted
+        return {
+            "load_s": self.load_s,
+            "kernels": self.kernels,
+            "params": counted.params,
+            "macs": counted.macs,
+            "macs_full": counted.macs_full,
+            "winograd_macs": counted.winograd_macs,
+        }
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A case whose step has run and been checked. ``proof.findings`` says why it must not be timed, if it must not."""
+
+    case: Case
+    subject: Subject
+    backend: Backend
+    step: Step
+    sets: list[Inputs]  # in the precision of the case
+    proof: Proof
+    rates: Rates
+    flags: dict[str, str]  # precision switches as read back
+    prepare_s: Second
+    build_s: Second | None
+
+    @property
+    def counted(self) -> Count:
+        """The counts of one image."""
+        return self.subject.counted
+
+    def facts(self) -> dict[str, Any]:
+        """Keys of a Measurement that are known before anything is timed."""
+        error = self.proof.error_vs_fp32
+        return self.subject.facts() | {
+            "unranked": self.backend.unranked(self.case),
+            "flags": self.flags,
+            "prepare_s": self.prepare_s,
+            "build_s": self.build_s,
+            "error_vs_fp32": error if isfinite(error) else None,
+        }
+
+
+def subject_of(case: Case, report: Report) -> Subject:
+    """Make the network of a case and its inputs, and run it once in fp32 eager."""
+    report("loading", 0)
+    started = time.perf_counter()
+    model = create(case.model, case.weights, case.device, case.res)
+    loaded = time.perf_counter() - started
+    sets = [(x.to(case.device), t.to(case.device), y.to(case.device)) for x, t, y in output.input_sets(case)]
+    report("reference", 0)
+    with precision.applied("fp32"), operators_seen() as served:
+        reference = model(*sets[0])
+    return Subject(model, count_variant(catalogue.find(case.model), case.res), sets, reference, served, loaded)
+
+
+def open_case(case: Case, subject: Subject, model: nn.Module, clock: Clock, stack: ExitStack) -> Opened:
+    """Prepare the backend and prove its outputs.
+
+    Args:
+        model: the subject's network, or a copy; it is cast to the precision of the case in place.
+        stack: leaves the backend when it is closed.
+    """
+    backend, takes = backends.find(case.backend), catalogue.find(case.model).signature.takes
+    trains = case.mode != "forward"
+    kind = torch.float32 if trains else precision.dtype_of(case.precision)  # training keeps its weights in float32
+    model = model.to(kind)
+    sets = [(x.to(kind), t, y) for x, t, y in subject.sets]
+    with precision.applied(case.precision) as flags:
+        rates = rates_of(case)
+        started = time.perf_counter()
+        step = forward = stack.enter_context(backend.open(model, case, sets[0]))
+        if trains:
+            step = stack.enter_context(training.training_step(forward, model, case))
+        first = step(*sets[0]).clone()
+        clock.wait()
+        prepare_s = time.perf_counter() - started - getattr(step, "waited_s", 0.0)
+        proof = output.prove(step, sets, subject.reference, case.precision, first, takes)
+        if trains and (wrong := training.prove_gradient(forward, model, sets[0], case)):
+            proof.findings.append(wrong)
+        found = precision.label(precision.read(), case.precision, case.device)  # a backend may have flipped a switch
+        if found != case.precision:
+            proof.findings.append(Finding("PREC", f"the switches read back say {found}"))
+    # Of backends that open a file they made, now or before.
+    build_s = getattr(step, "build_s", None)
+    return Opened(case, subject, backend, step, sets, proof, rates, flags, prepare_s, build_s)
+
+
+def rates_of(case: Case) -> Rates:
+    """Measure the machine's rates in the precision of the case.
+
+    On a CPU, products in half precision may be slower than converting to float32 and back, which libraries do where
+    they see fit: there the rates of float32 count too.
+    """
+    rates = calibrate(case.device, case.precision)
+    if case.device == "cpu" and precision.dtype_of(case.precision) != torch.float32:
+        return rates.best(calibrate(case.device, "fp32"))
+    return rates

@@ -1,0 +1,227 @@
+"""The front door: a request becomes a plan, and the plan becomes stored rows.
+
+The command line, the Python API, sweeps, sampling and the store all go through ``planned`` and ``measured``.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .. import catalogue, store
+from ..checks import timing
+from ..environment import cores
+from ..measure.annotated import with_finding
+from ..measure.estimate import Estimate, estimate, quick_rates
+from ..measure.feasible import unsupported
+from ..measure.largest_batch import by_estimate
+from ..measure.sampling import planned_keys
+from ..sampling.images import sampler_for
+from ..sampling.plan import Plan
+from ..schema import KINDS, Case, CaseRow, Measurement, SamplingMeasurement, Second
+from ..timing import compare
+from ..timing.merge import merge
+from . import auto, process
+from .jobs import Allowance, Job, Limits, Report, open_results, run_jobs
+from .plan import Bundle, Request, bundles, plan
+
+SLOW_STEP_S = 1.0  # a case with slower steps is not timed twice for the A/A comparison
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The bundles of a request in the order they will run, and the file that may hold some of their rows."""
+
+    bundles: list[Bundle]
+    results: store.Results
+
+    @property
+    def cases(self) -> list[Case]:
+        """All cases."""
+        return [case for bundle in self.bundles for case in bundle]
+
+    @property
+    def missing(self) -> list[Case]:
+        """The cases that the file does not hold."""
+        keys = {case.id: key for bundle in self.bundles for case, key in zip(bundle, _keys(bundle), strict=True)}
+        return [case for case in self.cases if not self.results.find(keys[case.id])]
+
+
+def planned(request: Request, out: Path | None = None) -> Planned:
+    """Resolve a request: threads, the batch "max", the backend "auto", counterparts; read the file.
+
+    Raises UsageError for what cannot be measured, and for a file that cannot be added to.
+    """
+    results = open_results(out)
+    cases = _with_threads(plan(request, largest_batch))
+    for case in cases:  # what cannot be sampled is said before anything is measured
+        if case.sampling:
+            variant = catalogue.find(case.model)
+            asked = Plan.of_text(case.sampling, variant)
+            sampler_for(variant, asked.sampler, asked.steps)
+    cases = auto.resolved(cases, results.rows, unsupported)
+    return Planned(bundles(cases, request.compare_with), results)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run treats its cases."""
+
+    limits: Limits = field(default_factory=Limits)
+    processes: int = 1  # fresh ones for each case
+    rules: dict[str, float] = field(default_factory=dict)  # overrides of clock.Rules
+
+
+def measured(found: Planned, settings: Settings | None = None, report: Report = lambda *_: None) -> Iterator[CaseRow]:
+    """The rows of all cases, in the order of the plan; those that the file holds are not measured again.
+
+    The first case that is measured is measured against itself too. What that A/A comparison could not exclude is the
+    ``smallest_difference`` of every row of the run, and no comparison of the run claims less.
+    """
+    session = _Session(settings or Settings(), report, found.results)
+    jobs = [
+        Job(
+            tuple(_keys(bundle)),
+            partial(session.measure, bundle),
+            partial(session.skip, bundle),
+            timings=len(bundle) * session.settings.processes,
+        )
+        for bundle in found.bundles
+    ]
+    for row in run_jobs(jobs, found.results, session.settings.limits):
+        assert isinstance(row, CaseRow)
+        yield row
+
+
+def cases(
+    request: Request, out: Path | None = None, settings: Settings | None = None, report: Report = lambda *_: None
+) -> Iterator[CaseRow]:
+    """Plan a request and measure it."""
+    return measured(planned(request, out), settings, report)
+
+
+def estimates(cases: Sequence[Case]) -> dict[str, Estimate | str]:
+    """By the id of a case: its estimated memory and time, or the reason why it cannot run here."""
+    return {case.id: unsupported(case) or estimate(case, quick_rates(case.device)) for case in cases}
+
+
+def largest_batch(case: Case) -> int:
+    """The largest batch that the case's memory allows, by doubling and bisection.
+
+    On a GPU each trial runs one step, in a process of its own.
+    """
+    if case.device == "cpu":
+        return by_estimate(case)
+    found = {"batch": 0}
+    process.ask({"largest_batch": asdict(case)}, found.update, Limits().timeout_s)
+    return max(1, found["batch"])
+
+
+def _with_threads(cases: list[Case]) -> list[Case]:
+    """Fix the number of threads of CPU cases that leave it open: all physical cores."""
+    return [replace(case, threads=cores()) if case.device == "cpu" and not case.threads else case for case in cases]
+
+
+def _keys(bundle: Bundle) -> list[store.Key]:
+    """The keys of a bundle's rows: the first case is held only with the ratio to its counterpart."""
+    first, last = bundle[0], bundle[-1]
+    compared = replace(first, repeat=1) != replace(last, repeat=1)
+    return [(case.id, last.id if compared and case is first else None) for case in bundle]
+
+
+class _Session:
+    """One run: what its cases share."""
+
+    def __init__(self, settings: Settings, report: Report, results: store.Results) -> None:
+        self.settings, self.report, self.results = settings, report, results
+        self.smallest_difference: float | None = None
+
+    def measure(self, bundle: Bundle, allowance: Allowance) -> list[CaseRow]:
+        """The rows of a bundle, in the order of its cases."""
+        reason = next(filter(None, map(unsupported, bundle)), None)
+        if reason:
+            others = f"its counterpart cannot run: {reason}"
+            return [self._without(case, "skipped", unsupported(case) or others) for case in bundle]
+        asked = list(bundle)
+        if self.smallest_difference is None and len(bundle) == 1 and _is_quick(bundle[0]):
+            asked.append(replace(bundle[0], repeat=2))
+        runs = [self._in_process(asked, allowance) for _ in range(self.settings.processes)]
+        delta = self.smallest_difference or compare.DELTA[bundle[0].device]
+        rows = [merge(rows, delta) for rows in zip(*runs, strict=True)]
+        self.smallest_difference = self.smallest_difference or _smallest_difference(rows)
+        compared = dict(_keys(bundle))
+        return [self._concluded(row, compared[row.case]) for row in rows[: len(bundle)]]
+
+    def skip(self, bundle: Bundle, reason: str) -> list[CaseRow]:
+        """Rows of cases that are not measured."""
+        return [self._without(case, "skipped", reason) for case in bundle]
+
+    def _concluded(self, row: CaseRow, counterpart: str | None) -> CaseRow:
+        """The row with what only the run knows."""
+        row = replace(row, smallest_difference=self.smallest_difference)
+        if counterpart and not row.compared_with:
+            row = replace(row, compared_with=counterpart)  # it failed: not to be measured again by the same command
+        if row.ratio_low and row.ratio_high and self.smallest_difference:
+            row = replace(row, difference=compare.decide(row.ratio_low, row.ratio_high, self.smallest_difference))
+        if isinstance(row, Measurement) and row.status == "ok":
+            others = [other for other in self.results.rows if isinstance(other, Measurement)]
+            if found := timing.monotony(others, row):
+                return with_finding(row, found)
+        return row
+
+    def _in_process(self, cases: list[Case], allowance: Allowance) -> list[CaseRow]:
+        """Have a worker measure the cases; a worker that dies or hangs gives rows that say so."""
+        rows: dict[str, CaseRow] = {}
+
+        def hear(message: process.Message) -> None:
+            if "row" in message:
+                row = KINDS[message["row"]["kind"]].from_json(message["row"])
+                assert isinstance(row, CaseRow)
+                rows[row.case] = row
+            else:
+                self.report(cases[0].id, message["what"], message["done"])
+
+        rules = self.settings.rules | _cap(allowance)
+        timeout_s = allowance.timeout_s
+        try:
+            ended = process.ask({"cases": [asdict(case) for case in cases], "rules": rules}, hear, timeout_s)
+        except TimeoutError:
+            return [
+                self._without(case, "timeout", f"not finished after {timeout_s:.0f} s (--timeout)") for case in cases
+            ]
+        return [rows.get(case.id) or self._without(case, *ended.status()) for case in cases]
+
+    def _without(self, case: Case, status: str, reason: str) -> CaseRow:
+        stamp = datetime.now(UTC).isoformat(timespec="seconds")
+        known: dict[str, Any] = {"status": status, "reason": reason, "measured_at": stamp}
+        if case.sampling is None:
+            return Measurement.of(case, **known)
+        return SamplingMeasurement.of(
+            case, **planned_keys(Plan.of_text(case.sampling, catalogue.find(case.model))), **known
+        )
+
+
+def _cap(allowance: Allowance) -> dict[str, Second]:
+    """Rules that stop timing a case at its cap; the default of its clock where there is none."""
+    cap_s = allowance.cap_s
+    return {} if cap_s is None else {"cap_s": cap_s, "min_s": min(3.0, cap_s)}
+
+
+def _is_quick(case: Case) -> bool:
+    return estimate(case, quick_rates(case.device)).step_s < SLOW_STEP_S
+
+
+def _smallest_difference(rows: Sequence[CaseRow]) -> float | None:
+    """What the run may claim at least, from a case that was timed twice, or from every other block of a slow one."""
+    first, device = rows[0], rows[0].device
+    again = next((row for row in rows[1:] if row.repeat > 1 and row.ratio), None)
+    if again and again.ratio_low and again.ratio_high:
+        return max(compare.DELTA[device], again.ratio_high - 1, 1 - again.ratio_low)
+    samples = first.block_s if isinstance(first, Measurement) else []
+    if len(samples) < 6:
+        return None
+    even, odd = samples[0::2], samples[1::2]
+    pairs = min(len(even), len(odd))
+    return compare.smallest_difference(compare.compare_blocks(even[:pairs], odd[:pairs], 0.0), device)

@@ -1,0 +1,33 @@
+"""A decoder with random weights: it takes the time of a trained one."""
+
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import UsageError
+from .decoding import SCALE, Decoder
+
+
+def random_decoder(device: str) -> Decoder:
+    """The decoder of sd-vae-ft-ema and its relatives, by its published config, with random weights.
+
+    Raises UsageError where diffusers is not installed.
+    """
+    try:
+        diffusers: Any = import_module("diffusers")
+    except ImportError:
+        raise UsageError("decode=yes needs diffusers: pip install 'convbench[sample]'; or use decode=no") from None
+    blocks: dict[str, Any] = {
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "block_out_channels": [128, 256, 512, 512],
+    }
+    model: Any = diffusers.AutoencoderKL(latent_channels=4, layers_per_block=2, **blocks)
+    model.requires_grad_(False).eval().to(device)
+
+    def decode(x: Tensor) -> Tensor:
+        pixels: Tensor = model.decode(x / SCALE, return_dict=False)[0]
+        return pixels
+
+    return decode

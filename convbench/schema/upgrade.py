@@ -1,0 +1,55 @@
+"""Rows of earlier schemas in the words of today's.
+
+Schema 1 had no ``kind``, named sampling rows by ``sampling_case``, called the settings of a replay ``from`` and
+``to``, and kept a comparison on the row of the counterpart, as the counterpart over the case.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+SCHEMA = 2
+
+Line = dict[str, Any]
+
+KINDS_OF_SCHEMA_1: tuple[tuple[str, Callable[[Line], bool]], ...] = (  # the first that fits
+    ("sampling", lambda row: "sampling_case" in row),
+    ("kernel", lambda row: "kernel" in row),
+    ("replay", lambda row: "knob" in row),
+    ("tf32", lambda row: "conv_tf32" in row),
+    ("throughput", lambda row: True),
+)
+INVERSE = {"faster": "slower", "slower": "faster"}
+
+
+def upgraded(rows: Sequence[Line]) -> list[Line]:
+    """The rows of one file in schema 2. Rows that already are stay as they are."""
+    done = [row if row.get("schema", 1) >= SCHEMA else _renamed(row) for row in rows]
+    _move_ratios([row for row, before in zip(done, rows, strict=True) if row is not before])
+    return done
+
+
+def _renamed(row: Line) -> Line:
+    kind = next(kind for kind, fits in KINDS_OF_SCHEMA_1 if fits(row))
+    row = {**row, "schema": SCHEMA, "kind": kind}
+    if kind == "sampling":
+        row["case"] = row.pop("sampling_case")
+        row["sampling"] = row["case"].rpartition("/")[2]
+    if kind == "replay":
+        row["before"], row["after"] = row.pop("from", None), row.pop("to", None)
+    if kind == "throughput":
+        row["mode"] = row.get("mode") or "forward"
+    return row
+
+
+def _move_ratios(rows: Sequence[Line]) -> None:
+    """Put each ratio on the row of the case, as the case over its counterpart. An A/A repeat keeps its own."""
+    cases = {row["case"]: row for row in rows if row["kind"] == "throughput"}
+    for row in list(cases.values()):
+        other = cases.get(row.get("compared_with") or "")
+        if other is None or not row.get("ratio") or other.get("compared_with") or row["case"].startswith(other["case"]):
+            continue
+        low, high = row["ratio_low"], row["ratio_high"]
+        other["compared_with"], other["ratio"] = row["case"], 1 / row["ratio"]
+        other["ratio_low"], other["ratio_high"] = high and 1 / high, low and 1 / low
+        other["difference"] = INVERSE.get(row["difference"], row["difference"])
+        row.update(dict.fromkeys(("compared_with", "ratio", "ratio_low", "ratio_high", "difference")))

@@ -1,0 +1,68 @@
+"""Figures of one style: made, titled, and written as SVG with selectable text or as PNG."""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convbench.files import write_whole
+
+from .style import QUIET
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SETTINGS: Any = {
+    "svg.fonttype": "none",  # text stays text and can be searched; the reader's own font draws it
+    "svg.hashsalt": "convbench",  # the same picture is the same file
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],  # DejaVu and Verdana have almost the same widths
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "hatch.linewidth": 0.6,
+}
+
+
+def new_figure(width: float, height: float, columns: int = 1, **sharing: Any) -> tuple["Figure", list["Axes"]]:
+    """A figure of ``width`` by ``height`` inches, and its axes side by side."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(1, columns, squeeze=False, **sharing)[0]
+    for each in axes:
+        each.grid(alpha=0.3, linewidth=0.6)
+        each.set_axisbelow(True)
+    return figure, list(axes)
+
+
+def add_titles(figure: "Figure", title: str, subtitle: str) -> None:
+    """Put a title above the figure, and in smaller print what all its rows share."""
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure.axes[0].set_title(subtitle, loc="left", fontsize=8.5, color=QUIET)
+
+
+def svg(figure: "Figure") -> str:
+    """The figure as SVG; the same bytes for the same data."""
+    import matplotlib
+
+    text = io.BytesIO()
+    with matplotlib.rc_context(SETTINGS):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue().decode("utf-8")
+
+
+def save(figure: "Figure", folder: Path, name: str) -> list[Path]:
+    """Write NAME.svg and NAME.png, each whole or not at all. Returns their paths."""
+    vectors = svg(figure)  # first: every drawing lets the layout settle a little further
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    files = [folder / f"{name}.svg", folder / f"{name}.png"]
+    write_whole(files[0], vectors.encode())
+    write_whole(files[1], image.getvalue())
+    return files
