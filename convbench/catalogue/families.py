@@ -29,6 +29,11 @@ class Family:
         """Printed numbers, a dictionary for each row of a table of a paper."""
         return list(self.facts.get("published", []))
 
+    @property
+    def readme(self) -> list[dict[str, Any]]:
+        """Numbers that the readme of the official repository prints; none of them are speeds."""
+        return list(self.facts.get("readme", []))
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -52,6 +57,9 @@ class Signature:
     takes: tuple[str, ...] = ("x", "t", "y")  # what the output depends on
     guided_channels: int | None = None  # of the published guidance; None: the first three of four or more, as DiT's
     guidance_interval: tuple[float, float] | None = None  # of t, outside which it does not guide
+    guidance_power: float | None = None  # of the scale's growth from 1 at the noise; None: one scale throughout
+    sampler: str | None = None  # the authors' sampler, where it is not the usual one of such networks
+    shift: float = 1  # of the times of Euler's method: above 1 towards the data, below 1 towards the noise
 
     def time(self, step: Any) -> Any:
         """The t at a step between 0 (``t_start``) and 1000 (``t_end``), fractions too: a number or a tensor of them."""

@@ -101,9 +101,10 @@ def states(
     takes, side = recipe.variant.signature, recipe.res // recipe.variant.signature.factor
     noise = PerImage(recipe.seed, numbers, (takes.channels, side, side), device)
     labels = torch.tensor(labels_of(recipe, numbers), device=device)
-    channels = recipe.guided_channels or takes.guided_channels
     with open_engine(recipe, len(numbers), device, weights) as step:
-        model = guided(step, labels, takes.classes, recipe.cfg_scale, channels, takes.guidance_interval)
+        channels = recipe.guided_channels or takes.guided_channels
+        rule = (recipe.cfg_scale, channels, takes.guidance_interval, takes.guidance_power)
+        model = guided(step, labels, takes.classes, *rule)
         yield from made.trajectory(model, noise.start(), noise)
 
 

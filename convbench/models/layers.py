@@ -43,15 +43,15 @@ class RMSNorm(nn.Module):
 class TimestepEmbedder(nn.Module):
     """Sinusoidal code of the timestep, then a two-layer perceptron. B -> BC.
 
-    The code is cos(t f_i), then sin(t f_i), with f_i = exp(-ln(10000) i / 128), float32 in every precision:
+    The code is cos(t f_i), then sin(t f_i), with f_i = exp(-ln(period) i / 128), float32 in every precision:
     timesteps up to 999 have no room in half precision.
     """
 
     frequencies: Tensor
 
-    def __init__(self, width: int, rounded_up: Sequence[int] = ROUNDED_UP) -> None:
+    def __init__(self, width: int, rounded_up: Sequence[int] = ROUNDED_UP, period: int = 10_000) -> None:
         super().__init__()
-        self.rounded_up = rounded_up
+        self.rounded_up, self.period = rounded_up, period
         # Whole multiples of 2^-37, the spacing of the smallest: exact as float32 and, unlike a float buffer,
         # not rounded by .half() or .bfloat16().
         self.register_buffer("frequencies", torch.empty(FREQUENCIES, dtype=torch.int64), persistent=False)
@@ -59,7 +59,7 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def fill_tables(self) -> None:
-        self.frequencies.copy_((timestep_frequencies(self.rounded_up).double() * 2**37).long())
+        self.frequencies.copy_((timestep_frequencies(self.rounded_up, self.period).double() * 2**37).long())
 
     def code(self, t: Tensor) -> Tensor:
         """The code alone, in float32; the same for every width. B -> B(2 * FREQUENCIES)."""
@@ -70,13 +70,13 @@ class TimestepEmbedder(nn.Module):
         return self.mlp(self.code(t).to(next(self.mlp.parameters()).dtype))
 
 
-def timestep_frequencies(rounded_up: Sequence[int] = ROUNDED_UP) -> Tensor:
-    """exp(-ln(10000) i / 128) for i = 0 .. 127 in float32, bit for bit the same on every machine. -> (128,)
+def timestep_frequencies(rounded_up: Sequence[int] = ROUNDED_UP, period: int = 10_000) -> Tensor:
+    """exp(-ln(period) i / 128) for i = 0 .. 127 in float32, bit for bit the same on every machine. -> (128,)
 
     The last digit of a float32 exp depends on the processor and moves a model's output by 1e-5. So it is taken in
     float64 and rounded, the entries ``rounded_up`` to the number above the nearest.
     """
-    exponents = -math.log(10_000) * torch.arange(FREQUENCIES, dtype=torch.float32, device="cpu") / FREQUENCIES
+    exponents = -math.log(period) * torch.arange(FREQUENCIES, dtype=torch.float32, device="cpu") / FREQUENCIES
     table = exponents.double().exp().float()
     up = torch.tensor(rounded_up, device="cpu")
     table[up] = table[up].nextafter(torch.tensor(1.0, device="cpu"))
@@ -155,12 +155,17 @@ def token_norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, (x.shape[-1],), eps=NORM_EPS)
 
 
-def pixels_from_tokens(tokens: Tensor, grid: int, patch: int) -> Tensor:
-    """Put the patches back: (B, grid*grid, patch*patch*C) -> (B, C, grid*patch, grid*patch)."""
+def pixels_from_tokens(tokens: Tensor, grid: int | tuple[int, int], patch: int) -> Tensor:
+    """Put the patches back: (B, rows*columns, patch*patch*C) -> (B, C, rows*patch, columns*patch).
+
+    Args:
+        grid: rows and columns of tokens, or one number for both.
+    """
     b, _, width = tokens.shape
+    rows, columns = grid if isinstance(grid, tuple) else (grid, grid)
     c = width // patch**2
-    pixels = torch.einsum("nhwpqc->nchpwq", tokens.reshape(b, grid, grid, patch, patch, c))
-    return pixels.reshape(b, c, grid * patch, grid * patch)
+    pixels = torch.einsum("nhwpqc->nchpwq", tokens.reshape(b, rows, columns, patch, patch, c))
+    return pixels.reshape(b, c, rows * patch, columns * patch)
 
 
 def position_table(width: int, grid: int) -> Tensor:

@@ -44,6 +44,10 @@ def _draw(name: str, shape: torch.Size, seed: int) -> Tensor:
         return w.mul_(0.5).sub_(4)
     if name.endswith("logit_scale"):  # of cosine attention: a factor of 10, as it is before training
         return w.mul_(0.1).add_(math.log(10))
+    if name.endswith("deformables_scale"):  # windows of 1.5 tokens: samples keep off -1 and -2, where their values jump
+        return w.mul_(0.1).sub_(math.log(3))
+    if name.endswith(("qk_deformables.weight", "qk_scales.weight")):  # of full size, they make the network chaotic
+        return w.mul_(0.05 * w[0].numel() ** -0.5)
     if name.endswith((".freqs", ".phases")):  # of Fourier features: angles all around
         return w.mul_(2 * math.pi)
     if len(shape) == 4 and shape[0] == shape[2] == shape[3] == 1:  # gamma and beta of the response norm

@@ -35,15 +35,19 @@ def score(velocity: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
     return (t * velocity - x) / (1 - t)
 
 
-def euler(steps: int = 250) -> Sampler:
-    """The ordinary differential equation by ``steps`` equal Euler steps from 0 to 1."""
+def euler(steps: int = 250, shift: float = 1.0) -> Sampler:
+    """The ordinary differential equation by ``steps`` Euler steps from 0 to 1, equal ones moved by ``shifted``.
+
+    Args:
+        shift: of t, not of the share of noise 1 - t: that is moved by 1 / shift.
+    """
     _require(steps, 1)
-    dt = 1 / steps
+    times = [shifted(step / steps, shift) for step in range(steps + 1)]
 
     def update(step: int, x: Tensor, output: Tensor, noise: Noise) -> Tensor:
-        return x + dt * output[:, : x.shape[1]]
+        return x + (times[step + 1] - times[step]) * output[:, : x.shape[1]]
 
-    return Sampler("euler", "velocity", tuple(step * dt for step in range(steps)), lambda: update, draws=False)
+    return Sampler("euler", "velocity", tuple(times[:-1]), lambda: update, draws=False)
 
 
 def euler_maruyama(steps: int = 250) -> Sampler:

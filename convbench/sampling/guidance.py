@@ -1,8 +1,11 @@
 """Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598), once for every family and runtime."""
 
+import math
+
 from torch import Tensor, cat, full_like, where
 
 from ..schema import Step
+from .diffusion import STEPS
 from .sampler import Model
 
 PAPER_CHANNELS = 3
@@ -16,6 +19,7 @@ def guided(
     scale: float = 1.0,
     channels: int | None = None,
     interval: tuple[float, float] | None = None,
+    power: float | None = None,
 ) -> Model:
     """The network with its classes, under guidance: one forward of twice the batch, with the class and without.
 
@@ -27,6 +31,7 @@ def guided(
         channels: of ``combine``.
         interval: of t, exclusive; outside it the scale is 1 (Kynkäänniemi et al. 2024, arXiv:2404.07724). The forward
             is of twice the batch all the same, as in JiT's code.
+        power: of ``grown``.
 
     Returns (x, t) -> (B, C or 2C, H, W); the variance is the one with the class.
     """
@@ -35,12 +40,22 @@ def guided(
     both = cat([y, full_like(y, null) if isinstance(null, int) else null.expand_as(y)])
 
     def model(x: Tensor, t: Tensor) -> Tensor:
-        here: float | Tensor = scale
+        here: float | Tensor = scale if power is None else grown(t, scale, power)
         if interval:
-            here = where((t > interval[0]) & (t < interval[1]), scale, 1.0).reshape(-1, 1, 1, 1)
+            here = where((t > interval[0]) & (t < interval[1]), here, 1.0)
+        here = here.reshape(-1, 1, 1, 1) if isinstance(here, Tensor) else here
         return combine(step(cat([x, x]), cat([t, t]), both), x.shape[1], here, channels)
 
     return model
+
+
+def grown(t: Tensor, scale: float, power: float) -> Tensor:
+    """The power-cosine schedule of MDTv2: from 1 at the noise, t = 1000, to ``scale`` at the data, t = 0.
+
+    1 + (scale - 1) (1 - cos(pi (1 - t / 1000)^power)) / 2 (Gao et al. 2023, arXiv:2303.14389); the larger the power,
+    the later it grows. (B,) -> (B,)
+    """
+    return 1 + (scale - 1) * (1 - (math.pi * (1 - t / STEPS) ** power).cos()) / 2
 
 
 def combine(output: Tensor, in_channels: int, scale: float | Tensor, channels: int | None = None) -> Tensor:

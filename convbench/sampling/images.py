@@ -57,8 +57,8 @@ class Batch:
 def sampler_for(variant: Variant, name: str | None, steps: int | None) -> Sampler:
     """The sampler of that name, or the one the papers use. Raises UsageError where it does not suit the network."""
     kind = names.prediction(variant.signature)
-    name = name or names.DEFAULT[kind]
-    made = samplers.create(name, names.steps(name) if steps is None else steps, noise=variant.signature.noise)
+    takes, name = variant.signature, name or names.default(variant.signature)
+    made = samplers.create(name, names.steps(name) if steps is None else steps, noise=takes.noise, shift=takes.shift)
     if made.prediction != kind:
         suiting = [known for known, predicts in names.PREDICTS.items() if predicts == kind]
         raise UsageError(f"{variant.id} predicts {kind}, {name} needs {made.prediction}: take {' or '.join(suiting)}")
@@ -89,6 +89,7 @@ def sample(
             recipe.cfg_scale,
             recipe.guided_channels or takes.guided_channels,
             takes.guidance_interval,
+            takes.guidance_power,
         )
         last = noise.start()
         with torch.inference_mode():

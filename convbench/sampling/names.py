@@ -31,6 +31,11 @@ def prediction(takes: Signature) -> str:
     return takes.predicts.removesuffix(" and variance")
 
 
+def default(takes: Signature) -> str:
+    """The sampler of a network unless told otherwise."""
+    return takes.sampler or DEFAULT[prediction(takes)]
+
+
 def steps(name: str) -> int:
     """How many steps a sampler takes unless told otherwise."""
     return STEPS.get(name, 250)

@@ -23,7 +23,7 @@ class Plan:
     @classmethod
     def of_text(cls, text: str, variant: Variant) -> "Plan":
         """From "steps=250,cfg=1.5,decode=yes". Raises UsageError that says what is wrong and what would be right."""
-        words: dict[str, Any] = {"sampler": names.DEFAULT[names.prediction(variant.signature)]}
+        words: dict[str, Any] = {"sampler": names.default(variant.signature)}
         for part in text.split(","):
             key, equals, value = (piece.strip() for piece in part.partition("="))
             if not equals or key not in cls.__dataclass_fields__:

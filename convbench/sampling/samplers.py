@@ -9,15 +9,24 @@ from .sampler import Sampler
 
 
 def create(
-    name: str, steps: int = 250, clip: float | None = None, spacing: str = "even", noise: float = 1.0
+    name: str,
+    steps: int = 250,
+    clip: float | None = None,
+    spacing: str = "even",
+    noise: float = 1.0,
+    shift: float = 1.0,
 ) -> Sampler:
-    """A sampler; ``clip``, ``spacing``: see diffusion.iddpm and ddim, ``noise``: heun.flow. Raises UsageError."""
+    """A sampler. Raises UsageError.
+
+    Args:
+        clip, spacing: see diffusion.iddpm and ddim. noise: see heun.flow. shift: see flow.euler.
+    """
     if name == "iddpm":
         return diffusion.iddpm(steps, clip)
     if name == "ddim":
         return diffusion.ddim(steps, clip, spacing)
     if name == "euler":
-        return flow.euler(steps)
+        return flow.euler(steps, shift)
     if name == "euler-maruyama":
         return flow.euler_maruyama(steps)
     if name == "euler-shift":

@@ -51,7 +51,10 @@ def test_a_family_says_where_it_comes_from(family: Family) -> None:
     assert re.fullmatch(r"[\w.-]+/[\w.-]+", source["repository"])
     assert re.fullmatch(PINNED, source["commit"])
     assert source["file"].endswith(".py")
-    assert source["licence"] in {"Apache-2.0", "BSD-3-Clause", "CC-BY-NC", "CC-BY-NC-SA", "MIT", "not established"}
+    licence, _, exceptions = source["licence"].partition("; ")
+    known = {"Apache-2.0", "BSD-3-Clause", "CC-BY-NC", "CC-BY-NC-SA", "MIT", "none found", "not established"}
+    assert licence in known
+    assert (exceptions != "") == (family.module == "lightningdit")  # files with another licence than the rest
     assert re.fullmatch(r"\d{4}\.\d{5}", facts["arxiv"])
     assert 2021 <= facts["year"] <= 2026
     assert len(facts["title"]) > 20
@@ -215,6 +218,16 @@ def test_printed_rows_are_of_this_family_and_within_reason(family: Family) -> No
         # An ablation carries what it changes, and where we don't build it, what the paper calls it.
         base = re.split(r"[@+\[]", row["model"])[0]
         assert base == family.module if "[" in row["model"] else base in names, row
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family.readme], ids=by_module)
+def test_rows_of_a_readme_are_of_this_family_and_no_speeds(family: Family) -> None:
+    for row in family.readme:
+        assert row.keys() <= {"model", "res", "training", "guidance", "sampler", "params_m", "fid", "sfid"}, row
+        assert row["model"] in family.facts["variants"] and row["res"] in (256, 512), row
+        assert "fid" in row and all(low < row[key] <= high for key, (low, high) in NUMBERS.items() if key in row), row
+        if "params_m" in row:
+            assert abs(find(row["model"]).params / 1e6 - row["params_m"]) < 1
 
 
 def test_no_row_is_there_twice() -> None:
