@@ -85,8 +85,8 @@ def parsed(content: Any) -> Manifest:
     takes = content["signature"]
     if missing := [each.name for each in fields(Signature) if each.name not in takes]:
         raise ValueError(f"signature: no {missing[0]}")
-    caption = takes["caption"]
-    known["signature"] = Signature(**{**takes, "caption": caption and tuple(caption), "takes": tuple(takes["takes"])})
+    lists = {key: tuple(value) for key, value in takes.items() if isinstance(value, list)}
+    known["signature"] = Signature(**{**takes, **lists})
     manifest = Manifest(**known)
     for problems in (_of_files, _of_sizes, _of_ports, _of_signature, _of_the_rest):
         for problem in problems(manifest):

@@ -63,7 +63,7 @@ def command(
     """Send requests to a server that speaks the KServe v2 protocol, such as `convbench serve` or Triton.
 
     With --rate, requests leave at times drawn beforehand and latencies count from those times, so that a server which
-    stalls shows it. With --concurrency, clients wait for each other's answers and latencies look better than callers would see.
+    stalls shows it. With --concurrency, clients wait for each other, and latencies look better than callers see.
     """
     if sum(value is not None for value in (rate, concurrency, slo)) > 1:
         raise UsageError("--rate, --concurrency and --slo exclude each other: give one")

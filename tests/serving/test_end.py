@@ -145,7 +145,7 @@ def test_a_duration_that_is_too_long_is_refused_with_its_range(
         cli.main(line.format(tmp_path).split())
     out, err = capsys.readouterr()
     assert (caught.value.code, out, err.count("\n")) == (2, "", 1)
-    assert "give more than 0 and at most " in err
+    assert "must be greater than 0 and at most " in err
 
 
 def test_too_few_files_to_serve_are_named(artefact: Path) -> None:
