@@ -1,4 +1,4 @@
-"""From an id to a variant: of the zoo, with changes behind ``@``, or from outside. Imports no torch."""
+"""Look-up of a variant by its id: in the zoo, with changes after ``@``, or external. Imports no torch."""
 
 import difflib
 
@@ -9,7 +9,7 @@ from .families import Variant, printed_only, variants
 
 
 def find(id: str) -> Variant:
-    """The variant of that id, with the changes behind it if any. Raises UsageError that offers the nearest ids."""
+    """Find a variant by its id and apply the changes after it. Raises UsageError that offers the nearest ids."""
     if "@" in id and ":" not in id:
         base, *changes = id.split("@")
         return varied(find(base), changes)
@@ -17,7 +17,8 @@ def find(id: str) -> Variant:
     if found := known.get(id) or variant_of(id):
         return found
     if id in printed_only():
-        raise UsageError(f"{id} has only been printed and cannot run: {printed_only()[id]['reason']}")
+        reason = printed_only()[id]["reason"]
+        raise UsageError(f"{id} appears only in published tables; no implementation exists: {reason}")
     near = difflib.get_close_matches(
         id.lower().replace("-", "_").replace("/", "_"), [*known, *names()], n=3, cutoff=0.5
     )
@@ -26,7 +27,7 @@ def find(id: str) -> Variant:
 
 
 def find_printed(model: str | None, res: int) -> Variant | None:
-    """The variant that a printed line of that model and size is about; None for what is none of ours."""
+    """Find the variant that a published line for a model and size describes; None if convbench does not have it."""
     if model is None:
         return None
     if "@" in model:
