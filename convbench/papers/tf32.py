@@ -152,7 +152,7 @@ def measure_batch(
             load, seen = time_together(lanes, clock_of(device), rules, device, partial(report, "timing"))
         except torch.OutOfMemoryError:
             raise NothingMeasured(f"batch {batch} at {res} px does not fit: try --batch {batch // 2}") from None
-        verdict, reason = output.report(seen)
+        verdict, reason = output.verdict_of(seen)
         facts = {**environment.describe(), "load": load}
         stamp = {"verdict": verdict, "reason": reason, "measured_at": started, "environment": facts}
         return [_row(cell, cells, batch, res, device, stamp) for cell in cells]

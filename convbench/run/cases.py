@@ -167,7 +167,7 @@ class _Session:
             row = replace(row, difference=compare.decide(row.ratio_low, row.ratio_high, self.smallest_difference))
         if isinstance(row, Measurement) and row.status == "ok":
             others = [other for other in self.results.rows if isinstance(other, Measurement)]
-            if found := timing.monotony(others, row):
+            if found := timing.check_monotonicity(others, row):
                 return with_finding(row, found)
         return row
 

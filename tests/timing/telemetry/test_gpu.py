@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from convbench.checks.machine import confidential, exclusive, findings
+from convbench.checks.machine import check_confidential_computing, check_exclusive, check_machine
 from convbench.timing.telemetry import gpu as telemetry_gpu
 from convbench.timing.telemetry import recorder as telemetry
 from convbench.timing.telemetry.gpu import Gpu, find, others
@@ -100,7 +100,7 @@ def test_facts_of_the_card() -> None:
     assert facts["confidential_computing"] is False and facts["pids"] == "own"
     assert facts["power_limit_w"] == 700 and facts["max_sm_clock_hz"] == 1980e6
     on = gpu(nvmlSystemGetConfComputeState=SimpleNamespace(ccFeature=1)).facts()
-    assert confidential(facts) is None and confidential(on)
+    assert check_confidential_computing(facts) is None and check_confidential_computing(on)
 
 
 def test_what_is_not_supported_is_none() -> None:
@@ -206,7 +206,7 @@ def test_no_driver_costs_the_gpu_values_only(monkeypatch: pytest.MonkeyPatch) ->
     summary = recorder.summary()
     assert summary["sm_clock_hz"] is None and summary["power_w"] is None and summary["other_processes"] is None
     assert summary["samples"] > 1 and summary["cores_of_this"] is not None
-    assert findings(summary, recorder.facts) == []
+    assert check_machine(summary, recorder.facts) == []
 
 
 def test_torch_tells_its_device_as_cuda_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +258,7 @@ def test_another_process_on_a_gpu_is_seen() -> None:
         rival.communicate()
     if recorder.facts["pids"] == "hidden":
         pytest.skip("this system hides the processes of a GPU")
-    found = exclusive(recorder.summary())
+    found = check_exclusive(recorder.summary())
     assert found and found.code == "EXCL"
 
 

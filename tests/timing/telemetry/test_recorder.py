@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from convbench.checks.machine import contention
+from convbench.checks.machine import check_contention
 from convbench.timing.telemetry import recorder as telemetry
 from convbench.timing.telemetry.recorder import Recorder
 
@@ -84,7 +84,7 @@ def test_sharing_a_core_is_seen() -> None:
     summary = recorder.summary()
     assert summary["involuntary_switches"] >= 5
     assert summary["cores_waited"] > 0.1
-    found = contention(summary)
+    found = check_contention(summary)
     assert found and found.code == "CONT" and "waited for a core" in found.text and not found.invalid
 
 

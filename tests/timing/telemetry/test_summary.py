@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from convbench.checks.machine import confidential, contention, exclusive, findings, throttling
+from convbench.checks.machine import (
+    check_confidential_computing,
+    check_contention,
+    check_exclusive,
+    check_machine,
+    check_throttling,
+)
 from convbench.timing.telemetry.cpu import Rapl, Sample
 from convbench.timing.telemetry.gpu import reasons_in_words
 from convbench.timing.telemetry.summary import joules_per_image, summarise
@@ -69,7 +75,7 @@ def test_a_counter_that_was_reset_is_unknown() -> None:
 def test_without_samples_every_value_is_none() -> None:
     summary = summarise([], "cuda", 0, 1)
     assert {key for key, value in summary.items() if value is not None} == {"samples", "sampled_s"}
-    assert findings(summary, {}) == []
+    assert check_machine(summary, {}) == []
 
 
 # RAPL, from files as the kernel shows them
@@ -112,46 +118,49 @@ def test_no_readable_package_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bits", [0, 0x1, 0x2, 0x3])
 def test_idle_and_application_clocks_are_no_throttling(bits: int) -> None:
-    assert throttling({"throttle_bits": bits, "sm_clock_hz_min": 1940e6, "sm_clock_hz_max": 1980e6}) is None
+    assert check_throttling({"throttle_bits": bits, "sm_clock_hz_min": 1940e6, "sm_clock_hz_max": 1980e6}) is None
 
 
 def test_throttling_is_told_in_words() -> None:
     samples = made_up(1)
     for n, sample in enumerate(samples):
         sample |= {"throttle_bits": [0x1, 0x4, 0x44][n % 3], "sm_clock_hz": 1980e6}
-    found = throttling(summarise(samples, "cuda", 100, 101))
+    found = check_throttling(summarise(samples, "cuda", 100, 101))
     assert found and not found.invalid
     assert str(found) == "THRT: software power cap, hardware thermal slowdown in 64% of the samples"
     assert reasons_in_words(0x801) == ["idle", "unknown reason 0x800"]
 
 
 def test_a_clock_that_moves_is_throttling() -> None:
-    found = throttling({"throttle_bits": None, "sm_clock_hz_min": 1900e6, "sm_clock_hz_max": 1980e6})
+    found = check_throttling({"throttle_bits": None, "sm_clock_hz_min": 1900e6, "sm_clock_hz_max": 1980e6})
     assert str(found) == "THRT: the SM clock ran from 1900 to 1980 MHz"
 
 
 def test_another_process_on_the_gpu() -> None:
-    assert exclusive({"other_processes": 0}) is None and exclusive({"other_processes": None}) is None
-    assert str(exclusive({"other_processes": 1})) == "EXCL: 1 other process had work on the GPU"
-    assert str(exclusive({"other_processes": 3})) == "EXCL: 3 other processes had work on the GPU"
+    assert check_exclusive({"other_processes": 0}) is None and check_exclusive({"other_processes": None}) is None
+    assert str(check_exclusive({"other_processes": 1})) == "EXCL: 1 other process used the GPU"
+    assert str(check_exclusive({"other_processes": 3})) == "EXCL: 3 other processes used the GPU"
 
 
 def test_confidential_computing() -> None:
-    assert confidential({"confidential_computing": None}) is None and confidential({}) is None
-    found = confidential({"confidential_computing": True})
+    assert (
+        check_confidential_computing({"confidential_computing": None}) is None
+        and check_confidential_computing({}) is None
+    )
+    found = check_confidential_computing({"confidential_computing": True})
     assert found and found.code == "CC" and not found.invalid
 
 
 def test_contention_on_a_processor() -> None:
     quiet = {"cores_of_others": 0.1, "cores_stolen": 0.0, "cores_waited": 0.05, "cores_of_this": 1.0}
-    assert contention(quiet) is None and contention(dict.fromkeys(quiet)) is None
+    assert check_contention(quiet) is None and check_contention(dict.fromkeys(quiet)) is None
     busy = {**quiet, "cores_of_others": 0.5, "cores_of_others_peak": 1.25}
-    assert str(contention(busy)) == "CONT: other processes used 0.50 cores, 1.25 at most"
-    assert str(contention({**quiet, "cores_stolen": 0.2})) == "CONT: the hypervisor took 0.20 cores"
-    waits = contention({**quiet, "cores_waited": 0.25, "cores_of_this": 0.75})
-    assert str(waits) == "CONT: this process waited for a core 25% of the time it wanted one"
+    assert str(check_contention(busy)) == "CONT: other processes used 0.50 cores, at most 1.25"
+    assert str(check_contention({**quiet, "cores_stolen": 0.2})) == "CONT: the hypervisor took 0.20 cores"
+    waits = check_contention({**quiet, "cores_waited": 0.25, "cores_of_this": 0.75})
+    assert str(waits) == "CONT: this process waited for a core during 25% of its runnable time"
 
 
 def test_all_checks_of_a_gpu() -> None:
     summary = {"throttle_bits": 4.0, "other_processes": 1.0, "sm_clock_hz": 1e9, "cores_of_others": 5.0}
-    assert [found.code for found in findings(summary, {"confidential_computing": True})] == ["THRT", "EXCL", "CC"]
+    assert [found.code for found in check_machine(summary, {"confidential_computing": True})] == ["THRT", "EXCL", "CC"]
