@@ -8,6 +8,7 @@ from simulated import QUICK, Simulated
 
 from convbench.checks import machine, timing
 from convbench.checks.output import Finding, verdict_of
+from convbench.schema import Measurement
 from convbench.timing.clock import Block, Lane
 
 
@@ -79,9 +80,9 @@ def test_speed_on_zeros_is_noted() -> None:
     assert timing.zeros_ratio(lane([1.0] * 6), lambda: None, clock) is None
 
 
-def row(batch: int, seconds: float, **other: Any) -> dict[str, Any]:
-    same = {"model": "dico_s", "res": 64, "backend": "eager", "precision": "fp32", "device": "cpu", "threads": 1}
-    return {**same, "weights": None, "status": "ok", "batch": batch, "images_per_s": batch / seconds} | other
+def row(batch: int, seconds: float, **other: Any) -> Measurement:
+    known = {"model": "dico_s", "res": 64, "threads": 1, "status": "ok", "images_per_s": batch / seconds} | other
+    return Measurement(case="", batch=batch, **known)
 
 
 def test_a_larger_batch_must_not_take_less_time() -> None:
