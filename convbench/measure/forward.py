@@ -21,7 +21,7 @@ from ..errors import ConvbenchError
 from ..schema import Case, Measurement, Second
 from ..timing import compare, derived, memory
 from ..timing.calibration import limit
-from ..timing.clock import RULES, Clock, CudaClock, Lane, Rules, clock_of, rotating, time_lanes
+from ..timing.clock import RULES, Clock, CudaClock, Lane, Rules, clock_of, rotate_inputs, time_lanes
 from ..timing.intervals import percentile
 from ..timing.telemetry.recorder import Recorder
 from ..timing.telemetry.summary import joules_per_image
@@ -148,7 +148,7 @@ class _Bundle:
 
     def _interleave(self, opened: list[Opened]) -> list[Timed]:
         lanes = [
-            Lane(rotating(each.step, each.sets), functools.partial(precision.applied, each.case.precision))
+            Lane(rotate_inputs(each.step, each.sets), functools.partial(precision.applied, each.case.precision))
             for each in opened
         ]
         delta = compare.DELTA[self.device]

@@ -166,7 +166,7 @@ class _Session:
         if counterpart and not row.compared_with:
             row = replace(row, compared_with=counterpart)  # it failed: not to be measured again by the same command
         if row.ratio_low and row.ratio_high:
-            words = compare.word(row.ratio_low, row.ratio_high, row.device, self.smallest_difference)
+            words = compare.difference_word(row.ratio_low, row.ratio_high, row.device, self.smallest_difference)
             row = replace(row, difference=words)
         if isinstance(row, Measurement) and row.status == "ok":
             others = [other for other in self.results.rows if isinstance(other, Measurement)]

@@ -1,4 +1,4 @@
-"""From samples and counters to a summary, and from a summary to findings: on made-up samples."""
+"""Summaries of samples and counters, and findings of a summary, with invented samples."""
 
 from pathlib import Path
 
@@ -16,14 +16,16 @@ from convbench.timing.telemetry.gpu import reasons_in_words
 from convbench.timing.telemetry.summary import joules_per_image, summarise
 
 
-def made_up(seconds: float, **last: float) -> list[Sample]:
-    """A sample every 0.1 s whose counters grow evenly to what is given."""
+def invented_samples(seconds: float, **last: float) -> list[Sample]:
+    """Make a sample every 0.1 s whose counters grow evenly to the given values."""
     count = round(seconds * 10)
     return [{"at": 100 + n / 10, **{key: value * n / count for key, value in last.items()}} for n in range(count + 1)]
 
 
 def test_rates_are_differences_of_counters() -> None:
-    samples = made_up(4, machine_s=6, own_s=4, sampler_s=0.2, stolen_s=1, waited_s=0.4, involuntary_switches=12)
+    samples = invented_samples(
+        4, machine_s=6, own_s=4, sampler_s=0.2, stolen_s=1, waited_s=0.4, involuntary_switches=12
+    )
     summary = summarise(samples, "cpu", 100, 104)
     assert summary["cores_of_others"] == pytest.approx((6 - 4 - 0.2) / 4)
     assert summary["cores_of_others_peak"] == pytest.approx((6 - 4 - 0.2) / 4)
@@ -34,8 +36,8 @@ def test_rates_are_differences_of_counters() -> None:
     assert summary["frequency_hz"] is None and summary["load_average"] is None
 
 
-def test_only_the_timed_stretch_counts() -> None:
-    samples = made_up(10, own_s=10)
+def test_only_the_timed_part_counts() -> None:
+    samples = invented_samples(10, own_s=10)
     for sample in samples[:50]:
         sample["sm_clock_hz"] = 345e6  # before the timed part
     for sample in samples[50:]:
@@ -46,8 +48,8 @@ def test_only_the_timed_stretch_counts() -> None:
     assert summary["samples"] == 31
 
 
-def test_a_burst_of_others_shows_in_the_peak() -> None:
-    samples = made_up(10, machine_s=0, own_s=0, sampler_s=0)
+def test_a_burst_of_other_work_shows_in_the_peak() -> None:
+    samples = invented_samples(10, machine_s=0, own_s=0, sampler_s=0)
     for n, sample in enumerate(samples):
         sample["machine_s"] = min(max(n - 40, 0), 10) / 10  # a whole core in the fifth second
     summary = summarise(samples, "cpu", 100, 110)
@@ -57,19 +59,19 @@ def test_a_burst_of_others_shows_in_the_peak() -> None:
 
 @pytest.mark.parametrize(("seconds", "joules"), [(9.9, None), (10.0, 7000.0), (30.0, 7000.0)])
 def test_energy_needs_ten_seconds(seconds: float, joules: float | None) -> None:
-    samples = made_up(seconds, gpu_energy_j=7000)
+    samples = invented_samples(seconds, gpu_energy_j=7000)
     summary = summarise(samples, "cuda", 100, 100 + seconds)
     assert summary["gpu_energy_j"] == (joules and pytest.approx(joules))
     expected = 7000 / seconds / 50 if joules else None
     assert joules_per_image(summary, 50, "cuda") == (expected and pytest.approx(expected))
 
 
-def test_energy_needs_samples_over_all_of_the_stretch() -> None:
-    assert summarise(made_up(6, gpu_energy_j=100), "cuda", 100, 112)["gpu_energy_j"] is None
+def test_energy_needs_samples_over_the_whole_time() -> None:
+    assert summarise(invented_samples(6, gpu_energy_j=100), "cuda", 100, 112)["gpu_energy_j"] is None
 
 
 def test_a_counter_that_was_reset_is_unknown() -> None:
-    assert summarise(made_up(12, gpu_energy_j=-5), "cuda", 100, 112)["gpu_energy_j"] is None
+    assert summarise(invented_samples(12, gpu_energy_j=-5), "cuda", 100, 112)["gpu_energy_j"] is None
 
 
 def test_without_samples_every_value_is_none() -> None:
@@ -78,7 +80,7 @@ def test_without_samples_every_value_is_none() -> None:
     assert check_machine(summary, {}) == []
 
 
-# RAPL, from files as the kernel shows them
+# RAPL, from files like those of the kernel
 
 
 def zone(root: Path, name: str, label: str, energy_uj: int, range_uj: int = 1_000_000) -> Path:
@@ -93,7 +95,7 @@ def test_packages_add_up_and_wrap_around(tmp_path: Path) -> None:
     zone(tmp_path, "intel-rapl:0", "package-0", 900_000)
     zone(tmp_path, "intel-rapl:1", "package-1", 100)
     zone(tmp_path, "intel-rapl:0:0", "core", 5)  # part of package-0
-    zone(tmp_path, "intel-rapl:2", "psys", 7)  # the packages again, and more
+    zone(tmp_path, "intel-rapl:2", "psys", 7)  # includes the packages
     rapl = Rapl(tmp_path)
     assert rapl.read() == 0
     (tmp_path / "intel-rapl:0" / "energy_uj").write_text("950000")
@@ -117,12 +119,12 @@ def test_no_readable_package_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bits", [0, 0x1, 0x2, 0x3])
-def test_idle_and_application_clocks_are_no_throttling(bits: int) -> None:
+def test_idle_and_application_clocks_are_not_throttling(bits: int) -> None:
     assert check_throttling({"throttle_bits": bits, "sm_clock_hz_min": 1940e6, "sm_clock_hz_max": 1980e6}) is None
 
 
-def test_throttling_is_told_in_words() -> None:
-    samples = made_up(1)
+def test_throttling_is_described_in_words() -> None:
+    samples = invented_samples(1)
     for n, sample in enumerate(samples):
         sample |= {"throttle_bits": [0x1, 0x4, 0x44][n % 3], "sm_clock_hz": 1980e6}
     found = check_throttling(summarise(samples, "cuda", 100, 101))
@@ -131,7 +133,7 @@ def test_throttling_is_told_in_words() -> None:
     assert reasons_in_words(0x801) == ["idle", "unknown reason 0x800"]
 
 
-def test_a_clock_that_moves_is_throttling() -> None:
+def test_a_changing_clock_is_throttling() -> None:
     found = check_throttling({"throttle_bits": None, "sm_clock_hz_min": 1900e6, "sm_clock_hz_max": 1980e6})
     assert str(found) == "THRT: the SM clock ran from 1900 to 1980 MHz"
 
