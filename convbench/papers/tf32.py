@@ -58,7 +58,7 @@ def switched(conv: bool, matmul: bool, flags: dict[str, str] | None = None) -> I
     with precision.applied("fp32"):
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = conv, matmul
         if flags is not None:
-            flags |= precision.read()
+            flags |= precision.read_switches()
         yield
 
 

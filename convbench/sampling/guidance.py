@@ -6,20 +6,20 @@ from ..schema import Step
 from .sampler import Model
 
 PAPER_CHANNELS = 3
-"""Of the prediction, how many channels the published code of DiT and all its descendants guides."""
+"""Number of channels of the prediction that the published code of DiT and its descendants guides."""
 
 
 def guided(step: Step, y: Tensor, null: int | Tensor, scale: float = 1.0, channels: int | None = None) -> Model:
-    """The network with its classes, under guidance: one forward of twice the batch, with the class and without.
+    """Combine a network with its classes and guidance: one forward pass of twice the batch, with and without class.
 
     Args:
         step: a network or a backend's step: x (2B, C, H, W), t (2B,), y (2B,) -> output. At scale 1 it is called
-            with the batch alone, as guidance changes nothing.
+            with the batch only, because guidance has no effect.
         y: (B,) classes, or (B, tokens, width) captions.
-        null: what stands for no class.
-        channels: of ``combine``.
+        null: value of y for no class.
+        channels: as in ``combine``.
 
-    Returns (x, t) -> (B, C or 2C, H, W); the variance is the one with the class.
+    Returns a function of x (B, C, H, W) and t (B,) -> (B, C or 2C, H, W); the variance is that with the class.
     """
     if scale == 1:
         return lambda x, t: step(x, t, y)
@@ -28,12 +28,13 @@ def guided(step: Step, y: Tensor, null: int | Tensor, scale: float = 1.0, channe
 
 
 def combine(output: Tensor, in_channels: int, scale: float, channels: int | None = None) -> Tensor:
-    """Guided output from one of twice the batch, first half with the class. (2B, …) -> (B, …)
+    """Compute the guided output from that of twice the batch, first half with the class. (2B, C, H, W) -> (B, C, H, W)
 
-    without + scale (with - without) in the first ``channels`` channels of the prediction, the rest as with the class.
+    without + scale (with - without) in the first ``channels`` channels of the prediction; the others are those with the
+    class.
 
     Args:
-        channels: None for the papers' way: three of four or more, as they do, and all of fewer.
+        channels: None as in the papers: three of four or more channels, all of fewer.
     """
     if channels is None:
         channels = PAPER_CHANNELS if in_channels > PAPER_CHANNELS else in_channels

@@ -1,4 +1,4 @@
-"""Every sampler by its name."""
+"""Samplers by name."""
 
 import difflib
 
@@ -6,21 +6,21 @@ from ..errors import UsageError
 from . import diffusion, flow
 from .sampler import Sampler
 
-PREDICTS = {  # what the network of each has to predict
+PREDICTS = {  # prediction that each sampler needs from the network
     "iddpm": "noise",
     "ddim": "noise",
     "dpm-solver++": "noise",
     "euler": "velocity",
     "euler-maruyama": "velocity",
 }
-DEFAULT = {"noise": "iddpm", "velocity": "euler-maruyama"}  # what the papers sample with
+DEFAULT = {"noise": "iddpm", "velocity": "euler-maruyama"}  # the papers' samplers
 OTHER_SCHEDULES = ("adm", "dim", "ldm", "uvit")
-"""Families whose networks were trained on another noise schedule than the one here, some of their variants at least."""
-STEPS = {"dpm-solver++": 20}  # where not 250, the papers' number
+"""Families with variants that were trained with a different noise schedule."""
+STEPS = {"dpm-solver++": 20}  # default steps that differ from 250, the papers' number
 
 
 def create(name: str, steps: int = 250, clip: float | None = None, spacing: str = "even") -> Sampler:
-    """A sampler; ``clip`` and ``spacing``: see diffusion.iddpm and ddim. Raises UsageError for what cannot be."""
+    """Create a sampler by name; ``clip`` and ``spacing`` as in diffusion.ddim. Raises UsageError for invalid values."""
     if name == "iddpm":
         return diffusion.iddpm(steps, clip)
     if name == "ddim":
@@ -34,5 +34,5 @@ def create(name: str, steps: int = 250, clip: float | None = None, spacing: str 
 
         return solver.dpm_solver(steps)
     near = difflib.get_close_matches(name, PREDICTS, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PREDICTS)}"
+    hint = f"did you mean {near[0]}?" if near else f"the samplers are {', '.join(PREDICTS)}"
     raise UsageError(f"unknown sampler '{name}': {hint}")

@@ -122,7 +122,7 @@ def test_other_precisions_are_measured_under_their_own_label(label: str) -> None
     (result,) = measure([case(precision=label)], SHORT)
     assert (result.status, result.verdict in ("VALID", "SUSPECT")) == ("ok", True), result.reason
     assert RELATIVE_L2["fp32"] < result.error_vs_fp32 <= RELATIVE_L2[label]
-    assert precision.label(result.flags, label, "cuda") == label
+    assert precision.effective_label(result.flags, label, "cuda") == label
 
 
 def test_two_backends_in_turns_are_compared() -> None:
