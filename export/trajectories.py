@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from convbench.sampling import names, samplers
-from convbench.sampling.noise import PerImage, classes
+from convbench.sampling.noise import PerImage
 from convbench.sampling.sampler import Sampler
 
 from .shapes import Shapes
@@ -37,7 +37,7 @@ def sample(
     takes = sizes.takes
     numbers = range(images)
     noise = PerImage(0, numbers, (takes.channels, sizes.side, sizes.side))
-    y = sizes.inputs(images)[2] if takes.caption else torch.tensor(classes(0, numbers, takes.classes))
+    y = sizes.inputs(images)[2] if takes.caption else torch.tensor(draw_classes(0, numbers, takes.classes))
 
     def watched(x: Tensor, t: Tensor) -> Tensor:
         t = t.contiguous()

@@ -1,4 +1,4 @@
-"""What is known about models, papers and devices. Nothing here imports torch."""
+"""Facts about models, papers and devices. Nothing here imports torch."""
 
 from .families import (
     Family,

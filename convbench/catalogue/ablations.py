@@ -1,6 +1,6 @@
-"""Variants of a variant, by changes behind its id: ``fcdm_l@kernel=5``, ``dico_s@activation=relu@attention=none``.
+"""Ablations of a variant, by changes after its id: ``fcdm_l@kernel=5``, ``dico_s@activation=relu@attention=none``.
 
-The options of a family stand under ``ablations`` in its .toml: a key, an example of its value, its meaning.
+The .toml of a family lists its options under ``ablations``: a key, an example of its value, its meaning.
 """
 
 from collections.abc import Iterator
@@ -14,16 +14,16 @@ MOST_TIMES = 16  # how much larger than its example a number may be, and how man
 
 
 def varied(base: Variant, changes: list[str]) -> Variant:
-    """The variant with those changes, each "key=value". Raises UsageError for what the family cannot change."""
+    """Apply changes, each "key=value", to a variant. Raises UsageError for an option that the family does not have."""
     known = base.family.facts.get("ablations", {}).get("options", {})
     if not known:
-        raise UsageError(f"{base.id} has no ablations: `convbench models --ablations` lists the models that have some")
+        raise UsageError(f"{base.id} has no ablations; `convbench models --ablations` lists the models that do")
     options = dict(base.options)
     for change in changes:
         key, _, text = change.partition("=")
         if key not in known:
-            raise UsageError(f"{base.id} has no '{key}' to change: there are {', '.join(known)}")
-        options[key] = _value(f"{base.id}@{change}", text, known[key])
+            raise UsageError(f"{base.id} has no option '{key}'; its options are {', '.join(known)}")
+        options[key] = _parsed(f"{base.id}@{change}", text, known[key])
     suffix = "".join(f"@{change}" for change in changes)
     return replace(
         base,
@@ -37,12 +37,12 @@ def varied(base: Variant, changes: list[str]) -> Variant:
     )
 
 
-def _value(shown: str, text: str, option: dict[str, Any]) -> Any:
-    """The value in the type of the option's example."""
+def _parsed(shown: str, text: str, option: dict[str, Any]) -> Any:
+    """Parse a value in the type of the option's example."""
     like = option["like"]
     choices = option.get("choices") or (["yes", "no"] if isinstance(like, bool) else None)
     if choices and text not in map(str, choices):
-        raise UsageError(f"{shown}: it must be one of {', '.join(map(str, choices))}")
+        raise UsageError(f"{shown}: the value must be one of {', '.join(map(str, choices))}")
     try:
         if isinstance(like, bool):
             return text == "yes"
@@ -51,7 +51,7 @@ def _value(shown: str, text: str, option: dict[str, Any]) -> Any:
         return value
     except ValueError:
         example = "-".join(map(str, like)) if isinstance(like, list) else like
-        raise UsageError(f"{shown}: it must look like {example}") from None
+        raise UsageError(f"{shown}: the value must have the form {example}") from None
 
 
 def _require_moderate(value: Any, like: Any) -> None:
@@ -63,16 +63,16 @@ def _require_moderate(value: Any, like: Any) -> None:
             raise ValueError(value)
 
 
-def options() -> Iterator[str]:
-    """What can be changed, a line a family."""
+def option_lines() -> Iterator[str]:
+    """Yield one line per family with the options that an id can change."""
     for family in families().values():
         known = family.facts.get("ablations", {}).get("options", {})
         if known:
-            words = [f"{key} ({option['what']}; such as {_text(option)})" for key, option in known.items()]
+            words = [f"{key} ({option['what']}; e.g. {_example(option)})" for key, option in known.items()]
             yield f"{family.name}: {'; '.join(words)}."
 
 
-def _text(option: dict[str, Any]) -> str:
+def _example(option: dict[str, Any]) -> str:
     like = option["like"]
     if isinstance(like, bool):
         return "yes or no"

@@ -1,13 +1,13 @@
-"""Models from outside the zoo, by what stands after --model.
+"""External models, which are not part of the zoo, by the argument of --model.
 
-``package.module:factory``  a function of your own: ``factory(res)`` returns a network called as (x, t, y)
-``NAME``                    the same, behind an entry point of that name in the group ``convbench.models``
+``package.module:factory``  your own function: ``factory(res)`` returns a network called as (x, t, y)
+``NAME``                    the same, registered as an entry point of that name in the group ``convbench.models``
 ``timm:NAME``               a classifier of timm, with random weights: images in, no t and no y
 ``diffusers:FILE.json``     a diffusers model from its config: 2-D U-Nets and class-conditional transformers
 
-What a factory's network takes is said by a dictionary beside it, ``factory.inputs``: keys of ``catalogue.Signature``,
-and ``res_multiple``. Left out, it is that of the usual latent models: 4 channels, 8 pixels to a latent one, 1000
-classes. Nothing here imports torch before a model is asked for.
+A factory may describe the inputs of its network in a dictionary, ``factory.inputs``: the fields of
+``catalogue.Signature``, and ``res_multiple``. The defaults are those of the usual latent models: 4 channels, 8 image
+pixels per latent pixel, 1000 classes. Nothing here imports torch until a model is requested.
 """
 
 import difflib
@@ -35,13 +35,13 @@ IMAGES = {"channels": 3, "factor": 1, "takes": ("x",), "predicts": "logits"}
 
 
 def names() -> list[str]:
-    """The models that installed packages offer by entry point. Imports none of them."""
+    """List the models that installed packages register as entry points, without importing them."""
     return sorted(point.name for point in entry_points(group=GROUP))
 
 
 @cache
 def variant_of(id: str) -> Variant | None:
-    """The model from outside of that id; None where the id is of no such kind. Raises UsageError where it fails."""
+    """Build the variant of an external id; None if the id is not external. Raises UsageError if the model fails."""
     source, _, rest = id.partition(":")
     points = {point.name: point for point in entry_points(group=GROUP)}
     if id in points:
@@ -108,7 +108,7 @@ def _of_factory(id: str, declared: Any, factory: Any = None, **known: Any) -> Va
         signature = Signature(**inputs)
     except TypeError as error:
         fields = ", ".join(Signature.__dataclass_fields__)
-        raise UsageError(f"'{id}' has inputs that convbench does not know ({error}): there are {fields}") from None
+        raise UsageError(f"'{id}' declares unknown inputs ({error}); the known ones are {fields}") from None
     facts = {"family": "outside", "source": {"repository": id, "commit": "", "licence": ""}, "arxiv": ""}
     family = Family("outside", facts)
     return Variant(id, id, family, {}, multiple, False, None, None, signature, factory=factory)
@@ -118,7 +118,7 @@ def _of_timm(id: str, name: str) -> Variant:
     timm: Any = _needed("timm", id)
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise UsageError(f"timm knows no model '{name}'" + (f": did you mean {' or '.join(near)}?" if near else ""))
+        raise UsageError(f"timm has no model '{name}'" + (f": did you mean {' or '.join(near)}?" if near else ""))
 
     def factory(res: int) -> Called:
         try:

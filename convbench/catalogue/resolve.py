@@ -1,4 +1,4 @@
-"""From an id to a variant: of the zoo, with changes behind ``@``, or from outside. Imports no torch."""
+"""Look-up of a variant by its id: in the zoo, with changes after ``@``, or external. Imports no torch."""
 
 import difflib
 from collections.abc import Iterable
@@ -30,7 +30,9 @@ def _of_zoo(id: str, others: Iterable[str]) -> Variant:
     if base in variants():
         return varied(variants()[base], changes) if changes else variants()[base]
     if base in printed_only():
-        raise UsageError(f"{base} has only been printed and cannot run: {printed_only()[base]['reason']}")
+        raise UsageError(
+            f"{base} appears only in published tables; no implementation exists: {printed_only()[base]['reason']}"
+        )
     likely = base.lower().replace("-", "_").replace("/", "_")
     near = difflib.get_close_matches(likely, [*variants(), *others], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "`convbench models` lists all"
@@ -38,7 +40,7 @@ def _of_zoo(id: str, others: Iterable[str]) -> Variant:
 
 
 def find_printed(model: str | None, res: int) -> Variant | None:
-    """The variant that a printed line of that model and size is about; None for what is none of ours."""
+    """Find the variant that a published line for a model and size describes; None if convbench does not have it."""
     if model is None:
         return None
     if "@" in model:

@@ -29,10 +29,10 @@ def command(family: str | None, ablations: bool, form: str) -> None:
     from ..errors import UsageError
 
     if ablations:
-        from ..catalogue.ablations import options as changes
+        from ..catalogue.ablations import option_lines
         from ..papers.ablations import printed
 
-        options.show(printed(), ABLATION_KEYS, form, list(changes()))
+        options.show(printed(), ABLATION_KEYS, form, list(option_lines()))
         return
     known = catalogue.families()
     if family is not None and family not in known:

@@ -227,14 +227,14 @@ def _draw(
     from ..measure.engine import open_engine
     from ..sampling import decoding, images, png
 
-    decode = decoding.decoder(recipe.variant.signature, recipe.decoded_by, device)
+    decode = decoding.create_decoder(recipe.variant.signature, recipe.decoded_by, device)
     columns = len(recipe.labels) if recipe.labels and len(recipe.labels) <= 10 and count > len(recipe.labels) else 8
     with open_engine(recipe, batch, device, weights) as step, ImageProgress(count, batch, made.steps) as progress:
         sheets = [
             decoding.bytes_from_pixels(decode(done.samples)).cpu().numpy()
             for done in images.sample(recipe, step, made, range(count), batch, device, progress.update)
         ]
-    write_whole(out, png.encode(png.grid(np.concatenate(sheets), min(columns, count))))
+    write_whole(out, png.encode_png(png.image_grid(np.concatenate(sheets), min(columns, count))))
     click.echo(_summary(progress.elapsed_s, count, recipe, out), err=True)
     return 0
 
@@ -252,12 +252,12 @@ def _store(
     from ..measure.engine import open_engine
     from ..sampling import decoding, images, shards
 
-    run, world = shards.Run(npz, count, {**recipe.facts(), "latents": latents}), shards.World.of_torchrun()
+    run, world = shards.ShardedNpz(npz, count, {**recipe.facts(), "latents": latents}), shards.World.of_torchrun()
     if device == "cuda":
         _take_own_gpu(world.rank)
-    decode = None if latents else decoding.decoder(recipe.variant.signature, recipe.decoded_by, device)
+    decode = None if latents else decoding.create_decoder(recipe.variant.signature, recipe.decoded_by, device)
     run.begin()
-    left = run.left(world)
+    left = run.missing(world)
     todo = [number for numbers in left.values() for number in numbers]
     if todo:
         with (

@@ -21,7 +21,7 @@ from ..errors import ConvbenchError
 from ..schema import Case, Measurement, Second
 from ..timing import compare, derived, memory
 from ..timing.calibration import limit
-from ..timing.clock import RULES, Clock, CudaClock, Lane, Rules, clock_of, rotating, time_lanes
+from ..timing.clock import RULES, Clock, CudaClock, Lane, Rules, clock_of, rotate_inputs, time_lanes
 from ..timing.intervals import percentile
 from ..timing.telemetry.recorder import Recorder
 from ..timing.telemetry.summary import joules_per_image
@@ -148,7 +148,7 @@ class _Bundle:
 
     def _interleave(self, opened: list[Opened]) -> list[Timed]:
         lanes = [
-            Lane(rotating(each.step, each.sets), functools.partial(precision.applied, each.case.precision))
+            Lane(rotate_inputs(each.step, each.sets), functools.partial(precision.applied, each.case.precision))
             for each in opened
         ]
         delta = compare.DELTA[self.device]
@@ -171,8 +171,8 @@ class _Bundle:
                 recorder.timed,
             )
         load, peak = recorder.summary(), memory.peak_bytes(self.device)
-        seen = machine.findings(load, recorder.facts)
-        if asked := timing.allocations(memory.device_allocations(self.device) - allocated):
+        seen = machine.check_machine(load, recorder.facts)
+        if asked := timing.check_allocations(memory.device_allocations(self.device) - allocated):
             seen.append(asked)
         facts = {"telemetry": recorder.facts, "telemetry_reason": recorder.reason}
         self.stamp["environment"] = self.stamp["environment"] | facts
@@ -188,8 +188,8 @@ class _Bundle:
         x, t, y = opened.sets[0]
         zeros = (torch.zeros_like(x), torch.zeros_like(t), torch.zeros_like(y))
         with precision.applied(case.precision):
-            changed = output.unchanged(opened.step, opened.sets[0], opened.proof.outputs[0], case.precision)
-            linear = timing.linearity(lane, clock, case.device)
+            changed = output.check_unchanged(opened.step, opened.sets[0], opened.proof.outputs[0], case.precision)
+            linear = timing.check_linearity(lane, clock, case.device)
             zeros_ratio = timing.zeros_ratio(lane, lambda: opened.step(*zeros), clock)
             latencies = _latencies(lane, clock)
             rates = opened.rates.best(rates_of(case))
@@ -201,13 +201,13 @@ class _Bundle:
         findings = [
             changed,
             linear,
-            timing.clocks(lane.blocks),
-            timing.floor(median(samples), floor.seconds),
-            timing.drift(samples, rules),
-            timing.width(lane, rules),
+            timing.check_clocks(lane.blocks),
+            timing.check_floor(median(samples), floor.seconds),
+            timing.check_drift(samples, rules),
+            timing.check_interval(lane, rules),
             *timed.seen,
         ]
-        verdict, reason = output.report([finding for finding in findings if finding])
+        verdict, reason = output.verdict_of([finding for finding in findings if finding])
         unranked = opened.backend.unranked(case)
         return self._row(
             case,
@@ -254,9 +254,9 @@ class _Bundle:
 def _with_kernel_names(row: Measurement, opened: Opened) -> Measurement:
     """PREC: hold the names of the kernels that ran against the precision of the case."""
     with precision.applied(opened.case.precision):
-        ran = kernels.kernel_names(opened.step, opened.sets[0])
-    row = replace(row, kernels=row.kernels | kernels.classify(ran))
-    found = kernels.evidence(opened.case.precision, ran)
+        ran = kernels.profile_kernels(opened.step, opened.sets[0])
+    row = replace(row, kernels=row.kernels | kernels.dominant_precisions(ran))
+    found = kernels.check_precision(opened.case.precision, ran)
     return with_finding(row, found) if found else row
 
 

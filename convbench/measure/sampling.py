@@ -30,7 +30,7 @@ from ..sampling.sampler import Model, Sampler
 from ..schema import Case, SamplingMeasurement, Second
 from ..timing import compare, derived, memory
 from ..timing.calibration import limit
-from ..timing.clock import RULES, Clock, Lane, Rules, clock_of, rotating, time_lanes
+from ..timing.clock import RULES, Clock, Lane, Rules, clock_of, rotate_inputs, time_lanes
 from ..timing.telemetry.recorder import Recorder
 from .annotated import with_ratio
 from .failure import failure, wrong
@@ -142,7 +142,7 @@ class _Bundle:
                 alone = self._opened(case, stack if beside else own)
                 if alone.proof.findings:
                     return alone.proof.findings
-                plain = Lane(rotating(alone.step, alone.sets), around)
+                plain = Lane(rotate_inputs(alone.step, alone.sets), around)
                 if not beside:  # an engine of another batch size may not live beside the one that is used
                     time_lanes([plain], self.clock, self.short)
         opened = self._opened(case if plan.cfg == 1 else replace(case, batch=2 * case.batch), stack)
@@ -171,7 +171,7 @@ class _Bundle:
                 if each.plan.decode:
                     time_lanes([each.lanes["decoder"]], clock, short, lambda done: report("timing the decoder", done))
         load = recorder.summary()
-        seen = machine.findings(load, recorder.facts)
+        seen = machine.check_machine(load, recorder.facts)
         report("checking", 1)
         rows = []
         for each in ready:
@@ -189,18 +189,18 @@ class _Bundle:
         with precision.applied(case.precision):
             floor = limit(opened.counted, opened.case.batch, opened.rates, 0)
             found = [
-                output.unchanged(opened.step, opened.sets[0], opened.proof.outputs[0], case.precision),
-                timing.linearity(step, self.clock, case.device),
-                timing.clocks(step.blocks),
-                timing.floor(step_s, floor.seconds),
-                timing.drift(step.block_s, self.rules),
-                timing.width(step, self.rules),
+                output.check_unchanged(opened.step, opened.sets[0], opened.proof.outputs[0], case.precision),
+                timing.check_linearity(step, self.clock, case.device),
+                timing.check_clocks(step.blocks),
+                timing.check_floor(step_s, floor.seconds),
+                timing.check_drift(step.block_s, self.rules),
+                timing.check_interval(step, self.rules),
                 *seen,
             ]
             if plan.steps * step_s <= self.rules.cap_s:
                 whole_s = self.clock.block(each.walk.whole, 1).total_s
                 whole = _whole_trajectory(each.walk.last, whole_s, plan.steps * step_s)
-        verdict, reason = output.report([finding for finding in [*found, whole] if finding])
+        verdict, reason = output.verdict_of([finding for finding in [*found, whole] if finding])
         by_config = plan.decode and plan.vae is None and find(case.model).signature.factor != 1
         unranked = opened.backend.unranked(case)
         notes = [
@@ -296,7 +296,7 @@ def _decoder(case: Case, plan: Plan, start: Tensor) -> Callable[[], object]:
     if not plan.decode:
         return lambda: None
     by_config = takes.factor != 1 and not plan.vae
-    decode = random_decoder(case.device) if by_config else decoding.decoder(takes, plan.vae, case.device)
+    decode = random_decoder(case.device) if by_config else decoding.create_decoder(takes, plan.vae, case.device)
     return lambda: decoding.bytes_from_pixels(decode(start)).cpu()
 
 

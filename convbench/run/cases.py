@@ -166,11 +166,11 @@ class _Session:
         if counterpart and not row.compared_with:
             row = replace(row, compared_with=counterpart)  # it failed: not to be measured again by the same command
         if row.ratio_low and row.ratio_high:
-            words = compare.word(row.ratio_low, row.ratio_high, row.device, self.smallest_difference)
+            words = compare.difference_word(row.ratio_low, row.ratio_high, row.device, self.smallest_difference)
             row = replace(row, difference=words)
         if isinstance(row, Measurement) and row.status == "ok":
             others = [other for other in self.results.rows if isinstance(other, Measurement)]
-            if found := timing.monotony(others, row):
+            if found := timing.check_monotonicity(others, row):
                 return with_finding(row, found)
         return row
 

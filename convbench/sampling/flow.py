@@ -1,4 +1,4 @@
-"""Flow matching from noise at t = 0 to data at t = 1 along straight lines, as FCDM trains and samples it.
+"""Flow matching from noise at t = 0 to data at t = 1 along straight lines, as FCDM trains and samples.
 
 x_t = t data + (1 - t) noise; the network predicts the velocity data - noise and is given t as it is.
 SANA counts the other way and shifts its steps: ``euler_shift``.
@@ -19,19 +19,22 @@ SHIFT = 3.0  # of SANA's sampler
 LAST = 0.96  # where the noisy steps end; the rest of the way is one step without noise
 
 
-def noised(data: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """The interpolant x_t and the velocity that the network has to predict there. t: (B,) in [0, 1)."""
+def add_noise(data: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the interpolant x_t and the velocity that the network must predict there.
+
+    data, noise: (B, C, H, W); t: (B,) in [0, 1). -> (B, C, H, W) each
+    """
     wide = t.to(data.dtype).reshape(-1, 1, 1, 1)
     return wide * data + (1 - wide) * noise, data - noise
 
 
 def training_loss(output: Tensor, velocity: Tensor) -> Tensor:
-    """Mean squared error over everything but the batch. -> (B,)"""
+    """Mean squared error of outputs (B, C, H, W) over all axes except the batch. -> (B,)"""
     return (output - velocity).square().flatten(1).mean(1)
 
 
 def score(velocity: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
-    """Gradient of the log density of x_t, from the velocity: (t v - x) / (1 - t)."""
+    """Gradient of the log density of x_t (B, C, H, W), from the velocity: (t v - x) / (1 - t) (SiT)."""
     return (t * velocity - x) / (1 - t)
 
 
@@ -51,7 +54,7 @@ def euler(steps: int = 250, shift: float = 1.0) -> Sampler:
 
 
 def euler_maruyama(steps: int = 250) -> Sampler:
-    """FCDM's sampler: the stochastic equation with diffusion 1 - t, and at 0.96 one step of 0.04 without noise."""
+    """Sampler of FCDM: the stochastic equation with diffusion 1 - t, and at 0.96 one step of 0.04 without noise."""
     _require(steps, 2)
     times = torch.linspace(0, LAST, steps, dtype=torch.float64).tolist()
     dt = LAST / (steps - 1)
@@ -88,4 +91,4 @@ def euler_shift(steps: int = 20, shift: float = SHIFT) -> Sampler:
 
 def _require(steps: int, least: int) -> None:
     if steps < least:
-        raise UsageError(f"--steps {steps}: at least {least} {'is' if least == 1 else 'are'} needed")
+        raise UsageError(f"--steps {steps}: must be at least {least}")

@@ -9,7 +9,7 @@ from .diffusion import STEPS
 from .sampler import Model
 
 PAPER_CHANNELS = 3
-"""Of the prediction, how many channels the published code of DiT and all its descendants guides."""
+"""Number of channels of the prediction that the published code of DiT and its descendants guides."""
 
 
 def guided(
@@ -25,7 +25,7 @@ def guided(
 
     Args:
         step: a network or a backend's step: x (2B, C, H, W), t (2B,), y (2B,) -> output. At scale 1 it is called
-            with the batch alone, as guidance changes nothing.
+            with the batch only, because guidance has no effect.
         y: (B,) classes, or (B, tokens, width) captions.
         null: what stands for no class.
         channels: of ``combine``.
@@ -33,7 +33,7 @@ def guided(
             is of twice the batch all the same, as in JiT's code.
         power: of ``grown``.
 
-    Returns (x, t) -> (B, C or 2C, H, W); the variance is the one with the class.
+    Returns a function of x (B, C, H, W) and t (B,) -> (B, C or 2C, H, W); the variance is that with the class.
     """
     if scale == 1:
         return lambda x, t: step(x, t, y)
@@ -61,10 +61,11 @@ def grown(t: Tensor, scale: float, power: float) -> Tensor:
 def combine(output: Tensor, in_channels: int, scale: float | Tensor, channels: int | None = None) -> Tensor:
     """Guided output from one of twice the batch, first half with the class. (2B, …) -> (B, …)
 
-    without + scale (with - without) in the first ``channels`` channels of the prediction, the rest as with the class.
+    without + scale (with - without) in the first ``channels`` channels of the prediction; the others are those with the
+    class.
 
     Args:
-        channels: None for the papers' way: three of four or more, as they do, and all of fewer.
+        channels: None as in the papers: three of four or more channels, all of fewer.
     """
     if channels is None:
         channels = PAPER_CHANNELS if in_channels > PAPER_CHANNELS else in_channels

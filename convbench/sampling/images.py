@@ -1,4 +1,4 @@
-"""Sampling numbered images in batches: image i is the same whatever is sampled with it, before it or elsewhere."""
+"""Sampling of numbered images in batches: image i does not depend on its batch, its position or the process."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -12,32 +12,32 @@ from ..errors import UsageError
 from ..schema import Step
 from . import names, samplers
 from .guidance import guided
-from .noise import PerImage, classes
+from .noise import PerImage, draw_classes
 from .sampler import Sampler
 
-Report = Callable[[int, int], None]
-"""Called after each step with how many images are finished and how many steps of the running batch."""
+ProgressCallback = Callable[[int, int], None]
+"""Called after each step with the number of finished images and of finished steps of the current batch."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides an image, but for its number. Two runs of one recipe make the same images."""
+    """Everything that determines an image except its number. Two runs of the same recipe make the same images."""
 
     model: str
     res: int
-    weights_sha256: str | None  # of the file, None for random weights
+    weights_sha256: str | None  # of the file; None for random weights
     sampler: str
     steps: int
     cfg_scale: float
-    guided_channels: int | None  # None for the papers' way
+    guided_channels: int | None  # None: as in the papers
     seed: int
-    labels: tuple[int, ...] | None  # image i has label i modulo their number; None for random ones
+    labels: tuple[int, ...] | None  # image i has label i modulo their number; None for random labels
     backend: str
     precision: str
-    decoded_by: str | None  # what decodes latents; None for pixels or for latents kept as they are
+    decoded_by: str | None  # decoder of latents; None for pixels or undecoded latents
 
     def facts(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Convert to values for JSON."""
         return {**asdict(self), "labels": None if self.labels is None else list(self.labels)}
 
     @property
@@ -47,7 +47,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Batch:
-    """Finished images."""
+    """Finished images of one batch."""
 
     numbers: list[int]
     labels: list[int]
@@ -67,14 +67,14 @@ def sampler_for(variant: Variant, name: str | None, steps: int | None) -> Sample
 
 def labels_of(recipe: Recipe, numbers: Sequence[int]) -> list[int]:
     if recipe.labels is None:
-        return classes(recipe.seed, numbers, recipe.variant.signature.classes)
+        return draw_classes(recipe.seed, numbers, recipe.variant.signature.classes)
     return [recipe.labels[number % len(recipe.labels)] for number in numbers]
 
 
 def sample(
-    recipe: Recipe, step: Step, made: Sampler, numbers: Sequence[int], batch: int, device: str, report: Report
+    recipe: Recipe, step: Step, made: Sampler, numbers: Sequence[int], batch: int, device: str, report: ProgressCallback
 ) -> Iterator[Batch]:
-    """Sample the images of those numbers, ``batch`` at a time; the last is filled up, as engines have one size."""
+    """Sample the images with these numbers in batches; the last batch is padded, as engines have a fixed size."""
     takes, side = recipe.variant.signature, recipe.res // recipe.variant.signature.factor
     finished = 0
     for start in range(0, len(numbers), batch):

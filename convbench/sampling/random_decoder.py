@@ -1,4 +1,4 @@
-"""A decoder with random weights: it takes the time of a trained one."""
+"""Decoder with random weights, which takes as long as a trained one."""
 
 from importlib import import_module
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UsageError
-from .decoding import SCALE, Decoder
+from .decoding import LATENT_SCALE, Decoder
 
 
 def random_decoder(device: str) -> Decoder:
-    """The decoder of sd-vae-ft-ema and its relatives, by its published config, with random weights.
+    """Create the decoder of sd-vae-ft-ema and related models by its published config, with random weights.
 
-    Raises UsageError where diffusers is not installed.
+    Raises UsageError if diffusers is not installed.
     """
     try:
         diffusers: Any = import_module("diffusers")
@@ -27,7 +27,7 @@ def random_decoder(device: str) -> Decoder:
     model.requires_grad_(False).eval().to(device)
 
     def decode(x: Tensor) -> Tensor:
-        pixels: Tensor = model.decode(x / SCALE, return_dict=False)[0]
+        pixels: Tensor = model.decode(x / LATENT_SCALE, return_dict=False)[0]
         return pixels
 
     return decode

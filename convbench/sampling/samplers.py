@@ -1,4 +1,4 @@
-"""Every sampler by its name."""
+"""Samplers by name."""
 
 import difflib
 
@@ -40,5 +40,5 @@ def create(
 
         return solver.dpm_solver(steps)
     near = difflib.get_close_matches(name, PREDICTS, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PREDICTS)}"
+    hint = f"did you mean {near[0]}?" if near else f"the samplers are {', '.join(PREDICTS)}"
     raise UsageError(f"unknown sampler '{name}': {hint}")

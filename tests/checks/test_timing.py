@@ -1,4 +1,4 @@
-"""Each check of a timing by itself: what it lets pass and what it finds, with made-up times."""
+"""Checks of a timing, each with simulated times that pass and that fail."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,8 @@ import pytest
 from simulated import QUICK, Simulated
 
 from convbench.checks import machine, timing
-from convbench.checks.output import Finding, report
+from convbench.checks.output import Finding, verdict_of
+from convbench.schema import Measurement
 from convbench.timing.clock import Block, Lane
 
 
@@ -19,19 +20,21 @@ def lane(samples: Sequence[float] = (0.01,) * 12, steps: int = 1) -> Lane:
     return Lane(lambda: None, blocks=[block(each) for each in samples], steps_per_block=steps)
 
 
-def test_two_clocks_may_differ_by_two_percent() -> None:
-    assert timing.clocks([block(1.0, 1.015), block(1.0, 1.02)]) is None
-    assert timing.clocks([block(1.0, 1.03), block(1.0, 1.03)]) == Finding(
+def test_clocks_may_differ_by_two_percent() -> None:
+    assert timing.check_clocks([block(1.0, 1.015), block(1.0, 1.02)]) is None
+    assert timing.check_clocks([block(1.0, 1.03), block(1.0, 1.03)]) == Finding(
         "CLK", "two clocks disagree: 2.000 s and 2.060 s", invalid=False
     )
-    assert timing.clocks([block(1.0, 0.97)]) == Finding(
+    assert timing.check_clocks([block(1.0, 0.97)]) == Finding(
         "CLK", "two clocks disagree: 1.000 s and 0.970 s", invalid=False
     )
 
 
 @pytest.mark.parametrize("total_s", [0.0, -0.5])
-def test_a_block_takes_time(total_s: float) -> None:
-    assert timing.clocks([block(1.0), block(total_s)]) == Finding("CLK", "a block took no time at all")
+def test_a_block_without_duration_is_a_finding(total_s: float) -> None:
+    assert timing.check_clocks([block(1.0), block(total_s)]) == Finding(
+        "CLK", "the clock did not advance during a block"
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,28 +48,30 @@ def test_a_block_takes_time(total_s: float) -> None:
     ],
 )
 def test_twice_the_steps_take_twice_the_time(name: str, takes: Any, ratio: str | None) -> None:
-    found = timing.linearity(lane(steps=4), Simulated(takes), "cpu")
+    found = timing.check_linearity(lane(steps=4), Simulated(takes), "cpu")
     assert found == (ratio and Finding("LIN", f"twice the steps took {ratio} times the time", invalid=False))
 
 
-def test_linearity_is_judged_harder_on_a_gpu() -> None:
+def test_linearity_is_stricter_on_a_gpu() -> None:
     def takes(first: int, steps: int, lane: int) -> float:
         return 0.01 * steps + 0.002  # 1.95 with 4 steps
 
-    assert timing.linearity(lane(steps=4), Simulated(takes), "cpu") is None
-    assert timing.linearity(lane(steps=4), Simulated(takes), "cuda") == Finding(
+    assert timing.check_linearity(lane(steps=4), Simulated(takes), "cpu") is None
+    assert timing.check_linearity(lane(steps=4), Simulated(takes), "cuda") == Finding(
         "LIN", "twice the steps took 1.95 times the time", invalid=False
     )
 
 
-def test_one_stall_does_not_spoil_linearity() -> None:
-    """Three pairs, and the median of each side."""
-    assert timing.linearity(lane(), Simulated(lambda first, steps, lane: 0.01 * steps + (first == 4)), "cpu") is None
+def test_linearity_tolerates_one_stall() -> None:
+    """The median of three pairs is used."""
+    assert (
+        timing.check_linearity(lane(), Simulated(lambda first, steps, lane: 0.01 * steps + (first == 4)), "cpu") is None
+    )
 
 
 def test_linearity_of_slow_steps_is_not_measured() -> None:
     clock = Simulated(lambda first, steps, lane: 1.0)
-    assert timing.linearity(lane([1.0] * 6), clock, "cpu") is None
+    assert timing.check_linearity(lane([1.0] * 6), clock, "cpu") is None
     assert clock.steps == 0
 
 
@@ -77,19 +82,19 @@ def test_speed_on_zeros_is_noted() -> None:
     assert timing.zeros_ratio(lane([1.0] * 6), lambda: None, clock) is None
 
 
-def row(batch: int, seconds: float, **other: Any) -> dict[str, Any]:
-    same = {"model": "dico_s", "res": 64, "backend": "eager", "precision": "fp32", "device": "cpu", "threads": 1}
-    return {**same, "weights": None, "status": "ok", "batch": batch, "images_per_s": batch / seconds} | other
+def row(batch: int, seconds: float, **other: Any) -> Measurement:
+    known = {"model": "dico_s", "res": 64, "threads": 1, "status": "ok", "images_per_s": batch / seconds} | other
+    return Measurement(case="", batch=batch, **known)
 
 
-def test_a_larger_batch_takes_no_less_time() -> None:
+def test_a_larger_batch_must_not_take_less_time() -> None:
     smaller = row(2, 1.0)
-    assert timing.monotony([smaller], row(4, 1.5)) is None
-    assert timing.monotony([smaller], row(4, 0.985)) is None  # within 2 %
-    assert timing.monotony([smaller], row(4, 0.9)) == Finding(
-        "MONO", "faster in total than batch 2: 0.9 s, 1 s", invalid=False
+    assert timing.check_monotonicity([smaller], row(4, 1.5)) is None
+    assert timing.check_monotonicity([smaller], row(4, 0.985)) is None  # within 2 %
+    assert timing.check_monotonicity([smaller], row(4, 0.9)) == Finding(
+        "MONO", "less time than the smaller batch 2: 0.9 s against 1 s", invalid=False
     )
-    assert timing.monotony([smaller], row(1, 0.9)) is None  # a smaller one may
+    assert timing.check_monotonicity([smaller], row(1, 0.9)) is None  # a smaller one may
 
 
 @pytest.mark.parametrize(
@@ -100,50 +105,52 @@ def test_a_larger_batch_takes_no_less_time() -> None:
     ],
 )
 def test_only_rows_that_differ_in_batch_alone_are_compared(other: dict[str, Any]) -> None:
-    assert timing.monotony([row(2, 1.0, **other)], row(4, 0.1)) is None
+    assert timing.check_monotonicity([row(2, 1.0, **other)], row(4, 0.1)) is None
 
 
-def test_nothing_is_faster_than_the_floor() -> None:
-    assert timing.floor(1.0, 1.0) is None
-    assert timing.floor(0.985, 1.0) is None
-    assert timing.floor(0.5, 1.0) == Finding(
-        "FLOOR", "0.5 s a step, but the measured rates allow no less than 1 s", invalid=True
+def test_a_step_must_not_be_faster_than_the_floor() -> None:
+    assert timing.check_floor(1.0, 1.0) is None
+    assert timing.check_floor(0.985, 1.0) is None
+    assert timing.check_floor(0.5, 1.0) == Finding(
+        "FLOOR", "0.5 s per step is less than the 1 s that the measured rates allow", invalid=True
     )
 
 
-def test_steps_must_not_become_slower_or_faster_meanwhile() -> None:
-    """The median of the last third against that of the first, twice the half-width that was asked: 4 %."""
-    assert timing.drift([1.0] * 4 + [1.5] * 4 + [1.03] * 4, QUICK) is None
-    assert timing.drift([1.0] * 4 + [1.0] * 4 + [1.05] * 4, QUICK) == Finding(
-        "STDY", "steps became 5.0% slower meanwhile", invalid=False
+def test_steps_must_not_become_slower_or_faster_during_timing() -> None:
+    """The medians of the last and first third may differ by twice the requested half-width: 4 %."""
+    assert timing.check_drift([1.0] * 4 + [1.5] * 4 + [1.03] * 4, QUICK) is None
+    assert timing.check_drift([1.0] * 4 + [1.0] * 4 + [1.05] * 4, QUICK) == Finding(
+        "STDY", "steps became 5.0% slower during timing", invalid=False
     )
-    assert timing.drift([1.0] * 4 + [1.0] * 4 + [0.9] * 4, QUICK) == Finding(
-        "STDY", "steps became 10.0% faster meanwhile", invalid=False
+    assert timing.check_drift([1.0] * 4 + [1.0] * 4 + [0.9] * 4, QUICK) == Finding(
+        "STDY", "steps became 10.0% faster during timing", invalid=False
     )
-    assert timing.drift([1.0, 2.0, 3.0, 4.0, 5.0], QUICK) is None  # too few to tell
+    assert timing.check_drift([1.0, 2.0, 3.0, 4.0, 5.0], QUICK) is None  # too few to tell
 
 
-def test_the_interval_is_as_narrow_as_asked() -> None:
-    """Of 12 samples, 2 may stand outside on each side: the interval is 0.99 … 1.01, or 0.95 … 1.05."""
+def test_the_interval_must_be_as_narrow_as_requested() -> None:
+    """Of 12 samples, 2 may lie outside on each side: the interval is 0.99 … 1.01, or 0.95 … 1.05."""
     narrow = [1.0, 0.5, 1.0, 2.0, 0.99, 1.0, 1.01, 0.6, 1.0, 1.0, 1.7, 1.0]
-    assert timing.width(lane(narrow), QUICK) is None
+    assert timing.check_interval(lane(narrow), QUICK) is None
     wide = [{0.99: 0.95, 1.01: 1.05}.get(each, each) for each in narrow]
-    assert timing.width(lane(wide), QUICK) == Finding("WIDE", "interval ±5.0%, where ±2.0% is asked", invalid=False)
+    assert timing.check_interval(lane(wide), QUICK) == Finding(
+        "WIDE", "interval of ±5.0% exceeds the requested ±2.0%", invalid=False
+    )
 
 
 @pytest.mark.parametrize("cores", [0.0, 0.1, 0.15])
-def test_a_little_work_of_others_passes(cores: float) -> None:
-    assert machine.contention({"cores_of_others": cores}) is None
+def test_little_work_by_others_passes(cores: float) -> None:
+    assert machine.check_contention({"cores_of_others": cores}) is None
 
 
 def test_contention_is_found() -> None:
-    assert machine.contention({"cores_of_others": 0.73}) == Finding(
+    assert machine.check_contention({"cores_of_others": 0.73}) == Finding(
         "CONT", "other processes used 0.73 cores", invalid=False
     )
 
 
 def test_the_verdict_is_that_of_the_worst_finding() -> None:
     suspect, invalid = Finding("LIN", "a", invalid=False), Finding("FLOOR", "b")
-    assert report([]) == ("VALID", "")
-    assert report([suspect]) == ("SUSPECT", "LIN: a")
-    assert report([suspect, invalid]) == ("INVALID", "LIN: a; FLOOR: b")
+    assert verdict_of([]) == ("VALID", "")
+    assert verdict_of([suspect]) == ("SUSPECT", "LIN: a")
+    assert verdict_of([suspect, invalid]) == ("INVALID", "LIN: a; FLOOR: b")

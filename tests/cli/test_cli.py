@@ -357,9 +357,10 @@ def test_systems_that_are_only_printed_say_why_and_cannot_be_asked_for(convbench
         for command in ("throughput", "flops"):
             code, out, err = convbench(f"{command} --model dic_s,{id}")
             assert (code, out) == (USAGE, "")
-            assert err == f"convbench: {id} has only been printed and cannot run: {row['remark']}\n"
+            reason = f"appears only in published tables; no implementation exists: {row['remark']}"
+            assert err == f"convbench: {id} {reason}\n"
     assert rows["dit_xl_2"]["runs"] == "yes" and rows["dit_xl_2"]["remark"] == ""
-    assert "nobody has released" in rows["pixart_xl_2_class"]["remark"]
+    assert "has not been released" in rows["pixart_xl_2_class"]["remark"]
 
 
 def test_models_of_one_family_know_their_source_and_size(convbench: Run) -> None:

@@ -26,7 +26,7 @@ from convbench.measure.largest_batch import search
 from convbench.models.counts import count_variant
 from convbench.models.gla import implementation
 from convbench.schema import Case, Measurement
-from convbench.timing.clock import CudaClock, Lane, Rules, rotating, time_lanes
+from convbench.timing.clock import CudaClock, Lane, Rules, rotate_inputs, time_lanes
 from convbench.timing.intervals import median_interval
 from convbench.tolerances import RELATIVE_L2
 
@@ -122,7 +122,7 @@ def test_other_precisions_are_measured_under_their_own_label(label: str) -> None
     (result,) = measure([case(precision=label)], SHORT)
     assert (result.status, result.verdict in ("VALID", "SUSPECT")) == ("ok", True), result.reason
     assert RELATIVE_L2["fp32"] < result.error_vs_fp32 <= RELATIVE_L2[label]
-    assert precision.label(result.flags, label, "cuda") == label
+    assert precision.effective_label(result.flags, label, "cuda") == label
 
 
 def test_two_backends_in_turns_are_compared() -> None:
@@ -139,7 +139,7 @@ def test_two_backends_in_turns_are_compared() -> None:
 def test_device_events_and_the_host_clock_agree_on_a_model() -> None:
     model = formula_model("dico_s").cuda()
     sets = [(x.cuda(), t.cuda(), y.cuda()) for x, t, y in input_sets(Case("dico_s", 256, 8))]
-    lane = Lane(rotating(model, sets))
+    lane = Lane(rotate_inputs(model, sets))
     with torch.inference_mode(), precision.applied("fp32"):
         time_lanes([lane], CudaClock(), replace(SHORT, block_s=0.1))
     assert all(block.total_s <= block.wall_s for block in lane.blocks)  # events lie inside the host's readings

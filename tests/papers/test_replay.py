@@ -422,12 +422,12 @@ def test_what_cannot_be_is_said_in_one_line(
 
 
 def test_switches_are_set_read_back_and_put_back() -> None:
-    before = precision.read()
+    before = precision.read_switches()
     for conv, matmul in tf32.SWITCHES:
         flags: dict[str, str] = {}
         with tf32.switched(conv, matmul, flags):
             assert (flags["cudnn.allow_tf32"], flags["cuda.matmul.allow_tf32"]) == (str(conv), str(matmul))
-    assert precision.read() == before
+    assert precision.read_switches() == before
 
 
 def check_experiment(rows: list[dict[str, Any]], models: list[str], batches: list[int]) -> None:

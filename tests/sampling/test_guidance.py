@@ -1,4 +1,4 @@
-"""Guidance against the official wrappers' outputs, and its rule where they say nothing."""
+"""Guidance compared with the outputs of the official wrappers, and its rule for other channel counts."""
 
 import math
 
@@ -14,11 +14,11 @@ from convbench.sampling.guidance import ALWAYS, combine, grown, guided
 IDS = (
     "dico_s",
     "dit_s_2",
-)  # the others differ in nothing that guidance touches: tests/models/test_models.py has all five
+)  # tests/models/test_models.py covers all five families
 
 
 @pytest.mark.parametrize("id", IDS)
-def test_the_guided_batch_is_the_official_one(id: str) -> None:
+def test_the_guided_output_is_the_official_one(id: str) -> None:
     stored, model = golden(id), formula_model(id)
     calls = []
 
@@ -34,7 +34,7 @@ def test_the_guided_batch_is_the_official_one(id: str) -> None:
 
 
 def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-    """The class on top of the state, its negative as the variance."""
+    """Return the state plus the class, and its negative as the variance."""
     value = x + y[:, None, None, None]
     return torch.cat([value, -value], dim=1)
 
@@ -43,10 +43,8 @@ def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
     ("in_channels", "channels", "guided_channels"), [(4, None, 3), (4, 4, 4), (4, 9, 4), (3, None, 3), (1, None, 1)]
 )
 @pytest.mark.parametrize("variance", [True, False])
-def test_which_channels_are_guided(
-    in_channels: int, channels: int | None, guided_channels: int, variance: bool
-) -> None:
-    """without + s (with - without) = 10 + s (3 - 10) in guided channels; as with the class in all others."""
+def test_guided_channels(in_channels: int, channels: int | None, guided_channels: int, variance: bool) -> None:
+    """Guided channels are without + s (with - without) = 10 + s (3 - 10); all others are those with the class."""
     x, y = torch.zeros(2, in_channels, 2, 2), torch.tensor([3, 3])
 
     def step(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
@@ -58,7 +56,7 @@ def test_which_channels_are_guided(
     assert out[0, :, 0, 0].tolist() == out[1, :, 1, 1].tolist() == expected
 
 
-def test_scale_one_asks_for_the_batch_alone() -> None:
+def test_scale_one_runs_the_batch_only_once() -> None:
     shapes = []
 
     def step(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
@@ -73,14 +71,14 @@ def test_scale_one_asks_for_the_batch_alone() -> None:
 
 
 def test_half_precision_is_combined_in_float32() -> None:
-    """A difference of two close halves, times a large scale, would lose what little it has."""
+    """A scaled difference of two close half-precision numbers would lose its digits."""
     output = torch.cat([torch.full((1, 1, 1, 1), 1.001), torch.ones(1, 1, 1, 1)]).bfloat16()
     out = combine(output, 1, 7.0)
     assert out.dtype == torch.float32
     assert out.item() == 1 + 7 * (output[0].item() - 1)
 
 
-def test_captions_are_guided_by_an_empty_one() -> None:
+def test_captions_are_guided_with_an_empty_caption() -> None:
     captions, empty = torch.ones(2, 3, 5), torch.zeros(3, 5)
     seen = []
 

@@ -387,9 +387,9 @@ def test_no_network_is_one_line(tmp_path: Path) -> None:
     [
         ("dit_xl_2", 1024, "only one for 256, 512 px"),
         ("dit_s_2", 256, "dit_xl_2 alone"),
-        ("dic_xl", 256, "weights are coming"),
+        ("dic_xl", 256, "announces weights"),
         ("dico_h", 256, "S, B, L and XL"),
-        ("fcdm_xl", 256, "links none"),
+        ("fcdm_xl", 256, "does not link any"),
     ],
 )
 def test_no_official_weights(model: str, res: int, reason: str) -> None:

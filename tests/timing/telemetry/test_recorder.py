@@ -1,4 +1,4 @@
-"""The sampler beside a measurement, for real on this machine: it samples, and it ends with whatever it belongs to."""
+"""The real sampler process on this machine: it samples during a measurement and exits with its parent."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from convbench.checks.machine import contention
+from convbench.checks.machine import check_contention
 from convbench.timing.telemetry import recorder as telemetry
 from convbench.timing.telemetry.recorder import Recorder
 
@@ -43,7 +43,7 @@ def pid_of(recorder: Recorder) -> int:
     return recorder._sampler.pid
 
 
-def test_two_seconds_give_twenty_samples_and_no_process_is_left() -> None:
+def test_two_seconds_give_twenty_samples_and_leave_no_process() -> None:
     with Recorder("cpu") as recorder:
         pid = pid_of(recorder)
         assert alive(pid)
@@ -52,14 +52,14 @@ def test_two_seconds_give_twenty_samples_and_no_process_is_left() -> None:
     assert not alive(pid)
     assert recorder.reason == ""
     summary = recorder.summary()
-    assert 10 <= summary["samples"] <= 21  # never more; fewer where this machine is busy
+    assert 10 <= summary["samples"] <= 21  # never more; fewer on a busy machine
     assert 0.2 < summary["cores_of_this"] < 1.2
     assert summary["cores_of_sampler"] < 0.1
     stamps = [at for at, _ in recorder.series("own_s")]
     assert stamps == sorted(stamps) and stamps[0] < 0 < stamps[-1]  # the first before the timed part began
 
 
-def test_a_summary_is_to_be_had_while_it_runs() -> None:
+def test_a_summary_is_available_while_recording() -> None:
     with Recorder("cpu", period_s=0.02) as recorder:
         spin(0.3)
         first = recorder.summary()["samples"]
@@ -68,7 +68,7 @@ def test_a_summary_is_to_be_had_while_it_runs() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux to share a core on purpose")
-def test_sharing_a_core_is_seen() -> None:
+def test_a_shared_core_is_detected() -> None:
     before = os.sched_getaffinity(0)
     core = min(before)
     program = f"import os; os.sched_setaffinity(0, [{core}])\nwhile True: pass"
@@ -84,19 +84,19 @@ def test_sharing_a_core_is_seen() -> None:
     summary = recorder.summary()
     assert summary["involuntary_switches"] >= 5
     assert summary["cores_waited"] > 0.1
-    found = contention(summary)
+    found = check_contention(summary)
     assert found and found.code == "CONT" and "waited for a core" in found.text and not found.invalid
 
 
-def test_a_killed_sampler_leaves_what_it_saw_and_says_so() -> None:
+def test_samples_of_a_killed_sampler_are_kept_with_a_reason() -> None:
     with Recorder("cpu", period_s=0.02) as recorder:
         spin(0.3)
         os.kill(pid_of(recorder), signal.SIGKILL)
-    assert recorder.reason == "the sampler ended early, with code -9"
+    assert recorder.reason == "the sampler exited early with code -9"
     assert recorder.summary()["samples"] > 1
 
 
-def test_a_torn_line_is_left_out() -> None:
+def test_a_torn_line_is_skipped() -> None:
     with Recorder("cpu", period_s=0.02) as recorder:
         spin(0.1)
         os.kill(pid_of(recorder), signal.SIGKILL)
@@ -106,7 +106,7 @@ def test_a_torn_line_is_left_out() -> None:
     assert len(recorder.samples) > 1 and recorder.samples[-1]["at"] != 12
 
 
-def test_a_sampler_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_sampler_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "END_S", 0.2)
     with Recorder("cpu") as recorder:
         pid = pid_of(recorder)
@@ -114,7 +114,7 @@ def test_a_sampler_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not alive(pid) and recorder.reason
 
 
-def test_a_sampler_that_cannot_start_costs_the_values_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_sampler_only_its_values_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with Recorder("cpu") as recorder, recorder.timed():
         pass
@@ -122,7 +122,7 @@ def test_a_sampler_that_cannot_start_costs_the_values_only(monkeypatch: pytest.M
     assert recorder.summary()["cores_of_others"] is None
 
 
-def test_a_sampler_that_breaks_says_so() -> None:
+def test_a_failing_sampler_states_its_reason() -> None:
     with Recorder("cpu", period_s=1e30) as recorder:  # longer than any wait can be
         time.sleep(0.3)
     assert recorder.reason.startswith("the sampler failed: ")
