@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from convbench.sampling import names, samplers
-from convbench.sampling.noise import PerImage
+from convbench.sampling.noise import PerImage, draw_classes
 from convbench.sampling.sampler import Sampler
 
 from .shapes import Shapes

@@ -14,7 +14,7 @@ from convbench.catalogue import find
 from convbench.errors import UsageError
 from convbench.sampling import diffusion, flow, samplers
 from convbench.sampling.images import sampler_for
-from convbench.sampling.noise import PerImage
+from convbench.sampling.noise import PerImage, draw_classes
 from convbench.sampling.plan import Plan
 from convbench.sampling.sampler import Sampler
 
