@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..catalogue import find
-from ..schema import Case, Step
+from ..schema import VERDICTS, Case, Step
 from ..timing.clock import Inputs
 from ..tolerances import RELATIVE_L2
 
@@ -21,11 +21,15 @@ LEAST_CHANGE = 1e-4
 
 @dataclass(frozen=True)
 class Finding:
-    """Something a check saw. ``invalid``: the number must not be used; otherwise it is suspect."""
+    """Something a check saw.
+
+    ``severity``, one of VERDICTS: NOISY, the interval carries it; SUSPECT, a sign of bias; INVALID, the number must
+    not be used.
+    """
 
     code: str
     text: str
-    invalid: bool = True
+    severity: str = "INVALID"
 
     def __str__(self) -> str:
         return f"{self.code}: {self.text}"
@@ -129,6 +133,6 @@ def _permutes(step: Step, inputs: Inputs, first: Tensor, tolerance: float) -> Fi
 
 
 def report(findings: list[Finding]) -> tuple[str, str]:
-    """Verdict and reason of what all checks found."""
-    verdict = "INVALID" if any(f.invalid for f in findings) else "SUSPECT" if findings else "VALID"
+    """Verdict and reason of what all checks found: the verdict of the worst."""
+    verdict = max(["VALID", *(finding.severity for finding in findings)], key=VERDICTS.index)
     return verdict, "; ".join(map(str, findings))

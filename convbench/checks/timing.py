@@ -26,7 +26,7 @@ def clocks(blocks: Sequence[Block]) -> Finding | None:
     total, wall = sum(block.total_s for block in blocks), sum(block.wall_s for block in blocks)
     if abs(wall - total) <= CLOCKS_AGREE * total:
         return None
-    return Finding("CLK", f"two clocks disagree: {total:.3f} s and {wall:.3f} s", invalid=False)
+    return Finding("CLK", f"two clocks disagree: {total:.3f} s and {wall:.3f} s", severity="SUSPECT")
 
 
 def linearity(lane: Lane, clock: Clock, device: str, longest_s: Second = 5.0) -> Finding | None:
@@ -38,7 +38,7 @@ def linearity(lane: Lane, clock: Clock, device: str, longest_s: Second = 5.0) ->
     once, twice = (median(each) for each in zip(*((a.total_s, b.total_s) for a, b in pairs), strict=True))
     if abs(twice / once - 2) <= 2 * LINEAR[device]:
         return None
-    return Finding("LIN", f"twice the steps took {twice / once:.2f} times the time", invalid=False)
+    return Finding("LIN", f"twice the steps took {twice / once:.2f} times the time", severity="SUSPECT")
 
 
 def zeros_ratio(lane: Lane, zeros: Callable[[], object], clock: Clock, longest_s: Second = 5.0) -> float | None:
@@ -60,7 +60,7 @@ def monotony(rows: Iterable[Measurement], row: Measurement) -> Finding | None:
         seconds, less = (each.batch / (each.images_per_s or 0.0) for each in (row, other))
         if seconds < (1 - MONOTONE) * less:
             text = f"faster in total than batch {other.batch}: {seconds:.3g} s, {less:.3g} s"
-            return Finding("MONO", text, invalid=False)
+            return Finding("MONO", text, severity="SUSPECT")
     return None
 
 
@@ -75,7 +75,7 @@ def allocations(count: int) -> Finding | None:
     """COMP, for a GPU: asking its driver for memory stops the device, and belongs into the warm-up."""
     if count == 0:
         return None
-    return Finding("COMP", f"device memory was allocated {count} times inside the timed part", invalid=False)
+    return Finding("COMP", f"device memory was allocated {count} times inside the timed part", severity="SUSPECT")
 
 
 def drift(samples: Sequence[Second], rules: Rules) -> Finding | None:
@@ -84,7 +84,7 @@ def drift(samples: Sequence[Second], rules: Rules) -> Finding | None:
     change = median(samples[-third:]) / median(samples[:third]) - 1 if third >= 2 else 0.0
     if abs(change) <= 2 * rules.half_width:
         return None
-    return Finding("STDY", f"steps became {abs(change):.1%} {'slower' if change > 0 else 'faster'} meanwhile", False)
+    return Finding("STDY", f"steps became {abs(change):.1%} {'slower' if change > 0 else 'faster'} meanwhile", "SUSPECT")
 
 
 def width(lane: Lane, rules: Rules) -> Finding | None:
@@ -92,4 +92,4 @@ def width(lane: Lane, rules: Rules) -> Finding | None:
     half = lane.half_width()
     if half <= rules.half_width:
         return None
-    return Finding("WIDE", f"interval ±{half:.1%}, where ±{rules.half_width:.1%} is asked", invalid=False)
+    return Finding("WIDE", f"interval ±{half:.1%}, where ±{rules.half_width:.1%} is asked", severity="NOISY")

@@ -303,7 +303,7 @@ def _decoder(case: Case, plan: Plan, start: Tensor) -> Callable[[], object]:
 def _whole_trajectory(last: Tensor, whole_s: Second, expected_s: Second) -> Finding | None:
     """LIN over a trajectory: from end to end it takes as long as its steps. SUM: it ends in finite images."""
     if not last.isfinite().all():
-        return Finding("SUM", "a trajectory ends in values that are not finite", invalid=False)
+        return Finding("SUM", "a trajectory ends in values that are not finite", severity="SUSPECT")
     if abs(whole_s / expected_s - 1) <= WHOLE_AGREES:
         return None
-    return Finding("LIN", f"a whole trajectory took {whole_s:.3g} s, its steps {expected_s:.3g} s", invalid=False)
+    return Finding("LIN", f"a whole trajectory took {whole_s:.3g} s, its steps {expected_s:.3g} s", severity="SUSPECT")

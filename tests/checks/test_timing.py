@@ -22,10 +22,10 @@ def lane(samples: Sequence[float] = (0.01,) * 12, steps: int = 1) -> Lane:
 def test_two_clocks_may_differ_by_two_percent() -> None:
     assert timing.clocks([block(1.0, 1.015), block(1.0, 1.02)]) is None
     assert timing.clocks([block(1.0, 1.03), block(1.0, 1.03)]) == Finding(
-        "CLK", "two clocks disagree: 2.000 s and 2.060 s", invalid=False
+        "CLK", "two clocks disagree: 2.000 s and 2.060 s", severity="SUSPECT"
     )
     assert timing.clocks([block(1.0, 0.97)]) == Finding(
-        "CLK", "two clocks disagree: 1.000 s and 0.970 s", invalid=False
+        "CLK", "two clocks disagree: 1.000 s and 0.970 s", severity="SUSPECT"
     )
 
 
@@ -46,7 +46,7 @@ def test_a_block_takes_time(total_s: float) -> None:
 )
 def test_twice_the_steps_take_twice_the_time(name: str, takes: Any, ratio: str | None) -> None:
     found = timing.linearity(lane(steps=4), Simulated(takes), "cpu")
-    assert found == (ratio and Finding("LIN", f"twice the steps took {ratio} times the time", invalid=False))
+    assert found == (ratio and Finding("LIN", f"twice the steps took {ratio} times the time", severity="SUSPECT"))
 
 
 def test_linearity_is_judged_harder_on_a_gpu() -> None:
@@ -55,7 +55,7 @@ def test_linearity_is_judged_harder_on_a_gpu() -> None:
 
     assert timing.linearity(lane(steps=4), Simulated(takes), "cpu") is None
     assert timing.linearity(lane(steps=4), Simulated(takes), "cuda") == Finding(
-        "LIN", "twice the steps took 1.95 times the time", invalid=False
+        "LIN", "twice the steps took 1.95 times the time", severity="SUSPECT"
     )
 
 
@@ -87,7 +87,7 @@ def test_a_larger_batch_takes_no_less_time() -> None:
     assert timing.monotony([smaller], row(4, 1.5)) is None
     assert timing.monotony([smaller], row(4, 0.985)) is None  # within 2 %
     assert timing.monotony([smaller], row(4, 0.9)) == Finding(
-        "MONO", "faster in total than batch 2: 0.9 s, 1 s", invalid=False
+        "MONO", "faster in total than batch 2: 0.9 s, 1 s", severity="SUSPECT"
     )
     assert timing.monotony([smaller], row(1, 0.9)) is None  # a smaller one may
 
@@ -107,7 +107,7 @@ def test_nothing_is_faster_than_the_floor() -> None:
     assert timing.floor(1.0, 1.0) is None
     assert timing.floor(0.985, 1.0) is None
     assert timing.floor(0.5, 1.0) == Finding(
-        "FLOOR", "0.5 s a step, but the measured rates allow no less than 1 s", invalid=True
+        "FLOOR", "0.5 s a step, but the measured rates allow no less than 1 s", severity="INVALID"
     )
 
 
@@ -115,10 +115,10 @@ def test_steps_must_not_become_slower_or_faster_meanwhile() -> None:
     """The median of the last third against that of the first, twice the half-width that was asked: 4 %."""
     assert timing.drift([1.0] * 4 + [1.5] * 4 + [1.03] * 4, QUICK) is None
     assert timing.drift([1.0] * 4 + [1.0] * 4 + [1.05] * 4, QUICK) == Finding(
-        "STDY", "steps became 5.0% slower meanwhile", invalid=False
+        "STDY", "steps became 5.0% slower meanwhile", severity="SUSPECT"
     )
     assert timing.drift([1.0] * 4 + [1.0] * 4 + [0.9] * 4, QUICK) == Finding(
-        "STDY", "steps became 10.0% faster meanwhile", invalid=False
+        "STDY", "steps became 10.0% faster meanwhile", severity="SUSPECT"
     )
     assert timing.drift([1.0, 2.0, 3.0, 4.0, 5.0], QUICK) is None  # too few to tell
 
@@ -128,7 +128,7 @@ def test_the_interval_is_as_narrow_as_asked() -> None:
     narrow = [1.0, 0.5, 1.0, 2.0, 0.99, 1.0, 1.01, 0.6, 1.0, 1.0, 1.7, 1.0]
     assert timing.width(lane(narrow), QUICK) is None
     wide = [{0.99: 0.95, 1.01: 1.05}.get(each, each) for each in narrow]
-    assert timing.width(lane(wide), QUICK) == Finding("WIDE", "interval ±5.0%, where ±2.0% is asked", invalid=False)
+    assert timing.width(lane(wide), QUICK) == Finding("WIDE", "interval ±5.0%, where ±2.0% is asked", severity="NOISY")
 
 
 @pytest.mark.parametrize("cores", [0.0, 0.1, 0.15])
@@ -138,12 +138,15 @@ def test_a_little_work_of_others_passes(cores: float) -> None:
 
 def test_contention_is_found() -> None:
     assert machine.contention({"cores_of_others": 0.73}) == Finding(
-        "CONT", "other processes used 0.73 cores", invalid=False
+        "CONT", "other processes used 0.73 cores", severity="SUSPECT"
     )
 
 
 def test_the_verdict_is_that_of_the_worst_finding() -> None:
-    suspect, invalid = Finding("LIN", "a", invalid=False), Finding("FLOOR", "b")
+    noisy, suspect = Finding("WIDE", "n", severity="NOISY"), Finding("LIN", "a", severity="SUSPECT")
+    invalid = Finding("FLOOR", "b")
     assert report([]) == ("VALID", "")
+    assert report([noisy]) == ("NOISY", "WIDE: n")
     assert report([suspect]) == ("SUSPECT", "LIN: a")
-    assert report([suspect, invalid]) == ("INVALID", "LIN: a; FLOOR: b")
+    assert report([suspect, noisy]) == ("SUSPECT", "LIN: a; WIDE: n")
+    assert report([suspect, noisy, invalid]) == ("INVALID", "LIN: a; WIDE: n; FLOOR: b")
