@@ -36,6 +36,7 @@ class Rules:
     cap_s: Second  # stop here, though the interval is wide
     min_blocks: int
     half_width: float  # of the 95 % interval, as a share of the median
+    noise: float = 0.0  # of the run, as a share: what its A/A comparison could not exclude; 0 if unknown
     least_blocks: int = 6  # never fewer: with six samples (min, max) is a 95 % interval of the median
 
 
