@@ -1,6 +1,7 @@
 """Each check of a timing by itself: what it lets pass and what it finds, with made-up times."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from simulated import QUICK, Simulated
 
 from convbench.checks import machine, timing
 from convbench.checks.output import Finding, report
+from convbench.schema import Measurement
 from convbench.timing.clock import Block, Lane
 
 
@@ -77,9 +79,10 @@ def test_speed_on_zeros_is_noted() -> None:
     assert timing.zeros_ratio(lane([1.0] * 6), lambda: None, clock) is None
 
 
-def row(batch: int, seconds: float, **other: Any) -> dict[str, Any]:
+def row(batch: int, seconds: float, **other: Any) -> Measurement:
     same = {"model": "dico_s", "res": 64, "backend": "eager", "precision": "fp32", "device": "cpu", "threads": 1}
-    return {**same, "weights": None, "status": "ok", "batch": batch, "images_per_s": batch / seconds} | other
+    values = {**same, "status": "ok", "batch": batch, "images_per_s": batch / seconds} | other
+    return Measurement(case=f"b{batch}", **values)
 
 
 def test_a_larger_batch_takes_no_less_time() -> None:
@@ -121,6 +124,47 @@ def test_steps_must_not_become_slower_or_faster_meanwhile() -> None:
         "STDY", "steps became 10.0% faster meanwhile", severity="SUSPECT"
     )
     assert timing.drift([1.0, 2.0, 3.0, 4.0, 5.0], QUICK) is None  # too few to tell
+
+
+@pytest.mark.parametrize(
+    ("noise", "words"), [(0.0, "steps became 6.0% slower meanwhile"), (0.055, "6.0%"), (0.065, None)]
+)
+def test_a_steady_drift_counts_beyond_the_noise_of_the_run(noise: float, words: str | None) -> None:
+    """Eleven steps of 0.5 % and a twelfth that the slope adds: exp(12 ln(1.06) / 12)."""
+    samples = [1.06 ** (i / 12) for i in range(12)]
+    found = timing.drift(samples, replace(QUICK, noise=noise))
+    assert (found.severity, words in found.text) == ("SUSPECT", True) if found and words else found is words
+
+
+@pytest.mark.parametrize(("drift", "found"), [(0.029, False), (0.031, True), (-0.029, False), (-0.031, True)])
+def test_the_least_drift_that_counts_is_one_and_a_half_half_widths(drift: float, found: bool) -> None:
+    samples = [(1 + drift) ** (i / 12) for i in range(12)]
+    assert (timing.drift(samples, QUICK) is not None) == found
+
+
+def test_a_change_without_a_trend_is_noise() -> None:
+    """Of 15 pairs, 8 rise and 7 fall: p is 1, though the last third is 10 % slower than the first."""
+    assert timing.drift([1.0, 1.2, 0.9, 1.3, 1.1, 1.0], QUICK) is None
+
+
+@pytest.mark.parametrize(("constant", "noise", "found"), [(0.050, 0, False), (0.056, 0, True), (0.056, 0.06, False)])
+def test_a_constant_part_counts_beyond_five_percent_and_the_noise(constant: float, noise: float, found: bool) -> None:
+    """A constant part of c blocks makes twice the steps take 2 - c / (1 + c) times the time."""
+    clock = Simulated(lambda first, steps, lane: 0.01 * (steps + constant))
+    assert (timing.linearity(lane(), clock, "cpu", noise) is not None) == found
+
+
+def test_linearity_is_measured_again_before_it_counts() -> None:
+    """Stalls in two of the first three pairs, then none: 3 pairs, 9 more, nothing found."""
+    clock = Simulated(lambda first, steps, lane: 0.01 * steps + (0.01 if first in (0, 3) else 0.0))
+    assert timing.linearity(lane(), clock, "cpu") is None
+    assert len(clock.order) == 2 * (3 + 9)
+
+
+def test_a_larger_batch_may_be_faster_within_the_noise_of_the_run() -> None:
+    smaller = row(2, 1.0)
+    assert timing.monotony([smaller], row(4, 0.95, smallest_difference=0.06)) is None
+    assert timing.monotony([smaller], row(4, 0.93, smallest_difference=0.06)) is not None
 
 
 def test_the_interval_is_as_narrow_as_asked() -> None:
