@@ -83,7 +83,7 @@ def test_an_interval_is_that_of_its_parts() -> None:
     assert low < row["finished_images_per_s"] < high
     samples = sorted(row["blocks"]["step"])
     assert 2 / 5 / samples[-1] <= low and high <= 2 / 5 / samples[0]
-    assert "WIDE" in row["reason"] and row["verdict"] == "NOISY"
+    assert "WIDE" in row["reason"] and row["verdict"] == "SUSPECT"
 
 
 @pytest.mark.usefixtures("made_up")
