@@ -41,7 +41,7 @@ FORMULAS = {
     "run can resolve, same if it lies within it",
     "baseline_ratio": "images_per_s / images_per_s of the baseline model in the same run under the same conditions",
     "baseline_interval": "the relative half-widths of both intervals added in quadrature",
-    "rank": "place by images_per_s among the rows of the same conditions",
+    "rank": "1 + the number of rows that are faster under the same conditions, beyond the noise",
     "params": "number of trainable scalars, counted",
     "macs": "multiply-accumulates of one image and one forward pass, counted by torchprofile's convention",
     "winograd_macs": "the same with 4/9 of the 3x3 convolutions inside blocks",

@@ -383,9 +383,9 @@ def test_a_clock_that_stands_still_is_found(after: int, made_up: None) -> None:
     ],
 )
 def test_times_that_are_not_steady_are_suspect(code: str, takes: Any, words: str, made_up: None) -> None:
-    """STDY, WIDE, LIN."""
+    """STDY, WIDE, LIN. WIDE alone is noise, which the interval carries."""
     (result,) = measured(case(QUICKLY), clock=Simulated(takes), rules=replace(QUICK, min_blocks=12))
-    assert (result.status, result.verdict) == ("ok", "SUSPECT")
+    assert (result.status, result.verdict) == ("ok", "NOISY" if code == "WIDE" else "SUSPECT")
     assert code in codes(result)
     assert words in result.reason
     assert result.images_per_s is not None

@@ -77,7 +77,7 @@ def test_factors_take_the_replayed_number_to_ours(dico: list[dict[str, Any]]) ->
         assert row["images_per_s_before"] == before["images_per_s"]
         before = row
     assert found["ours"]["images_per_s"] == before["images_per_s"]
-    assert found["ours"]["verdict"] in ("VALID", "SUSPECT")  # of a machine that others use too
+    assert found["ours"]["verdict"] in ("VALID", "NOISY", "SUSPECT")  # of a machine that others use too
 
 
 def test_a_flaw_is_named_in_its_row(dico: list[dict[str, Any]]) -> None:
