@@ -102,7 +102,7 @@ def check_allocations(count: int) -> Finding | None:
 
 
 def check_drift(samples: Sequence[Second], rules: Rules) -> Finding | None:
-    """Check STDY: no change beyond what is asked and beyond the noise of the run, with a trend that chance seldom makes."""
+    """Check STDY: no change beyond the requested width and the noise of the run, unless chance makes such a trend."""
     change = trend.total_change(samples)
     if abs(change) <= max(DRIFT * rules.half_width, rules.noise) or trend.chance(samples) > TREND_CHANCE:
         return None

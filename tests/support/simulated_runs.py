@@ -127,13 +127,13 @@ def _verdict(scenario: Scenario, source: Recorded, rng: random.Random) -> tuple[
     load: dict[str, Any] = {**source.load}
     load["cores_of_others"] = (load.get("cores_of_others") or 0.0) + scenario.neighbour
     found = [
-        timing.linearity(lane, _Clock(draw, scenario.constant), "cpu", rules.noise),
-        timing.clocks(blocks),
-        timing.drift(lane.block_s, rules),
-        timing.width(lane, rules),
-        *machine.findings(load, {}),
+        timing.check_linearity(lane, _Clock(draw, scenario.constant), "cpu", rules.noise),
+        timing.check_clocks(blocks),
+        timing.check_drift(lane.block_s, rules),
+        timing.check_interval(lane, rules),
+        *machine.check_machine(load, {}),
     ]
-    return output.report([finding for finding in found if finding])
+    return output.verdict_of([finding for finding in found if finding])
 
 
 def _without_drift(blocks: Sequence[float]) -> list[float]:
