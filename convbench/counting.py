@@ -9,6 +9,8 @@ There are two conventions, because the field uses both and seldom says which:
 * ``macs_full``: multiply-accumulates of convolutions, linear layers and matrix products, including those inside such
   operators, without elementwise operations.
 
+Neither includes the samples of FlowDCN's deformable operator, which are counted in ``dcn_samples``.
+
 Both refer to one image and one forward pass. The table ``RULES`` maps the name of a torch function to a rule, which
 returns the kind and the MACs of a call.
 """
@@ -30,6 +32,10 @@ ELEMENTWISE = frozenset({"mul", "norm", "pool_mean", "einsum", "resize"})
 
 HIDDEN = frozenset({"gla_core", "scan_core"})
 """Kinds that a tracer cannot see: part of ``macs_full``, not of ``macs``."""
+
+UNCOUNTED = frozenset({"dcn_samples"})
+"""Kinds in neither: weighted samples of a deformable operator. Each is one product with its weight and, if it lies
+between tokens, four more with the weights of its corners; no convention defines how many of them count."""
 
 WINOGRAD = (4, 9)
 """F(2x2, 3x3) needs 16 products where the direct form needs 36 (Lavin and Gray 2016)."""
@@ -63,7 +69,7 @@ class Count:
         """MACs by kind, including hidden kinds, largest first."""
         kinds: Counter[str] = Counter()
         for op in self.operations:
-            kinds[op.kind] += op.macs
+            kinds[op.kind] += 0 if op.kind in UNCOUNTED else op.macs
         return {kind: macs for kind, macs in kinds.most_common() if macs}
 
     def by_module(self, depth: int = 2) -> dict[str, int]:
@@ -71,16 +77,21 @@ class Count:
         modules: dict[str, int] = {}
         for op in self.operations:
             path = ".".join(op.module.split(".")[:depth]) or "(top)"
-            modules[path] = modules.get(path, 0) + (0 if op.kind in HIDDEN else op.macs)
+            modules[path] = modules.get(path, 0) + (0 if op.kind in HIDDEN | UNCOUNTED else op.macs)
         return {path: macs for path, macs in modules.items() if macs}
 
     @property
     def macs(self) -> int:
-        return sum(op.macs for op in self.operations if op.kind not in HIDDEN)
+        return sum(op.macs for op in self.operations if op.kind not in HIDDEN | UNCOUNTED)
 
     @property
     def macs_full(self) -> int:
-        return sum(op.macs for op in self.operations if op.kind not in ELEMENTWISE)
+        return sum(op.macs for op in self.operations if op.kind not in ELEMENTWISE | UNCOUNTED)
+
+    @property
+    def dcn_samples(self) -> int:
+        """Weighted samples of deformable operators, which are part of neither ``macs`` nor ``macs_full``."""
+        return sum(op.macs for op in self.operations if op.kind in UNCOUNTED)
 
     @property
     def activation_bytes(self) -> int:
@@ -110,7 +121,7 @@ class Count:
         return sum(
             op.macs
             for op in self.operations
-            if op.kind not in HIDDEN
+            if op.kind not in HIDDEN | UNCOUNTED
             and not any(
                 op.kind == kind and (path == "*" or f".{op.module}".endswith(f".{path}")) for path, kind in left_out
             )

@@ -200,9 +200,11 @@ def family_page(family: catalogue.Family) -> str:
         ("paper", f"[{facts['title']}](https://arxiv.org/abs/{facts['arxiv']}), {facts['year']}"),
         ("official code", f"{source['repository']}, commit {source['commit'][:7]}, {source['file']}"),
         ("licence", source["licence"]),
+        *([("licence of the weights", source["weights_licence"])] if "weights_licence" in source else []),
         (
             "other resolutions",
-            "none: each resolution has its own weights" if facts["fixed_res"] else "yes: fully convolutional",
+            facts.get("resolutions")
+            or ("none: each resolution has its own weights" if facts["fixed_res"] else "yes: fully convolutional"),
         ),
         ("official weights", facts.get("official_note")),
     ]
@@ -219,6 +221,8 @@ def family_page(family: catalogue.Family) -> str:
         parts += ["## About the count\n", f"{remark['words']}\n"]
     if family.published:
         parts += ["## As printed\n", *_published(family)]
+    if family.readme:
+        parts += ["## As the repository prints\n", _readme(family)]
     return "\n".join(parts)
 
 
@@ -261,6 +265,12 @@ def _published(family: catalogue.Family) -> list[str]:
             right=(1, 3, 4, 5),
         ),
     ]
+
+
+def _readme(family: catalogue.Family) -> str:
+    keys = ("model", "res", "training", "guidance", "sampler", "params_m", "fid", "sfid")
+    head = ("id", "px", "training", "guidance", "sampler", "params M", "FID", "sFID")
+    return table(head, [tuple(row.get(key) for key in keys) for row in family.readme], right=(1, 5, 6, 7))
 
 
 def main() -> int:

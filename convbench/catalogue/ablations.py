@@ -10,6 +10,8 @@ from typing import Any
 from ..errors import UsageError
 from .families import Variant, families
 
+MAX_FACTOR = 16  # maximum of a number relative to its example, and maximum length of a list
+
 
 def varied(base: Variant, changes: list[str]) -> Variant:
     """Apply changes, each "key=value", to a variant. Raises UsageError for an option that the family does not have."""
@@ -44,10 +46,21 @@ def _parsed(shown: str, text: str, option: dict[str, Any]) -> Any:
     try:
         if isinstance(like, bool):
             return text == "yes"
-        return [int(part) for part in text.split("-")] if isinstance(like, list) else type(like)(text)
+        value = [int(part) for part in text.split("-")] if isinstance(like, list) else type(like)(text)
+        _require_bounded(value, like)
+        return value
     except ValueError:
         example = "-".join(map(str, like)) if isinstance(like, list) else like
         raise UsageError(f"{shown}: the value must have the form {example}") from None
+
+
+def _require_bounded(value: Any, like: Any) -> None:
+    """Raise ValueError for numbers far beyond the example, as an id may come from an untrusted file."""
+    known, given = (each if isinstance(each, list) else [each] for each in (like, value))
+    if all(isinstance(each, int) for each in known):
+        most = MAX_FACTOR * max(known)
+        if len(given) > MAX_FACTOR or not all(0 <= each <= most for each in given):
+            raise ValueError(value)
 
 
 def option_lines() -> Iterator[str]:

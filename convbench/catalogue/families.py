@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import UsageError
 
 FOLDER = Path(__file__).parent
+MOST_RES = 16384  # pixels: eight times the largest of any paper here
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Family:
         """Published numbers, one dictionary per line of a paper's table."""
         return list(self.facts.get("published", []))
 
+    @property
+    def readme(self) -> list[dict[str, Any]]:
+        """Numbers that the readme of the official repository prints; none of them are speeds."""
+        return list(self.facts.get("readme", []))
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -42,9 +48,24 @@ class Signature:
     classes: int = 1000
     null_class: bool = True  # y = classes means no class
     caption: tuple[int, int] | None = None  # (tokens, width)
-    t_end: float = 1000  # t lies in [0, t_end): whole diffusion steps, or with 1 the time of flow matching
-    predicts: str = "noise and variance"  # or "noise", "velocity"; "logits" of a classifier
+    t_start: float = 0  # above 0: t is a noise level, spread evenly on a logarithmic scale from here to t_end
+    t_end: float = 1000  # t lies in [t_start, t_end): whole diffusion steps, or with 1 the time of flow matching
+    noise: float = 1  # standard deviation of the noise that images are mixed with
+    # Or "noise", "velocity" (data less noise); "reverse velocity" (noise less data); "data", of a flow, or "denoised",
+    # of a noise level, for the clean image; "logits" of a classifier.
+    predicts: str = "noise and variance"
     takes: tuple[str, ...] = ("x", "t", "y")  # what the output depends on
+    guided_channels: int | None = None  # of the published guidance; None: the first three of four or more, as DiT's
+    guidance_interval: tuple[float, float] | None = None  # of t, outside which it does not guide
+    guidance_power: float | None = None  # of the scale's growth from 1 at the noise; None: one scale throughout
+    sampler: str | None = None  # the authors' sampler, where it is not the usual one of such networks
+    shift: float = 1  # of the times of Euler's method: above 1 towards the data, below 1 towards the noise
+
+    def time(self, step: Any) -> Any:
+        """The t at a step between 0 (``t_start``) and 1000 (``t_end``), fractions too: a number or a tensor of them."""
+        if self.t_start:
+            return self.t_start * (self.t_end / self.t_start) ** (step / 1000)
+        return step * (self.t_end / 1000)
 
 
 @dataclass(frozen=True)
@@ -78,6 +99,8 @@ class Variant:
 
     def require_res(self, res: int) -> None:
         """Raise UsageError unless the model can be built for images of ``res`` pixels."""
+        if res > MOST_RES:
+            raise UsageError(f"--res {res} does not suit {self.id}: at most {MOST_RES} pixels")
         if res <= 0 or res % self.res_multiple:
             below = max(self.res_multiple, res // self.res_multiple * self.res_multiple)
             near = sorted({below, below + self.res_multiple})
@@ -109,8 +132,7 @@ def _rows(family: Family) -> Iterator[Variant]:
     for id, row in family.facts["variants"].items():
         options = dict(row)
         inputs = {**family.facts.get("inputs", {}), **options.pop("inputs", {})}
-        if "caption" in inputs:
-            inputs["caption"] = tuple(inputs["caption"])
+        inputs |= {key: tuple(inputs[key]) for key in ("caption", "guidance_interval") if key in inputs}
         yield Variant(
             id=id,
             name=options.pop("name"),

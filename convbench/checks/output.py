@@ -34,8 +34,9 @@ class Finding:
 def input_sets(case: Case, seed: int = 0) -> list[Inputs]:
     """Draw the inputs of a case on the CPU: a first set, then the same with a different x, t and y, one at a time.
 
-    x (batch, channels, S, S) standard normal, t (batch,) float32 uniform over the whole steps (or in [0, 1) for flow
-    matching), y (batch,) uniform over the classes or (batch, tokens, width) standard normal: see catalogue.Signature.
+    x (batch, channels, S, S) standard normal; t (batch,) float32 uniform over the whole steps, over [0, 1) for flow
+    matching, or over the logarithm of a noise level; y (batch,) uniform over the classes or (batch, tokens, width)
+    standard normal: see catalogue.Signature.
     """
     takes = find(case.model).signature
     generator = torch.Generator().manual_seed(seed)
@@ -45,7 +46,7 @@ def input_sets(case: Case, seed: int = 0) -> list[Inputs]:
     other_t, other_y = (
         (v + torch.randint(1, n, (case.batch,), generator=generator)) % n for v, n in ((t, 1000), (y, takes.classes))
     )
-    t, other_t = (v.float() * (takes.t_end / 1000) for v in (t, other_t))
+    t, other_t = (takes.time(v.float()) for v in (t, other_t))
     if takes.caption:
         y, other_y = torch.randn(2, case.batch, *takes.caption, generator=generator)
     others = {"x": (other_x, t, y), "t": (x, other_t, y), "y": (x, t, other_y)}

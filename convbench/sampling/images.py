@@ -10,7 +10,7 @@ from torch import Tensor
 from ..catalogue import Variant, find
 from ..errors import UsageError
 from ..schema import Step
-from . import samplers
+from . import sampler_names, samplers
 from .guidance import guided
 from .noise import PerImage, draw_classes
 from .sampler import Sampler
@@ -56,11 +56,13 @@ class Batch:
 
 def sampler_for(variant: Variant, name: str | None, steps: int | None) -> Sampler:
     """Create the named sampler, or the one in the papers. Raises UsageError if it does not suit the network."""
-    kind = "velocity" if variant.signature.predicts == "velocity" else "noise"
-    name = name or samplers.DEFAULT[kind]
-    made = samplers.create(name, samplers.STEPS.get(name, 250) if steps is None else steps)
+    kind = sampler_names.prediction(variant.signature)
+    takes, name = variant.signature, name or sampler_names.default_sampler(variant.signature)
+    made = samplers.create(
+        name, sampler_names.default_steps(name) if steps is None else steps, noise=takes.noise, shift=takes.shift
+    )
     if made.prediction != kind:
-        suiting = [known for known, predicts in samplers.PREDICTS.items() if predicts == kind]
+        suiting = [known for known, predicts in sampler_names.PREDICTS.items() if predicts == kind]
         raise UsageError(f"{variant.id} predicts {kind}, {name} needs {made.prediction}: use {' or '.join(suiting)}")
     return made
 
@@ -83,7 +85,13 @@ def sample(
         noise = PerImage(recipe.seed, padded, (takes.channels, side, side), device)
         labels = labels_of(recipe, padded)
         model = guided(
-            step, torch.tensor(labels, device=device), takes.classes, recipe.cfg_scale, recipe.guided_channels
+            step,
+            torch.tensor(labels, device=device),
+            takes.classes,
+            recipe.cfg_scale,
+            recipe.guided_channels or takes.guided_channels,
+            takes.guidance_interval,
+            takes.guidance_power,
         )
         last = noise.start()
         with torch.inference_mode():

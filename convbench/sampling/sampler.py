@@ -27,10 +27,11 @@ class Sampler:
     """
 
     name: str
-    prediction: str  # what the network must return: "noise" (with its raw variance behind it) or "velocity"
+    prediction: str  # required output of the network: a value of sampler_names.PREDICTS, optionally with raw variance
     times: tuple[float, ...]  # input of the network, first step to last
     begin: Callable[[], Update]
     draws: bool  # True if a step adds noise
+    start: float = 1.0  # standard deviation of the initial noise
 
     @property
     def steps(self) -> int:
@@ -38,7 +39,7 @@ class Sampler:
         return len(self.times)
 
     def trajectory(self, model: Model, x: Tensor, noise: Noise) -> Iterator[Tensor]:
-        """Yield the state (B, C, H, W) after every step; the last is the sample.
+        """Yield the state (B, C, H, W) after every evaluation; the last is the sample.
 
         Args:
             x: the start (B, C, H, W), standard normal.
@@ -47,7 +48,7 @@ class Sampler:
         The state is always float32, independent of the precision of the network, and a new tensor at each step.
         """
         update = self.begin()
-        x = x.float()
+        x = self.start * x.float()
         times = torch.tensor(self.times, dtype=torch.float32, device=x.device)
         for step in range(self.steps):
             output = model(x, times[step].expand(len(x)))

@@ -3,32 +3,41 @@
 import difflib
 
 from ..errors import UsageError
-from . import diffusion, flow
+from . import diffusion, flow, heun
 from .sampler import Sampler
-
-PREDICTS = {  # prediction that each sampler needs from the network
-    "iddpm": "noise",
-    "ddim": "noise",
-    "dpm-solver++": "noise",
-    "euler": "velocity",
-    "euler-maruyama": "velocity",
-}
-DEFAULT = {"noise": "iddpm", "velocity": "euler-maruyama"}  # the papers' samplers
-OTHER_SCHEDULES = ("adm", "dim", "ldm", "uvit")
-"""Families with variants that were trained with a different noise schedule."""
-STEPS = {"dpm-solver++": 20}  # default steps that differ from 250, the papers' number
+from .sampler_names import PREDICTS
 
 
-def create(name: str, steps: int = 250, clip: float | None = None, spacing: str = "even") -> Sampler:
-    """Create a sampler by name; ``clip`` and ``spacing`` as in diffusion.ddim. Raises UsageError for invalid values."""
+def create(
+    name: str,
+    steps: int = 250,
+    clip: float | None = None,
+    spacing: str = "even",
+    noise: float = 1.0,
+    shift: float = 1.0,
+) -> Sampler:
+    """Create a sampler by name. Raises UsageError for an unknown name or an invalid number of steps.
+
+    Args:
+        clip: as in diffusion.iddpm.
+        spacing: as in diffusion.ddim.
+        noise: as in heun.flow.
+        shift: as in flow.euler.
+    """
     if name == "iddpm":
         return diffusion.iddpm(steps, clip)
     if name == "ddim":
         return diffusion.ddim(steps, clip, spacing)
     if name == "euler":
-        return flow.euler(steps)
+        return flow.euler(steps, shift)
     if name == "euler-maruyama":
         return flow.euler_maruyama(steps)
+    if name == "euler-shift":
+        return flow.euler_shift(steps)
+    if name == "heun":
+        return heun.flow(steps, noise)
+    if name == "heun-edm":
+        return heun.edm(steps)
     if name == "dpm-solver++":
         from . import solver
 

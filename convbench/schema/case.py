@@ -1,4 +1,4 @@
-"""What is asked for, in the words of this field. Base units throughout: seconds, bytes, counts."""
+"""Cases and their vocabulary. Base units throughout: seconds, bytes, counts."""
 
 from __future__ import annotations
 

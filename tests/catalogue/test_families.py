@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 FAMILIES = list(families().values())
 ROWS = [(family, row) for family in FAMILIES for row in family.published]
+PINNED = r"[0-9a-f]{40}|v\d+\.\d+\.\d+"  # a commit, or a release of a package
 TEXT = {"paper", "table", "model", "label", "training", "guidance"}
 NUMBERS = {
     "params_m": (1, 2000),
@@ -48,9 +49,12 @@ def test_every_family_states_its_source(family: Family) -> None:
     facts = family.facts
     source = facts["source"]
     assert re.fullmatch(r"[\w.-]+/[\w.-]+", source["repository"])
-    assert re.fullmatch(r"[0-9a-f]{40}", source["commit"])
+    assert re.fullmatch(PINNED, source["commit"])
     assert source["file"].endswith(".py")
-    assert source["licence"] in {"Apache-2.0", "BSD-3-Clause", "CC-BY-NC", "MIT", "not established"}
+    licence, _, exceptions = source["licence"].partition("; ")
+    known = {"Apache-2.0", "BSD-3-Clause", "CC-BY-NC", "CC-BY-NC-SA", "MIT", "none found", "not established"}
+    assert licence in known
+    assert (exceptions != "") == (family.module == "lightningdit")  # files with another licence than the rest
     assert re.fullmatch(r"\d{4}\.\d{5}", facts["arxiv"])
     assert 2021 <= facts["year"] <= 2026
     assert len(facts["title"]) > 20
@@ -63,7 +67,7 @@ def test_sources_match_the_reference_data() -> None:
     table = {
         name: (repository, commit)
         for name, repository, commit in re.findall(
-            r"^\| ([\w-]+) \| (\S+/\S+) .*\| ([0-9a-f]{40}) \|$", text, re.MULTILINE
+            rf"^\| ([\w-]+) \| (\S+/\S+) .*\| ({PINNED}) \|$", text, re.MULTILINE
         )
     }
     found = {
@@ -214,6 +218,16 @@ def test_published_rows_belong_to_the_family_and_are_plausible(family: Family) -
         # The id of an ablation states its changes or, if convbench does not build it, the paper's name for it.
         base = re.split(r"[@+\[]", row["model"])[0]
         assert base == family.module if "[" in row["model"] else base in names, row
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family.readme], ids=by_module)
+def test_rows_of_a_readme_belong_to_the_family_without_speeds(family: Family) -> None:
+    for row in family.readme:
+        assert row.keys() <= {"model", "res", "training", "guidance", "sampler", "params_m", "fid", "sfid"}, row
+        assert row["model"] in family.facts["variants"] and row["res"] in (256, 512), row
+        assert "fid" in row and all(low < row[key] <= high for key, (low, high) in NUMBERS.items() if key in row), row
+        if "params_m" in row:
+            assert abs(find(row["model"]).params / 1e6 - row["params_m"]) < 1
 
 
 def test_no_row_appears_twice() -> None:

@@ -641,8 +641,8 @@ def test_the_sweep_that_a_run_writes_repeats_it(convbench: Run, workers: Workers
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('modle = "dico_s"', "says 'modle', which is not a sweep option; options backend, batch, "),
-        ('out = "x.jsonl"', "says 'out', which is not a sweep option; options backend, batch, "),
+        ('modle = "dico_s"', "says 'modle', which is not a sweep option; options: backend, batch, "),
+        ('out = "x.jsonl"', "says 'out', which is not a sweep option; options: backend, batch, "),
         ("model = ", "is not TOML: "),
         ("\x00\xff", "is not TOML: "),
     ],

@@ -165,4 +165,4 @@ def test_leaving_out_the_extra_convolution_gives_what_table_11_prints_three_time
 
 
 def test_the_list_of_options_names_every_family_that_has_some() -> None:
-    assert [line.split(":")[0] for line in option_lines()] == ["DiC", "DiCo", "FCDM"]
+    assert [line.split(":")[0] for line in option_lines()] == ["DiC", "DiCo", "EDM2", "FCDM"]

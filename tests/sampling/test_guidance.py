@@ -1,12 +1,15 @@
 """Guidance compared with the outputs of the official wrappers, and its rule for other channel counts."""
 
+import math
+
 import pytest
 import torch
 from formula import formula_model, golden
 from tolerances import assert_close
 from torch import Tensor
 
-from convbench.sampling.guidance import combine, guided
+from convbench.catalogue import find
+from convbench.sampling.guidance import ALWAYS, combine, grown, guided
 
 IDS = (
     "dico_s",
@@ -85,3 +88,33 @@ def test_captions_are_guided_with_an_empty_caption() -> None:
 
     guided(step, captions, empty, 2.0)(torch.zeros(2, 4, 2, 2), torch.zeros(2))
     assert torch.equal(seen[0], torch.cat([captions, empty.expand(2, 3, 5)]))
+
+
+@pytest.mark.parametrize(("t", "expected"), [(1000.0, 1.0), (500.0, 1.0192), (250.0, 1.4547), (0.0, 3.0)])
+def test_the_scale_grows_from_the_noise_to_the_data(t: float, expected: float) -> None:
+    """1 + 2 (1 - cos(pi p^4)) / 2 with p = 0, 1/2, 3/4 and 1: worked out by hand."""
+    assert grown(torch.tensor([t]), 3.0, 4.0).item() == pytest.approx(expected, abs=5e-5)
+
+
+def test_the_scale_of_each_image_is_that_of_its_time() -> None:
+    """With the class 3, without 10: 10 + s (3 - 10) at s = 1 and s = 3, and outside an interval 3."""
+
+    def step(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return x + y[:, None, None, None]
+
+    y, t = torch.tensor([3, 3, 3]), torch.tensor([1000.0, 0.0, 500.0])
+    out = guided(step, y, 10, 3.0, 4, power=4)(torch.zeros(3, 4, 1, 1), t)
+    assert out[:2, :, 0, 0].tolist() == [[3.0] * 4, [-11.0] * 4]
+    assert out[2, 0, 0, 0].item() == pytest.approx(10 - 7 * 1.0192, abs=5e-4)
+    out = guided(step, y, 10, 3.0, 4, (100, 1000), 4)(torch.zeros(3, 4, 1, 1), t)
+    assert out[:2, :, 0, 0].tolist() == [[3.0] * 4, [3.0] * 4] and out[2, 0, 0, 0] < 2.9
+
+
+@pytest.mark.parametrize(
+    ("id", "channels"), [("lightningdit_xl_1", 3), ("flowdcn_xl_2", 4), ("mdtv2_xl_2", None), ("ddt_xl_2", None)]
+)
+def test_the_rules_of_the_rivals(id: str, channels: int | None) -> None:
+    takes = find(id).signature
+    assert takes.guided_channels == channels
+    assert takes.guidance_power == (4 if id == "mdtv2_xl_2" else None)
+    assert takes.guidance_interval == ((0.125, math.inf) if id == "lightningdit_xl_1" else ALWAYS)

@@ -10,9 +10,12 @@ from fill import input_x, noise
 from formula import golden
 from torch import Tensor
 
+from convbench.catalogue import find
 from convbench.errors import UsageError
 from convbench.sampling import diffusion, flow, samplers
+from convbench.sampling.images import sampler_for
 from convbench.sampling.noise import PerImage, draw_classes
+from convbench.sampling.plan import Plan
 from convbench.sampling.sampler import Sampler
 
 IDDPM, FLOW = golden("sampler_iddpm"), golden("sampler_flow")
@@ -248,3 +251,33 @@ def test_an_invalid_sampler_is_refused_in_one_line(name: str, steps: int, messag
 def test_an_impossible_stride_is_refused() -> None:
     with pytest.raises(UsageError, match="no whole stride"):
         samplers.create("ddim", 999, spacing="stride")
+
+
+@pytest.mark.parametrize("shift", [0.3, 1.0, 3.0])
+def test_shifted_euler_steps(shift: float) -> None:
+    """Along a constant velocity any steps end at the same place; the share of noise is moved by the inverse."""
+    made = samplers.create("euler", 10, shift=shift)
+    assert made.times[0] == 0 and len(made.times) == 10
+    for step, t in enumerate(made.times):
+        u = step / 10
+        assert t == pytest.approx(shift * u / (1 + (shift - 1) * u), abs=1e-15)
+        assert 1 - t == pytest.approx(flow.shifted_time(1 - u, 1 / shift), abs=1e-15)
+    last = made.sample(lambda x, t: torch.full_like(x, 2.0), X, official_noise)
+    assert_same(last, X + 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("id", "name", "shift"),
+    [
+        ("lightningdit_b_1", "euler", 0.3),
+        ("ddt_b_2", "euler", 1.0),
+        ("flowdcn_s_2", "euler-maruyama", 1.0),
+        ("mdtv2_s_2", "iddpm", 1.0),
+    ],
+)
+def test_the_samplers_of_the_rivals(id: str, name: str, shift: float) -> None:
+    made = sampler_for(find(id), None, None)
+    assert (made.name, made.steps) == (name, 250)
+    if name == "euler":
+        assert made.times == samplers.create("euler", 250, shift=shift).times
+    assert f"sampler={name}" in str(Plan.of_text("cfg=3", find(id)))

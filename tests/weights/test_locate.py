@@ -294,11 +294,11 @@ def server() -> Iterator[str]:
 
 ASK = """
 import sys
-from convbench.weights import locate as checkpoints
+from convbench.weights import locate
 from convbench.errors import WeightsError
 for words in sys.argv[1:]:
     try:
-        found = checkpoints.from_hub(words)
+        found = locate.from_hub(words)
         print(found.revision, found.sha256(), found.path.name)
     except WeightsError as error:
         print(error)
