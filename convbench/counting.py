@@ -9,10 +9,10 @@ There are two conventions, because the field uses both and seldom says which:
 * ``macs_full``: multiply-accumulates of convolutions, linear layers and matrix products, including those inside such
   operators, without elementwise operations.
 
-The samples of FlowDCN's deformable operator stand apart, in ``dcn_samples``.
+Neither includes the samples of FlowDCN's deformable operator, which are counted in ``dcn_samples``.
 
-Both are for one image and one forward pass. The rules are one table, ``RULES``, from the name of a torch
-function to the kind it is counted under and its MACs.
+Both refer to one image and one forward pass. The table ``RULES`` maps the name of a torch function to a rule, which
+returns the kind and the MACs of a call.
 """
 
 from collections import Counter
@@ -33,9 +33,9 @@ ELEMENTWISE = frozenset({"mul", "norm", "pool_mean", "einsum", "resize"})
 HIDDEN = frozenset({"gla_core", "scan_core"})
 """Kinds that a tracer cannot see: part of ``macs_full``, not of ``macs``."""
 
-APART = frozenset({"dcn_samples"})
-"""Kinds in neither: weighted samples of a deformable operator. Each is one product with its weight and, where it lies
-between the tokens, four more with the shares of its corners; no convention says how many of them count."""
+UNCOUNTED = frozenset({"dcn_samples"})
+"""Kinds in neither: weighted samples of a deformable operator. Each is one product with its weight and, if it lies
+between tokens, four more with the weights of its corners; no convention defines how many of them count."""
 
 WINOGRAD = (4, 9)
 """F(2x2, 3x3) needs 16 products where the direct form needs 36 (Lavin and Gray 2016)."""
@@ -69,7 +69,7 @@ class Count:
         """MACs by kind, including hidden kinds, largest first."""
         kinds: Counter[str] = Counter()
         for op in self.operations:
-            kinds[op.kind] += 0 if op.kind in APART else op.macs
+            kinds[op.kind] += 0 if op.kind in UNCOUNTED else op.macs
         return {kind: macs for kind, macs in kinds.most_common() if macs}
 
     def by_module(self, depth: int = 2) -> dict[str, int]:
@@ -77,21 +77,21 @@ class Count:
         modules: dict[str, int] = {}
         for op in self.operations:
             path = ".".join(op.module.split(".")[:depth]) or "(top)"
-            modules[path] = modules.get(path, 0) + (0 if op.kind in HIDDEN | APART else op.macs)
+            modules[path] = modules.get(path, 0) + (0 if op.kind in HIDDEN | UNCOUNTED else op.macs)
         return {path: macs for path, macs in modules.items() if macs}
 
     @property
     def macs(self) -> int:
-        return sum(op.macs for op in self.operations if op.kind not in HIDDEN | APART)
+        return sum(op.macs for op in self.operations if op.kind not in HIDDEN | UNCOUNTED)
 
     @property
     def macs_full(self) -> int:
-        return sum(op.macs for op in self.operations if op.kind not in ELEMENTWISE | APART)
+        return sum(op.macs for op in self.operations if op.kind not in ELEMENTWISE | UNCOUNTED)
 
     @property
     def dcn_samples(self) -> int:
-        """Weighted samples of deformable operators: in neither ``macs`` nor ``macs_full``."""
-        return sum(op.macs for op in self.operations if op.kind in APART)
+        """Weighted samples of deformable operators, which are part of neither ``macs`` nor ``macs_full``."""
+        return sum(op.macs for op in self.operations if op.kind in UNCOUNTED)
 
     @property
     def activation_bytes(self) -> int:
@@ -121,7 +121,7 @@ class Count:
         return sum(
             op.macs
             for op in self.operations
-            if op.kind not in HIDDEN | APART
+            if op.kind not in HIDDEN | UNCOUNTED
             and not any(
                 op.kind == kind and (path == "*" or f".{op.module}".endswith(f".{path}")) for path, kind in left_out
             )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from convbench.sampling import names, samplers
+from convbench.sampling import sampler_names, samplers
 from convbench.sampling.noise import PerImage, draw_classes
 from convbench.sampling.sampler import Sampler
 
@@ -20,7 +20,7 @@ CLIP_RANDOM = (
 
 def sampler(sizes: Shapes, steps: int, trained: bool) -> Sampler:
     """A deterministic one that suits what the network predicts. ``clip``: those that predict noise alone have one."""
-    name = names.DETERMINISTIC[names.prediction(sizes.takes)]
+    name = sampler_names.DETERMINISTIC[sampler_names.prediction(sizes.takes)]
     clip = CLIP.get(sizes.takes.factor, 4.0) if trained else CLIP_RANDOM
     return samplers.create(name, steps, clip, noise=sizes.takes.noise)
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import UsageError
 from .families import Variant, families
 
-MOST_TIMES = 16  # how much larger than its example a number may be, and how many of them
+MAX_FACTOR = 16  # maximum of a number relative to its example, and maximum length of a list
 
 
 def varied(base: Variant, changes: list[str]) -> Variant:
@@ -47,19 +47,19 @@ def _parsed(shown: str, text: str, option: dict[str, Any]) -> Any:
         if isinstance(like, bool):
             return text == "yes"
         value = [int(part) for part in text.split("-")] if isinstance(like, list) else type(like)(text)
-        _require_moderate(value, like)
+        _require_bounded(value, like)
         return value
     except ValueError:
         example = "-".join(map(str, like)) if isinstance(like, list) else like
         raise UsageError(f"{shown}: the value must have the form {example}") from None
 
 
-def _require_moderate(value: Any, like: Any) -> None:
-    """Raise ValueError for numbers far beyond the example: an id may stand in a file that somebody else wrote."""
+def _require_bounded(value: Any, like: Any) -> None:
+    """Raise ValueError for numbers far beyond the example, as an id may come from an untrusted file."""
     known, given = (each if isinstance(each, list) else [each] for each in (like, value))
     if all(isinstance(each, int) for each in known):
-        most = MOST_TIMES * max(known)
-        if len(given) > MOST_TIMES or not all(0 <= each <= most for each in given):
+        most = MAX_FACTOR * max(known)
+        if len(given) > MAX_FACTOR or not all(0 <= each <= most for each in given):
             raise ValueError(value)
 
 

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GROUP = "convbench.models"
-MOST_CONFIG = 2**20  # bytes
+MAX_CONFIG_BYTES = 2**20
 IMAGES = {"channels": 3, "factor": 1, "takes": ("x",), "predicts": "logits"}
 
 
-def names() -> list[str]:
+def registered_names() -> list[str]:
     """List the models that installed packages register as entry points, without importing them."""
     return sorted(point.name for point in entry_points(group=GROUP))
 
@@ -59,14 +59,14 @@ def _of_module(id: str, module: str, name: str) -> Variant:
     factory = _loaded(id, lambda: getattr(import_module(module), name))
 
     def build(res: int) -> Any:
-        with _working_folder():  # a function may import more
+        with _working_folder():  # the function may import further modules
             return factory(res)
 
     return _of_factory(id, factory, build if callable(factory) else factory)
 
 
 def _loaded(id: str, load: Callable[[], Any]) -> Any:
-    """What somebody's code holds. Raises UsageError in one line, whatever that code raises."""
+    """Load external code. Raises UsageError with one line for any error of that code."""
     try:
         with _working_folder():
             return load()
@@ -78,9 +78,9 @@ def _loaded(id: str, load: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _working_folder() -> Iterator[None]:
-    """Modules of the folder that convbench was called in can be imported meanwhile; installed ones come first."""
+    """Make modules of the working directory importable; installed ones take precedence."""
     here = os.getcwd()
-    known = here in sys.path or "" in sys.path  # as for `python -m`
+    known = here in sys.path or "" in sys.path  # e.g. with `python -m`
     sys.path += [] if known else [here]
     try:
         yield
@@ -90,18 +90,23 @@ def _working_folder() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Called:
-    """A network with the function (x, t, y) -> output by which it is called, where that is not its own."""
+class WrappedNetwork:
+    """A network with a separate function (x, t, y) -> output that calls it."""
 
     network: Any
     step: Callable[..., Any]
 
 
 def _of_factory(id: str, declared: Any, factory: Any = None, **known: Any) -> Variant:
-    """The variant of a factory. ``declared``: what its inputs stand beside; the factory itself unless another is."""
+    """Build the variant of a factory.
+
+    Args:
+        declared: callable with the attribute ``inputs``; also the factory, unless one is given.
+    """
     factory = factory or declared
     if not callable(factory):
-        raise UsageError(f"'{id}' is a {type(factory).__name__}, not a function from a resolution to a network")
+        kind = type(factory).__name__
+        raise UsageError(f"'{id}' is a {kind}, not a function that takes a resolution and returns a network")
     inputs = {**getattr(declared, "inputs", {}), **known}
     multiple = inputs.pop("res_multiple", inputs.get("factor", Signature.factor))
     try:
@@ -120,12 +125,12 @@ def _of_timm(id: str, name: str) -> Variant:
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise UsageError(f"timm has no model '{name}'" + (f": did you mean {' or '.join(near)}?" if near else ""))
 
-    def factory(res: int) -> Called:
+    def factory(res: int) -> WrappedNetwork:
         try:
             network = timm.create_model(name, pretrained=False, img_size=res)
         except TypeError:  # fully convolutional: takes no size
             network = timm.create_model(name, pretrained=False)
-        return Called(network, lambda x, t, y: network(x))
+        return WrappedNetwork(network, lambda x, t, y: network(x))
 
     return _of_factory(id, factory, **IMAGES)
 
@@ -133,25 +138,25 @@ def _of_timm(id: str, name: str) -> Variant:
 def _of_diffusers(id: str, path: str) -> Variant:
     diffusers: Any = _needed("diffusers", id)
     try:
-        config = read_json(Path(path), MOST_CONFIG)
+        config = read_json(Path(path), MAX_CONFIG_BYTES)
         kind = getattr(diffusers, config["_class_name"])
         if not issubclass(kind, diffusers.ModelMixin):
-            raise TypeError(f"{config['_class_name']} is not a class of networks")
+            raise TypeError(f"{config['_class_name']} is not a model class")
     except (UsageError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} is no config of a diffusers model: {error}") from None
+        raise UsageError(f"{path} is not the config of a diffusers model: {error}") from None
     classes = config.get("num_class_embeds") or config.get("num_embeds_ada_norm")
     caption = config.get("cross_attention_dim") if "Condition" in config["_class_name"] else None
     channels = config.get("in_channels", 4)
     second = "class_labels" if classes else "encoder_hidden_states" if caption else None
 
-    def factory(res: int) -> Called:
+    def factory(res: int) -> WrappedNetwork:
         network = kind.from_config({**config, "sample_size": res // (1 if channels == 3 else 8)})
 
         def step(x: "Tensor", t: "Tensor", y: "Tensor") -> "Tensor":
             out: Any = network(x, timestep=t, **({second: y} if second else {}), return_dict=False)
             return out[0]
 
-        return Called(network, step)
+        return WrappedNetwork(network, step)
 
     return _of_factory(
         id,

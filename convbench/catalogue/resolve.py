@@ -5,34 +5,33 @@ from collections.abc import Iterable
 
 from ..errors import UsageError
 from .ablations import varied
-from .external import names, variant_of
+from .external import registered_names, variant_of
 from .families import Variant, printed_only, variants
 
 
 def find(id: str) -> Variant:
-    """The variant of that id, with the changes behind it if any. Raises UsageError that offers the nearest ids.
+    """Find a variant by its id and apply the changes after it. Raises UsageError that offers the nearest ids.
 
-    Imports the code that an id from outside names: only for what somebody typed. An id that stands in a file goes
-    through ``find_in_zoo``.
+    Imports the code of an external id, so it must only be used for ids that the user typed. Use ``find_in_zoo`` for ids
+    from files.
     """
     if found := variant_of(id) if id not in variants() else None:
         return found
-    return _of_zoo(id, names())
+    return _find_in_zoo(id, registered_names())
 
 
 def find_in_zoo(id: str) -> Variant:
-    """The same among the models of convbench alone: imports nothing, whatever the id says."""
-    return _of_zoo(id, ())
+    """Find a variant among the models of convbench only, without importing code for any id."""
+    return _find_in_zoo(id, ())
 
 
-def _of_zoo(id: str, others: Iterable[str]) -> Variant:
+def _find_in_zoo(id: str, others: Iterable[str]) -> Variant:
     base, *changes = id.split("@") if ":" not in id else [id]
     if base in variants():
         return varied(variants()[base], changes) if changes else variants()[base]
     if base in printed_only():
-        raise UsageError(
-            f"{base} appears only in published tables; no implementation exists: {printed_only()[base]['reason']}"
-        )
+        reason = printed_only()[base]["reason"]
+        raise UsageError(f"{base} appears only in published tables; no implementation exists: {reason}")
     likely = base.lower().replace("-", "_").replace("/", "_")
     near = difflib.get_close_matches(likely, [*variants(), *others], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "`convbench models` lists all"

@@ -159,13 +159,13 @@ def command(
     weights = _weights(weights, variant)
 
     from .. import environment
-    from ..sampling import images, names
+    from ..sampling import images, sampler_names
     from ..weights import locate
 
     device = device or environment.default_device()
     if device == "cuda" and environment.default_device() != "cuda":
         raise UsageError("torch found no NVIDIA GPU; omit --device")
-    if weights != "random" and variant.family.module in names.OTHER_SCHEDULES:
+    if weights != "random" and variant.family.module in sampler_names.OTHER_SCHEDULES:
         raise UsageError(f"{variant.family.name} was trained on another noise schedule than the samplers here have")
     made = images.sampler_for(variant, sampler, steps)
     source = None if weights == "random" else locate.locate(weights, variant, res)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..catalogue import Variant, find, variants
-from ..catalogue.external import Called
+from ..catalogue.external import WrappedNetwork
 from ..errors import UsageError
 from ..weights import locate
 from ..weights.read import load_into, shapes_of
@@ -19,8 +19,8 @@ def build(variant: Variant, res: int) -> nn.Module:
     variant.require_res(res)
     if variant.factory:
         own = variant.factory(res)
-        if isinstance(own, Called):
-            own = AsStep(own)
+        if isinstance(own, WrappedNetwork):
+            own = ExternalNetwork(own)
         if not isinstance(own, nn.Module):
             raise UsageError(f"'{variant.id}' returns a {type(own).__name__}, not a torch.nn.Module")
         return own.eval()
@@ -32,13 +32,16 @@ def build(variant: Variant, res: int) -> nn.Module:
     return model.eval()
 
 
-class AsStep(nn.Module):
-    """A network from outside with the arguments that every model here has."""
+class ExternalNetwork(nn.Module):
+    """An external network with the arguments that every model here takes.
 
-    def __init__(self, called: Called) -> None:
+    x (B, C, H, W), t (B,), y (B,) or (B, tokens, width) -> the output of the network.
+    """
+
+    def __init__(self, wrapped: WrappedNetwork) -> None:
         super().__init__()
-        self.network = called.network
-        self.step = called.step
+        self.network = wrapped.network
+        self.step = wrapped.step
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         return self.step(x, t, y)

@@ -1,7 +1,7 @@
 """Flow matching from noise at t = 0 to data at t = 1 along straight lines, as FCDM trains and samples.
 
-x_t = t data + (1 - t) noise; the network predicts the velocity data - noise and is given t as it is.
-SANA counts the other way and shifts its steps: ``euler_shift``.
+x_t = t data + (1 - t) noise; the network takes t without scaling and predicts the velocity data - noise.
+SANA reverses the direction and shifts its steps: ``euler_shift``.
 Sources: Lipman et al. 2023, arXiv:2210.02747; SiT (Ma et al. 2024), arXiv:2401.08740, for the stochastic sampler.
 """
 
@@ -15,8 +15,8 @@ from torch import Tensor
 from ..errors import UsageError
 from .sampler import Noise, Sampler
 
-SHIFT = 3.0  # of SANA's sampler
-LAST = 0.96  # where the noisy steps end; the rest of the way is one step without noise
+SHIFT = 3.0  # of the sampler of SANA
+LAST = 0.96  # time at which the noisy steps end; one step without noise covers the rest
 
 
 def add_noise(data: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,13 +39,13 @@ def score(velocity: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
 
 
 def euler(steps: int = 250, shift: float = 1.0) -> Sampler:
-    """The ordinary differential equation by ``steps`` Euler steps from 0 to 1, equal ones moved by ``shifted``.
+    """Solve the ordinary differential equation with ``steps`` Euler steps from 0 to 1, equal before ``shifted_time``.
 
     Args:
-        shift: of t, not of the share of noise 1 - t: that is moved by 1 / shift.
+        shift: applies to t, not to the share of noise 1 - t, which is shifted by 1 / shift.
     """
-    _require(steps, 1)
-    times = [shifted(step / steps, shift) for step in range(steps + 1)]
+    _require_steps(steps, 1)
+    times = [shifted_time(step / steps, shift) for step in range(steps + 1)]
 
     def update(step: int, x: Tensor, output: Tensor, noise: Noise) -> Tensor:
         return x + (times[step + 1] - times[step]) * output[:, : x.shape[1]]
@@ -55,7 +55,7 @@ def euler(steps: int = 250, shift: float = 1.0) -> Sampler:
 
 def euler_maruyama(steps: int = 250) -> Sampler:
     """Sampler of FCDM: the stochastic equation with diffusion 1 - t, and at 0.96 one step of 0.04 without noise."""
-    _require(steps, 2)
+    _require_steps(steps, 2)
     times = torch.linspace(0, LAST, steps, dtype=torch.float64).tolist()
     dt = LAST / (steps - 1)
 
@@ -69,18 +69,21 @@ def euler_maruyama(steps: int = 250) -> Sampler:
     return Sampler("euler-maruyama", "velocity", tuple(times), lambda: update, draws=True)
 
 
-def shifted(sigma: float, shift: float = SHIFT) -> float:
-    """s sigma / (1 + (s - 1) sigma): more of the steps at high noise (Esser et al. 2024, arXiv:2403.03206, eq. 23)."""
+def shifted_time(sigma: float, shift: float = SHIFT) -> float:
+    """Shift a time to place more steps at high noise: s sigma / (1 + (s - 1) sigma).
+
+    Source: Esser et al. 2024, arXiv:2403.03206, eq. 23.
+    """
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
 def euler_shift(steps: int = 20, shift: float = SHIFT) -> Sampler:
-    """SANA's convention: the share of noise sigma falls from 1 to 0, equal steps of it moved by ``shifted``.
+    """Sampler of SANA: the share of noise sigma decreases from 1 to 0 in steps that are equal before ``shifted_time``.
 
-    x = sigma noise + (1 - sigma) data; the network is given t = 1000 sigma and predicts noise - data.
+    x = sigma noise + (1 - sigma) data; the network takes t = 1000 sigma and predicts noise - data.
     """
-    _require(steps, 1)
-    sigmas = [shifted(1 - step / steps, shift) for step in range(steps + 1)]
+    _require_steps(steps, 1)
+    sigmas = [shifted_time(1 - step / steps, shift) for step in range(steps + 1)]
 
     def update(step: int, x: Tensor, output: Tensor, noise: Noise) -> Tensor:
         return x + (sigmas[step + 1] - sigmas[step]) * output[:, : x.shape[1]]
@@ -89,6 +92,6 @@ def euler_shift(steps: int = 20, shift: float = SHIFT) -> Sampler:
     return Sampler("euler-shift", "reverse velocity", times, lambda: update, draws=False)
 
 
-def _require(steps: int, least: int) -> None:
+def _require_steps(steps: int, least: int) -> None:
     if steps < least:
         raise UsageError(f"--steps {steps}: must be at least {least}")

@@ -1,10 +1,11 @@
-"""Heun's method, of second order, along two paths from noise to data: EDM's noise levels and JiT's time.
+"""Heun's method of second order along two paths from noise to data: the noise levels of EDM and the time of JiT.
 
-From one place s_i of a grid to the next, with h = s_{i+1} - s_i and the slope f(x, s) of the path:
+From one point s_i of a grid to the next, with h = s_{i+1} - s_i and the slope f(x, s) of the path:
 
     x' = x_i + h f(x_i, s_i),    x_{i+1} = x_i + h (f(x_i, s_i) + f(x', s_{i+1})) / 2,
 
-two evaluations of the network; the last step ends in x', with one (Karras et al. 2022, arXiv:2206.00364, algorithm 1).
+with two evaluations of the network; the last step ends at x' with one.
+Source: Karras et al. 2022, arXiv:2206.00364, algorithm 1.
 """
 
 from __future__ import annotations
@@ -17,24 +18,24 @@ from ..errors import UsageError
 from .sampler import Noise, Sampler, Update
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0
-LEAST_LEFT = 0.05  # of the way to the data: JiT divides by no less
+LEAST_LEFT = 0.05  # minimum of 1 - t in the division, as in the code of JiT
 Slope = Callable[[Tensor, Tensor, float], Tensor]
-"""(x, what the network predicts there, place) -> dx / dplace."""
+"""(x (B, C, H, W), prediction of the network at x, point s) -> dx / ds."""
 
 
 def noise_levels(steps: int) -> list[float]:
-    """sigma_i = (max^(1/rho) + i / (N - 1) (min^(1/rho) - max^(1/rho)))^rho for i < N, then 0 (EDM, eq. 5)."""
+    """Compute sigma_i = (max^(1/rho) + i / (N - 1) (min^(1/rho) - max^(1/rho)))^rho for i < N, then 0 (EDM, eq. 5)."""
     high, low = SIGMA_MAX ** (1 / RHO), SIGMA_MIN ** (1 / RHO)
     return [(high + i / (steps - 1) * (low - high)) ** RHO for i in range(steps)] + [0.0]
 
 
 def edm(steps: int = 32) -> Sampler:
-    """The deterministic sampler of EDM and EDM2, for a network D that removes noise of a level sigma.
+    """Deterministic sampler of EDM and EDM2, for a network D that removes noise of level sigma.
 
     dx / dsigma = (x - D(x; sigma)) / sigma (EDM, eq. 3 with sigma(t) = t), from noise of standard deviation 80.
     """
     if steps < 2:
-        raise UsageError(f"--steps {steps}: at least 2 are needed")
+        raise UsageError(f"--steps {steps}: must be at least 2")
 
     def slope(x: Tensor, denoised: Tensor, sigma: float) -> Tensor:
         return (x - denoised) / sigma
@@ -43,15 +44,15 @@ def edm(steps: int = 32) -> Sampler:
 
 
 def flow(steps: int = 50, noise: float = 1.0) -> Sampler:
-    """JiT's sampler (arXiv:2511.13720): x_t = t data + (1 - t) noise, for a network that predicts the data.
+    """Sampler of JiT (arXiv:2511.13720): x_t = t data + (1 - t) noise, for a network that predicts the data.
 
-    dx / dt = (data - x) / (1 - t), with no less than 0.05 below the line, from t = 0 to 1 in equal steps.
+    dx / dt = (data - x) / max(1 - t, 0.05), from t = 0 to 1 in equal steps.
 
     Args:
-        noise: its standard deviation.
+        noise: standard deviation of the noise.
     """
     if steps < 1:
-        raise UsageError(f"--steps {steps}: at least 1 is needed")
+        raise UsageError(f"--steps {steps}: must be at least 1")
 
     def slope(x: Tensor, data: Tensor, t: float) -> Tensor:
         return (data - x) / max(1 - t, LEAST_LEFT)
@@ -60,7 +61,7 @@ def flow(steps: int = 50, noise: float = 1.0) -> Sampler:
 
 
 def _heun(name: str, prediction: str, grid: Sequence[float], slope: Slope, start: float) -> Sampler:
-    inner = [place for place in grid[1:-1] for _ in ("x'", "the corrected x")]
+    inner = [point for point in grid[1:-1] for _ in ("x'", "the corrected x")]
 
     def begin() -> Update:
         before: tuple[Tensor, Tensor] | None = None  # x_i and the slope there, between the two evaluations of a step

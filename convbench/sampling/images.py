@@ -10,7 +10,7 @@ from torch import Tensor
 from ..catalogue import Variant, find
 from ..errors import UsageError
 from ..schema import Step
-from . import names, samplers
+from . import sampler_names, samplers
 from .guidance import guided
 from .noise import PerImage, draw_classes
 from .sampler import Sampler
@@ -55,13 +55,15 @@ class Batch:
 
 
 def sampler_for(variant: Variant, name: str | None, steps: int | None) -> Sampler:
-    """The sampler of that name, or the one the papers use. Raises UsageError where it does not suit the network."""
-    kind = names.prediction(variant.signature)
-    takes, name = variant.signature, name or names.default(variant.signature)
-    made = samplers.create(name, names.steps(name) if steps is None else steps, noise=takes.noise, shift=takes.shift)
+    """Create the named sampler, or the one in the papers. Raises UsageError if it does not suit the network."""
+    kind = sampler_names.prediction(variant.signature)
+    takes, name = variant.signature, name or sampler_names.default_sampler(variant.signature)
+    made = samplers.create(
+        name, sampler_names.default_steps(name) if steps is None else steps, noise=takes.noise, shift=takes.shift
+    )
     if made.prediction != kind:
-        suiting = [known for known, predicts in names.PREDICTS.items() if predicts == kind]
-        raise UsageError(f"{variant.id} predicts {kind}, {name} needs {made.prediction}: take {' or '.join(suiting)}")
+        suiting = [known for known, predicts in sampler_names.PREDICTS.items() if predicts == kind]
+        raise UsageError(f"{variant.id} predicts {kind}, {name} needs {made.prediction}: use {' or '.join(suiting)}")
     return made
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..catalogue import Variant
 from ..errors import UsageError
-from . import names
+from . import sampler_names
 
 FORM = "steps=250,cfg=1.5,decode=yes, optionally sampler=NAME and vae=PATH"
 
@@ -22,8 +22,8 @@ class Plan:
 
     @classmethod
     def of_text(cls, text: str, variant: Variant) -> "Plan":
-        """From "steps=250,cfg=1.5,decode=yes". Raises UsageError that says what is wrong and what would be right."""
-        words: dict[str, Any] = {"sampler": names.default(variant.signature)}
+        """Parse "steps=250,cfg=1.5,decode=yes". Raises UsageError that names the invalid part and the valid form."""
+        words: dict[str, Any] = {"sampler": sampler_names.default_sampler(variant.signature)}
         for part in text.split(","):
             key, equals, value = (piece.strip() for piece in part.partition("="))
             if not equals or key not in cls.__dataclass_fields__:
@@ -32,7 +32,7 @@ class Plan:
                 words[key] = _PARSERS[key](value)
             except (ValueError, KeyError):
                 raise UsageError(f"--sampling {key}={value}: the form is {FORM}") from None
-        plan = cls(**{"steps": names.steps(words["sampler"]), **words})
+        plan = cls(**{"steps": sampler_names.default_steps(words["sampler"]), **words})
         if plan.cfg < 0 or plan.cfg != plan.cfg or plan.cfg == float("inf"):
             raise UsageError(f"--sampling cfg={plan.cfg:g}: the scale must be at least 0; 1 disables guidance")
         return plan

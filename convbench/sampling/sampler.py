@@ -27,11 +27,11 @@ class Sampler:
     """
 
     name: str
-    prediction: str  # what the network must return: "noise" (with its raw variance behind it) or as names.PREDICTS
-    times: tuple[float, ...]  # what the network is given, first step to last
+    prediction: str  # required output of the network: a value of sampler_names.PREDICTS, optionally with raw variance
+    times: tuple[float, ...]  # input of the network, first step to last
     begin: Callable[[], Update]
-    draws: bool  # whether any step adds noise
-    start: float = 1.0  # standard deviation of the noise that the first step is given
+    draws: bool  # True if a step adds noise
+    start: float = 1.0  # standard deviation of the initial noise
 
     @property
     def steps(self) -> int:

@@ -4,8 +4,8 @@ import difflib
 
 from ..errors import UsageError
 from . import diffusion, flow, heun
-from .names import PREDICTS
 from .sampler import Sampler
+from .sampler_names import PREDICTS
 
 
 def create(
@@ -16,10 +16,13 @@ def create(
     noise: float = 1.0,
     shift: float = 1.0,
 ) -> Sampler:
-    """A sampler. Raises UsageError.
+    """Create a sampler by name. Raises UsageError for an unknown name or an invalid number of steps.
 
     Args:
-        clip, spacing: see diffusion.iddpm and ddim. noise: see heun.flow. shift: see flow.euler.
+        clip: as in diffusion.iddpm.
+        spacing: as in diffusion.ddim.
+        noise: as in heun.flow.
+        shift: as in flow.euler.
     """
     if name == "iddpm":
         return diffusion.iddpm(steps, clip)

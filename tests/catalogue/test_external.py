@@ -96,7 +96,7 @@ def test_a_package_registers_models_as_entry_points(tmp_path: Path, monkeypatch:
     (info / "entry_points.txt").write_text("[convbench.models]\nexternal_net = mynet:net\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     external.variant_of.cache_clear()
-    assert external.names() == ["external_net"]
+    assert external.registered_names() == ["external_net"]
     assert convbench.flops("external_net", res=8)["macs"] == 2 * 9 * 3 * 16 * 64 + 16
     with pytest.raises(UsageError, match="did you mean external_net"):
         find("external_nat")

@@ -221,7 +221,7 @@ def test_published_rows_belong_to_the_family_and_are_plausible(family: Family) -
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family.readme], ids=by_module)
-def test_rows_of_a_readme_are_of_this_family_and_no_speeds(family: Family) -> None:
+def test_rows_of_a_readme_belong_to_the_family_without_speeds(family: Family) -> None:
     for row in family.readme:
         assert row.keys() <= {"model", "res", "training", "guidance", "sampler", "params_m", "fid", "sfid"}, row
         assert row["model"] in family.facts["variants"] and row["res"] in (256, 512), row
@@ -230,7 +230,7 @@ def test_rows_of_a_readme_are_of_this_family_and_no_speeds(family: Family) -> No
             assert abs(find(row["model"]).params / 1e6 - row["params_m"]) < 1
 
 
-def test_no_row_is_there_twice() -> None:
+def test_no_row_appears_twice() -> None:
     seen: list[dict[str, Any]] = []
     for _, row in ROWS:
         assert row not in seen, row

@@ -368,7 +368,7 @@ def test_an_autoencoder_that_cannot_be_loaded(autoencoder: Path, tmp_path: Path)
 
 def test_decoding_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(UsageError, match=r"needs diffusers: pip install 'convbench\[sample\]'; or keep them"):
+    with pytest.raises(UsageError, match=r"needs diffusers: pip install 'convbench\[sample\]'; or store them"):
         decoding.create_decoder(find("dico_s").signature, "somewhere", "cpu")
     with pytest.raises(UsageError, match=r"pip install 'convbench\[sample\]'"):
         samplers.create("dpm-solver++", 20)
@@ -387,8 +387,8 @@ def test_decoding_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--out", "a.png", "--latents"], "--latents requires --npz FILE"),
         (["--out", "a.png", "--class", "10"], "--class 10: dico_digits has the classes 0 to 9"),
         (["--out", "a.png", "--class", "3,,5"], "is not a list of classes"),
-        (["--out", "a.png", "--steps", "0"], "--steps 0: 1 to 1000 are possible"),
-        (["--out", "a.png", "--sampler", "euler"], "predicts noise, euler needs velocity: take iddpm or ddim"),
+        (["--out", "a.png", "--steps", "0"], "--steps 0: must be between 1 and 1000"),
+        (["--out", "a.png", "--sampler", "euler"], "predicts noise, euler needs velocity: use iddpm or ddim"),
         (["--out", "a.png", "--sampler", "idpm"], "did you mean iddpm?"),
         (["--out", "a.png", "--backend", "eger"], "did you mean eager?"),
         (["--out", "a.png", "--precision", "tf32"], "a CPU has no TF32 units"),
@@ -409,7 +409,7 @@ def test_what_cannot_be_is_one_line(
 def test_a_schedule_that_is_not_there(run: Run) -> None:
     code, said = run("--model", "uvit_l_2", "--weights", "w.pt", "--npz", "a.npz", "--latents", random=False)
     assert code == 2 and "U-ViT was trained on another noise schedule than the samplers here have" in said
-    with pytest.raises(UsageError, match="only latents of four channels"):
+    with pytest.raises(UsageError, match="only latents with 4 channels"):
         decoding.create_decoder(replace(find("dico_s").signature, channels=3, factor=4), None, "cpu")
 
 

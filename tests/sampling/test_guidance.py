@@ -9,7 +9,7 @@ from tolerances import assert_close
 from torch import Tensor
 
 from convbench.catalogue import find
-from convbench.sampling.guidance import ALWAYS, combine, grown, guided
+from convbench.sampling.guidance import combine, guided, power_cosine_scale
 
 IDS = (
     "dico_s",
@@ -93,7 +93,7 @@ def test_captions_are_guided_with_an_empty_caption() -> None:
 @pytest.mark.parametrize(("t", "expected"), [(1000.0, 1.0), (500.0, 1.0192), (250.0, 1.4547), (0.0, 3.0)])
 def test_the_scale_grows_from_the_noise_to_the_data(t: float, expected: float) -> None:
     """1 + 2 (1 - cos(pi p^4)) / 2 with p = 0, 1/2, 3/4 and 1: worked out by hand."""
-    assert grown(torch.tensor([t]), 3.0, 4.0).item() == pytest.approx(expected, abs=5e-5)
+    assert power_cosine_scale(torch.tensor([t]), 3.0, 4.0).item() == pytest.approx(expected, abs=5e-5)
 
 
 def test_the_scale_of_each_image_is_that_of_its_time() -> None:
@@ -117,4 +117,4 @@ def test_the_rules_of_the_rivals(id: str, channels: int | None) -> None:
     takes = find(id).signature
     assert takes.guided_channels == channels
     assert takes.guidance_power == (4 if id == "mdtv2_xl_2" else None)
-    assert takes.guidance_interval == ((0.125, math.inf) if id == "lightningdit_xl_1" else ALWAYS)
+    assert takes.guidance_interval == ((0.125, math.inf) if id == "lightningdit_xl_1" else None)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from convbench.catalogue import find
 from convbench.errors import UsageError
-from convbench.sampling import flow, heun, names, samplers
+from convbench.sampling import flow, heun, sampler_names, samplers
 from convbench.sampling.guidance import guided
 from convbench.sampling.images import sampler_for
 from convbench.sampling.plan import Plan
@@ -80,8 +80,8 @@ def test_one_step_of_heun_by_hand() -> None:
 
 
 def test_shift_by_hand() -> None:
-    assert flow.shifted(0.5, 3) == 0.75 and flow.shifted(1, 3) == 1 and flow.shifted(0, 3) == 0
-    assert flow.shifted(0.3, 1) == pytest.approx(0.3)
+    assert flow.shifted_time(0.5, 3) == 0.75 and flow.shifted_time(1, 3) == 1 and flow.shifted_time(0, 3) == 0
+    assert flow.shifted_time(0.3, 1) == pytest.approx(0.3)
     assert samplers.create("euler-shift", 2).times == (1000, 750)
 
 
@@ -181,14 +181,14 @@ def test_too_few_steps_are_refused(name: str, steps: int) -> None:
 # ---- which sampler suits which network ----
 
 
-@pytest.mark.parametrize("name", names.PREDICTS)
+@pytest.mark.parametrize("name", sampler_names.PREDICTS)
 def test_every_sampler_has_what_the_table_says(name: str) -> None:
     if name == "dpm-solver++":
         pytest.importorskip("diffusers")
     made = samplers.create(name, 4)
-    assert (made.name, made.prediction) == (name, names.PREDICTS[name])
-    assert set(names.DEFAULT) == set(names.DETERMINISTIC) == set(names.PREDICTS.values())
-    assert made.draws is False or names.DETERMINISTIC[made.prediction] != name
+    assert (made.name, made.prediction) == (name, sampler_names.PREDICTS[name])
+    assert set(sampler_names.DEFAULT) == set(sampler_names.DETERMINISTIC) == set(sampler_names.PREDICTS.values())
+    assert made.draws is False or sampler_names.DETERMINISTIC[made.prediction] != name
 
 
 def test_jit_gets_its_own_sampler_its_noise_and_its_steps() -> None:

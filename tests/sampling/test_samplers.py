@@ -261,7 +261,7 @@ def test_shifted_euler_steps(shift: float) -> None:
     for step, t in enumerate(made.times):
         u = step / 10
         assert t == pytest.approx(shift * u / (1 + (shift - 1) * u), abs=1e-15)
-        assert 1 - t == pytest.approx(flow.shifted(1 - u, 1 / shift), abs=1e-15)
+        assert 1 - t == pytest.approx(flow.shifted_time(1 - u, 1 / shift), abs=1e-15)
     last = made.sample(lambda x, t: torch.full_like(x, 2.0), X, official_noise)
     assert_same(last, X + 2, rtol=1e-6)
 

@@ -1,8 +1,8 @@
-"""Which samplers there are, what each needs the network to predict, and which suits a network. Imports no torch."""
+"""Names of the samplers, the prediction that each needs, and the defaults of a network. Imports no torch."""
 
 from ..catalogue import Signature
 
-PREDICTS = {  # what the network of each has to predict
+PREDICTS = {  # prediction that each sampler needs from the network
     "iddpm": "noise",
     "ddim": "noise",
     "dpm-solver++": "noise",
@@ -12,7 +12,7 @@ PREDICTS = {  # what the network of each has to predict
     "heun": "data",
     "heun-edm": "denoised",
 }
-DEFAULT = {  # what the papers sample with
+DEFAULT = {  # the papers' samplers
     "noise": "iddpm",
     "velocity": "euler-maruyama",
     "reverse velocity": "euler-shift",
@@ -21,21 +21,21 @@ DEFAULT = {  # what the papers sample with
 }
 DETERMINISTIC = DEFAULT | {"noise": "ddim", "velocity": "euler"}
 STEPS = {"dpm-solver++": 20, "euler-shift": 20, "heun": 50, "heun-edm": 32}
-"""The published numbers of steps, where not 250. A step of Heun's method is two evaluations, its last step one."""
+"""Published numbers of steps that differ from 250. A step of Heun's method has two evaluations, its last step one."""
 OTHER_SCHEDULES = ("adm", "dim", "ldm", "uvit")
-"""Families whose networks were trained on another noise schedule than the one here, some of their variants at least."""
+"""Families with variants that were trained with a different noise schedule."""
 
 
 def prediction(takes: Signature) -> str:
-    """What a sampler has to know about a network's output: a value of ``PREDICTS``."""
+    """Prediction of a network, as in the values of ``PREDICTS``."""
     return takes.predicts.removesuffix(" and variance")
 
 
-def default(takes: Signature) -> str:
-    """The sampler of a network unless told otherwise."""
+def default_sampler(takes: Signature) -> str:
+    """Name of the default sampler of a network."""
     return takes.sampler or DEFAULT[prediction(takes)]
 
 
-def steps(name: str) -> int:
-    """How many steps a sampler takes unless told otherwise."""
+def default_steps(name: str) -> int:
+    """Default number of steps of a sampler."""
     return STEPS.get(name, 250)
