@@ -1,4 +1,4 @@
-"""What can run on this machine, and for what cannot, why not and which command fixes it."""
+"""Checks of this machine: each part that works, and for the rest the reason and the command that fixes it."""
 
 import importlib.metadata
 import importlib.util
@@ -109,7 +109,7 @@ def _conflicts() -> Iterator[Row]:
 
 def _compiler() -> Row:
     found = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
-    reason = None if found else "torch compiles C++ for a processor, and there is no compiler"
+    reason = None if found else "torch compiles C++ for a CPU, and no C++ compiler was found"
     return row("backends", "C++ compiler for compile and aoti", reason, None if found else "apt-get install g++")
 
 

@@ -8,13 +8,13 @@ ConvbenchError
 
 
 class ConvbenchError(Exception):
-    """Base of the errors that a user can mend."""
+    """Base of the errors that a user can fix."""
 
     exit_code = 1
 
 
 class UsageError(ConvbenchError):
-    """What was asked for cannot be."""
+    """A request that cannot be carried out."""
 
     exit_code = 2
 
@@ -30,5 +30,5 @@ class NothingMeasured(ConvbenchError):
 
 
 def first_line(error: BaseException, most: int = 160) -> str:
-    """What an error of somebody else's says, short enough for a message; its class where it says nothing."""
+    """First line of a foreign error, short enough for a message; its class where it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]

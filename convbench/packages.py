@@ -25,7 +25,7 @@ def require(name: str) -> Any:
 
 
 def missing(name: str) -> str | None:
-    """Why the package cannot be used, with the command that mends it; None where it is installed. Imports nothing."""
+    """Reason why the package cannot be used, with the command that installs it, or None. Imports nothing."""
     if importlib.util.find_spec(name) is not None:
         return None
     facts = table()[name]

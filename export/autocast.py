@@ -88,7 +88,7 @@ def sensitive(graph: Any, model: nn.Module) -> set[str]:
     if any(isinstance(module, GlobalResponseNorm) for module in model.modules()) and not any(
         node.op_type == "ReduceL2" for node in graph.node
     ):
-        raise AssertionError("the exporter no longer writes the response norm as ReduceL2: find it anew")
+        raise AssertionError("the exporter no longer writes the response norm as ReduceL2: adapt the pattern")
     return wide | {node.name for node in graph.node if scopes(node) & whole}
 
 

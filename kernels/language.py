@@ -1,6 +1,6 @@
-"""Triton where it is installed, and a clear word where it is not; the pieces of device code that several kernels share.
+"""Triton, or a stand-in where it is not installed; and device code and launch settings that several kernels share.
 
-Importing this never needs Triton or a GPU: without Triton a kernel is an object that says on launch what to install.
+Importing this never needs Triton or a GPU. Without Triton a kernel is an object whose launch says what to install.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ HAS_TRITON = triton is not None
 
 
 class _Absent:
-    """Stands for a kernel that cannot be compiled here."""
+    """Stand-in for a kernel that cannot be compiled here."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.fn = function
@@ -43,27 +43,27 @@ class _Absent:
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """``triton.jit``, where there is one."""
+    """Apply ``triton.jit``, or make a stand-in where Triton is missing."""
     return triton.jit(function) if HAS_TRITON else _Absent(function)
 
 
 def missing_triton() -> str:
-    """One line for whoever launches a kernel where there is no Triton."""
+    """Error message for a launch without Triton."""
     return "the fused kernels run on a GPU through Triton, which is not installed: pip install 'convbench[cuda]'"
 
 
 def upcast_products(dtype: torch.dtype) -> bool:
-    """Whether a product has to widen its operands first: the interpreter multiplies the bit patterns of bf16."""
+    """Return whether a product must widen its operands first: the interpreter multiplies the bit patterns of bf16."""
     return INTERPRETED and dtype == torch.bfloat16
 
 
 def input_precision() -> str:
-    """How float32 operands enter a product: as torch's own products do. Triton's default would be TF32."""
+    """Precision of float32 operands in a product, as in torch's own products. Triton's default would be TF32."""
     return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
 
 
 def bound(n: int) -> Any:
-    """The bound of a loop, for a launch.
+    """Return the bound of a loop in the form that a launch needs.
 
     Triton 3.6 cannot interpret a loop over a tensor with numpy 2.4 and newer (triton-lang/triton 9171), and a number
     becomes one on the way into the kernel; a constant does not.
@@ -72,13 +72,13 @@ def bound(n: int) -> Any:
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
-    """Launches go to the current GPU, which need not be the one that holds ``x``."""
+    """Make the GPU that holds ``x`` the current one, to which launches go."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 @jit
 def gelu(x):  # type: ignore[no-untyped-def]
-    """x Phi(x), the exact form that the models use, to float32: max(x, 0) - |x| erfc(|x| / sqrt 2) / 2.
+    """Exact GELU, x Phi(x), as the models use it, in float32: max(x, 0) - |x| erfc(|x| / sqrt 2) / 2.
 
     The last factor is 2^p(|x|): one exponential and a polynomial, 12 instructions. The error function of CUDA's library
     takes 33, and a pass over memory in half precision would wait for it. p is a minimax fit in float64 of

@@ -1,4 +1,4 @@
-"""What every fused kernel says about itself: read by the command line, the bench, the compile gate and the tests."""
+"""Description of a fused kernel, as the command line, the bench, the compile gate and the tests read it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Shape:
-    """Where an op runs in a network, for one sample. C channels in, ``out_channels`` out, H x W pixels."""
+    """Place of an operation in a network, for one sample: channels in and out, height and width in pixels."""
 
     model: str
     res: int  # pixels of the decoded image
@@ -25,48 +25,59 @@ class Shape:
 
     @property
     def pixels(self) -> int:
+        """Number of pixels of the map."""
         return self.height * self.width
 
     @property
     def label(self) -> str:
+        """Description of the place in one line."""
         out = f"->{self.out_channels}" if self.out_channels else ""
         return f"{self.model} {self.res} px level {self.level}: {self.channels}{out} at {self.height}x{self.width}"
 
 
 @dataclass(frozen=True)
 class Compilation:
-    """One ahead-of-time compilation: everything that a launch would tell the compiler."""
+    """One ahead-of-time compilation: everything that a launch would pass to the compiler."""
 
     label: str
     function: Any  # a triton.jit function
     pointers: dict[str, str]  # argument -> "*bf16"
     scalars: dict[str, str]  # argument -> "i32" or "fp32"
     constants: dict[str, int | float | bool | str]  # the constexpr arguments
-    aligned: tuple[str, ...]  # divisible by 16: what a launch finds out by itself
+    aligned: tuple[str, ...]  # divisible by 16, which a launch detects by itself
     num_warps: int
     num_stages: int
 
 
 @dataclass(frozen=True)
+class MapTile:
+    """Pixels and channels of one program of an elementwise kernel."""
+
+    rows: int  # pixels
+    columns: int  # channels
+    num_warps: int
+
+
+@dataclass(frozen=True)
 class Kernel:
-    """One fused op. ``inputs`` are positional arguments that fit ``op``, ``reference`` and ``eager`` alike."""
+    """One fused operation. ``inputs`` makes positional arguments for ``op``, ``reference`` and ``eager`` alike."""
 
     name: str
     summary: str
-    replaces: str  # the modules of a model that it stands for
-    op: Callable[..., Any]  # the torch.library.custom_op
-    reference: Callable[..., Any]  # the same values in plain PyTorch, at least float32 inside
-    eager: Callable[..., Any]  # what the unfused network runs, for comparing times
+    replaces: str  # modules of a model
+    op: Callable[..., Any]  # torch.ops.convbench.<op>, as ``register`` returned it
+    reference: Callable[..., Any]  # the same values in PyTorch, float32 or wider inside
+    eager: Callable[..., Any]  # the same as the unfused network runs it, to compare times
     shapes: tuple[Shape, ...]  # the XL networks at 256 and 512 pixels
     inputs: Callable[[Shape, int, torch.dtype, str, int], tuple[Any, ...]]  # shape, batch, dtype, device, seed
-    min_bytes: Callable[[Shape, int, int], int]  # shape, batch, bytes of an element: least traffic to and from memory
-    flops: Callable[[Shape, int], int]  # shape, batch; 2 a multiply-accumulate; elementwise work is not counted
+    min_bytes: Callable[[Shape, int, int], int]  # shape, batch, bytes of an element: least memory traffic
+    flops: Callable[[Shape, int], int]  # shape, batch; 2 per multiply-accumulate; elementwise work is not counted
     compilations: Callable[[str], tuple[Compilation, ...]]  # a key of DTYPES -> what ships for it
     shipped: Any = field(default=None, repr=False)  # the module's SHIPPED table
 
 
 def normal(*shape: int, dtype: torch.dtype, device: str, seed: int, scale: float = 1.0, shift: float = 0.0) -> Tensor:
-    """Random normal values from a seed, drawn where they are needed: a CPU would take seconds for the bench's maps."""
+    """A tensor of random normal values from a seed, drawn on ``device``: a CPU takes seconds for the bench's maps."""
     generator = torch.Generator(device).manual_seed(seed)
     return (scale * torch.randn(shape, generator=generator, device=device) + shift).to(dtype)
 
@@ -74,13 +85,13 @@ def normal(*shape: int, dtype: torch.dtype, device: str, seed: int, scale: float
 def feature_map(
     batch: int, channels: int, shape: Shape, dtype: torch.dtype, device: str, seed: int, scale: float = 1.0
 ) -> Tensor:
-    """A random (N, C, H, W) in channels_last."""
+    """A random map, (batch, channels, H, W) in channels_last, with the height and width of ``shape``."""
     x = normal(batch, shape.height, shape.width, channels, dtype=dtype, device=device, seed=seed, scale=scale)
     return x.permute(0, 3, 1, 2)
 
 
 def u_shape(model: str, widths: Mapping[int, tuple[int, ...]], kernel: int = 0) -> tuple[Shape, ...]:
-    """A network's shapes at 256 and 512 pixels; ``widths``: those at level 1, 2, 3, each half the side."""
+    """The shapes of a U-shaped network at 256 and 512 px; ``widths``: channels of each level, which halves the side."""
     return tuple(
         Shape(model, res, level, width, res // 8 >> level - 1, res // 8 >> level - 1, kernel=kernel)
         for res in (256, 512)
@@ -94,5 +105,5 @@ FCDM_XL = {1: (512,), 2: (1024,), 3: (2048,)}
 
 
 def products(shapes: tuple[Shape, ...], inner: float, outer: float) -> tuple[Shape, ...]:
-    """The same places with a product from ``inner`` times their width to ``outer`` times it."""
+    """The same places with a product from ``inner`` times to ``outer`` times their width."""
     return tuple(replace(s, channels=int(inner * s.channels), out_channels=int(outer * s.channels)) for s in shapes)

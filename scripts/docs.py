@@ -76,8 +76,11 @@ def _command(command: click.Command, name: str, level: int) -> Iterator[str]:
     arguments = [p for p in command.params if isinstance(p, click.Argument)]
     words = [_argument(argument) for argument in arguments]
     yield f"{'#' * level} {name}\n"
-    usage = ["COMMAND"] if isinstance(command, click.Group) else words
-    yield f"```text\n{' '.join([name, '[OPTIONS]', *usage])}\n```\n"
+    if isinstance(command, click.Group):  # its options, if any, are those of its commands
+        usage = [command.subcommand_metavar or "COMMAND [ARGS]..."]
+    else:
+        usage = ["[OPTIONS]", *words]
+    yield f"```text\n{' '.join([name, *usage])}\n```\n"
     yield _help(command.help or "")
     rows = [(_names(p), p.help, _default(p)) for p in command.params if isinstance(p, click.Option)]
     if rows:
@@ -128,7 +131,7 @@ def _help(text: str) -> str:
 
 def columns() -> str:
     """Every column of the tables: its header, its key and its formula."""
-    main = [key for key in throughput_command.KEYS if key in COLUMNS]
+    main = [key for key in (*throughput_command.PASS_KEYS, *throughput_command.SAMPLING_KEYS) if key in COLUMNS]
     more = [key for key in derived.FORMULAS if key in COLUMNS and key not in main]
     rest = sorted(key for key in COLUMNS if key not in main and key not in more)
     parts = [

@@ -8,7 +8,7 @@ import torch
 from convbench.precision import DTYPES, TF32_FLAGS, applied, dtype_of, label, read, unsupported
 from convbench.schema import PRECISIONS
 
-FLAGS = {  # label -> (cuDNN, matrix products), from PROTOCOL.md's table
+FLAGS = {  # label -> (cuDNN, matrix products), as docs/protocol.md has them
     "fp32": ("False", "False"),
     "tf32": ("True", "True"),
     "torch-default": ("True", "False"),

@@ -1,4 +1,4 @@
-"""Fused blocks in channels_last, one launch an op: Triton kernels on a GPU, their PyTorch references on a CPU."""
+"""Fused blocks in channels_last, one launch per operation: Triton kernels on a GPU, PyTorch references on a CPU."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -15,19 +15,19 @@ OLDEST_GPU = (8, 0)  # Ampere
 
 @contextmanager
 def _open(model: nn.Module, case: Case, inputs: tuple[Tensor, Tensor, Tensor]) -> Iterator[Step]:
-    from ..kernels.fused.fusion import fused_copy
+    from ..kernels.fused.fuse import fused_copy
 
-    yield fused_copy(model)  # the model may be timed by another backend in turns: only its weights are shared
+    yield fused_copy(model)  # another backend may time the model between our blocks: only its weights are shared
 
 
 def unsupported(case: Case) -> str | None:
-    """Why the fused kernels cannot run a case here, or None if they can. A CPU can always run their references."""
-    from ..kernels.fused.fusion import FAMILIES
+    """Say why the fused kernels cannot run a case here, or return None if they can. A CPU runs their references."""
+    from ..kernels.fused.families import FAMILIES
 
     variant = catalogue.find(case.model)
     family, classes = variant.family, {network.__name__ for network in FAMILIES}
-    if variant.factory is None and family.facts["class"] not in classes:  # what a factory makes shows when it is fused
-        return f"no block of {family.name} has a fused kernel: there are kernels for {', '.join(sorted(classes))}"
+    if variant.factory is None and family.facts["class"] not in classes:  # fusing checks the result of a factory
+        return f"there are no fused kernels for {family.name}, only for {', '.join(sorted(classes))}"
     if case.device != "cuda":
         return None
     if importlib.util.find_spec("triton") is None:
@@ -38,7 +38,7 @@ def unsupported(case: Case) -> str | None:
 
 
 def unranked(case: Case) -> str | None:
-    """A CPU runs no Triton: its row says what the references cost there, which is nobody's result."""
+    """Say why a row must not be ranked: on a CPU it times the PyTorch references, not the kernels."""
     return "reference path of the fused kernels, plain PyTorch" if case.device == "cpu" else None
 
 

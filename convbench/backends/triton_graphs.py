@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from ..schema import Backend, Case, Step
 from . import triton
 
-WARM_UP = 3  # steps before the capture: kernels are compiled and convolutions tuned, which a graph cannot hold
+WARM_UP = 3  # steps before the capture, which compile kernels and tune convolutions: a graph cannot record that
 
 
 @contextmanager
 def _open(model: nn.Module, case: Case, inputs: tuple[Tensor, Tensor, Tensor]) -> Iterator[Step]:
-    from ..kernels.fused.fusion import fused_copy
+    from ..kernels.fused.fuse import fused_copy
 
     fused = fused_copy(model)
     held = tuple(value.clone() for value in inputs)
@@ -29,7 +29,7 @@ def _open(model: nn.Module, case: Case, inputs: tuple[Tensor, Tensor, Tensor]) -
         result = fused(*held)
 
     def step(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """The result lies in the graph's own memory: the next step overwrites it."""
+        """Replay the graph. The result is in the graph's memory, and the next step overwrites it."""
         for place, value in zip(held, (x, t, y), strict=True):
             place.copy_(value)
         graph.replay()

@@ -11,24 +11,24 @@ from .. import __version__
 from ..errors import ConvbenchError
 
 COMMANDS = {  # name -> what it is for; the module of that name holds `command`
-    "models": "every known model: its size, its source, and whether it runs here",
-    "flops": "parameters, MACs, FLOPs and bytes, by several conventions",
-    "throughput": "the main job: the FLOPs and throughput table, for one model or a sweep",
-    "sample": "images from a trained backbone: digits by default, without a download",
-    "kernels": "the fused kernels: what they replace, checked, compiled ahead of time, timed",
-    "export": "a backbone as an ONNX, TensorRT, OpenVINO or AOTInductor artefact",
-    "verify": "an artefact against fp32 PyTorch; names the first layer that differs",
-    "serve": "an artefact over HTTP, with the KServe v2 protocol and dynamic batching",
-    "deploy": "an artefact as a model repository for Triton Inference Server",
-    "load": "requests to a server, and its latency and throughput under them",
-    "report": "tables and plots from stored runs; the papers' tables beside our numbers",
-    "verify-report": "a page of report --html: every cell anew from the samples inside it",
-    "compare": "two stored runs, case by case; fails a CI job on a regression",
-    "audit": "the printed throughputs of the papers against what a GPU can do and our own counts",
-    "replay": "a paper's way of timing and ours, in turns, knob by knob",
-    "card": "how published throughputs were made; checks a protocol card of yours",
-    "doctor": "what can run here, and the command that mends what cannot",
-    "env": "this machine: devices, versions, measured peaks",
+    "models": "list every known model: size, source, licence, and whether it runs here",
+    "flops": "count parameters, MACs, FLOPs and bytes, by several conventions",
+    "throughput": "measure images/s: the FLOPs and throughput table, for one model or a sweep",
+    "sample": "sample images from a trained backbone (digits by default, no download)",
+    "kernels": "list, check, compile and time the fused Triton kernels",
+    "export": "build an ONNX, TensorRT, OpenVINO or AOTInductor artefact",
+    "verify": "check an artefact against fp32 PyTorch; name the first layer that differs",
+    "serve": "serve an artefact over HTTP (KServe v2), with dynamic batching",
+    "deploy": "write a model repository for Triton Inference Server",
+    "load": "load a server; report its latency and throughput",
+    "report": "tables, plots and a page from stored runs; the papers' tables with our numbers",
+    "verify-report": "recompute every cell of a page of report --html from its samples",
+    "compare": "compare two stored runs case by case; fail a CI job on a regression",
+    "audit": "check the papers' printed throughputs against GPU peaks and our own counts",
+    "replay": "a paper's way of timing and ours, interleaved, knob by knob",
+    "card": "protocol cards: how published throughputs were measured; check your own",
+    "doctor": "what works here, and how to fix the rest",
+    "env": "show this machine: devices, versions, measured peaks",
 }
 INTERRUPTED = 130
 
@@ -73,7 +73,7 @@ def contents() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run a command line and exit with its code. Errors that a user can mend are one line each."""
+    """Run a command line and exit with its code. Errors that a user can fix are one line each."""
     sys.exit(_run(args))
 
 

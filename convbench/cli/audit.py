@@ -87,7 +87,7 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _notes(rows: list[dict[str, Any]]) -> list[str]:
-    """What the table's words mean, what has to be known beside some counts, and under which conditions papers timed."""
+    """Legend of the table, remarks on some counts, and the conditions under which the papers timed."""
     from ..papers.findings import FINDINGS
     from ..papers.implied import counted
 

@@ -28,7 +28,7 @@ class BatchRange(click.ParamType):  # type: ignore[type-arg] # generic in the ne
         try:
             found = int(low), int(high or low)
         except ValueError:
-            self.fail(f"'{value}' is no number of images such as 8, and no range such as 1..64", param, ctx)
+            self.fail(f"'{value}' is not a number of images such as 8 or a range such as 1..64", param, ctx)
         if not 1 <= found[0] <= found[1]:
             self.fail(f"'{value}' must go from at least 1 upwards, such as 1..64", param, ctx)
         return found
@@ -106,9 +106,9 @@ def command(
 
 @contextmanager
 def stages() -> Iterator[Any]:
-    """What is being done and for how long, on stderr: a spinner on a terminal, a line a stage elsewhere.
+    """Show the current stage and its time on stderr: a spinner on a terminal, a line per stage elsewhere.
 
-    No runtime says how far it is, so there is no time left to show.
+    Runtimes report no progress, so no remaining time is shown.
     """
     if not sys.stderr.isatty():
         started = time.monotonic()

@@ -72,7 +72,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         except ValueError:
             self.fail(f"'{value}' is not a time such as 90s, 30m or 2h", param, ctx)
         if not 0 < seconds < float("inf"):
-            self.fail(f"'{value}' is not longer than nothing", param, ctx)
+            self.fail(f"'{value}' must be greater than 0", param, ctx)
         return seconds
 
 
@@ -94,8 +94,8 @@ def precision() -> Decorator:
         default="fp32",
         show_default=True,
         metavar="P[,P…]",
-        help=f"{', '.join(PRECISIONS)}. torch-default is what code gets that sets nothing: on a GPU, convolutions in "
-        "TF32 and matrix products in FP32.",
+        help=f"{', '.join(PRECISIONS)}. torch-default is PyTorch without any setting: on a GPU, TF32 convolutions and "
+        "FP32 matrix products.",
     )
 
 
@@ -106,12 +106,13 @@ def backend() -> Decorator:
         default="eager",
         show_default=True,
         metavar="B[,B…]",
-        help=f"{', '.join(backends.names())}, package.module:attribute, or auto: the fastest that --out holds.",
+        help=f"{', '.join(backends.names())}, package.module:attribute, or auto: the fastest that --out "
+        "holds, or every one that can run if it holds fewer than two.",
     )
 
 
 def device(**overrides: Any) -> Decorator:
-    settings: dict[str, Any] = {"help": "cpu or cuda; cuda where there is a GPU unless given."} | overrides
+    settings: dict[str, Any] = {"help": "cpu or cuda [default: cuda where there is a GPU]."} | overrides
     return click.option("--device", type=CommaList(known=lambda: DEVICES), metavar="D[,D…]", **settings)
 
 

@@ -7,7 +7,7 @@ import click
 
 from ..run.plan import DEVICES
 from . import options
-from .progress import Progress
+from .progress import PhaseProgress
 
 if TYPE_CHECKING:
     from ..run.jobs import Limits
@@ -107,8 +107,8 @@ def _replay(
     find(model).require_res(res)
     small = differences.made_small(paper, device, batch) or ""
     click.echo(f"{paper}: {model} at {res} px on {device}, every variant interleaved. {small}".rstrip(), err=True)
-    with Progress({}) as progress:
-        rows = replayed(paper, model, res, device, batch, out, limits, progress.phase)
+    with PhaseProgress() as progress:
+        rows = replayed(paper, model, res, device, batch, out, limits, progress.update)
     notes = [waterfall.summary(rows), *waterfall.sentences(rows), *filter(None, [small])]
     options.show([row.to_json() for row in rows], KEYS, form, notes)
     return 4 if any(row.step == "ours" and row.verdict == "INVALID" for row in rows) else 0
@@ -121,8 +121,8 @@ def _experiment(res: int, batch: int | None, device: str, limits: "Limits", out:
     if device == "cpu":
         raise NothingMeasured("the TF32 experiment needs an NVIDIA GPU of compute capability 8.0 (Ampere) or newer")
     batches = [batch] if batch else tf32.BATCHES
-    with Progress({}) as progress:
+    with PhaseProgress() as progress:
         rows = list(
-            tf32.experiment(batches=batches, res=res, device=device, out=out, limits=limits, report=progress.phase)
+            tf32.experiment(batches=batches, res=res, device=device, out=out, limits=limits, report=progress.update)
         )
     options.show([row.to_json() for row in rows], TF32_KEYS, form, tf32.notes(rows))

@@ -9,7 +9,7 @@ from .. import backends, catalogue
 from ..errors import UsageError
 from ..schema import PRECISIONS
 from . import options, sample_drift
-from .sample_progress import Progress
+from .progress import ImageProgress
 
 if TYPE_CHECKING:
     from ..sampling.images import Recipe
@@ -33,7 +33,7 @@ class Labels(click.ParamType):  # type: ignore[type-arg]
         try:
             return [int(part) for part in value.split(",")]
         except ValueError:
-            self.fail(f"'{value}' is no list of classes such as 3,5, nor all, nor random", param, ctx)
+            self.fail(f"'{value}' is not a list of classes such as 3,5, all, or random", param, ctx)
 
 
 @click.command(
@@ -137,11 +137,11 @@ def command(
     whether the run was resumed.
     """
     if drift and (npz or latents):
-        raise UsageError("--drift stores no images: leave --npz and --latents away")
+        raise UsageError("--drift cannot be combined with --npz or --latents")
     if (out is None) == (npz is None) and not drift:
-        raise UsageError("where to? --out grid.png draws the images, --npz FILE stores them: give one of the two")
+        raise UsageError("specify exactly one of --out (grid.png) or --npz (FILE)")
     if latents and not npz:
-        raise UsageError("--latents are no pixels to draw: store them with --npz FILE")
+        raise UsageError("--latents requires --npz FILE: latents cannot be drawn")
     for path in (out, npz):
         if path and not path.parent.is_dir():
             raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
@@ -159,7 +159,7 @@ def command(
 
     device = device or environment.default_device()
     if device == "cuda" and environment.default_device() != "cuda":
-        raise UsageError("torch sees no NVIDIA GPU here: leave --device away")
+        raise UsageError("torch found no NVIDIA GPU; omit --device")
     if weights != "random" and variant.family.module in samplers.OTHER_SCHEDULES:
         raise UsageError(f"{variant.family.name} was trained on another noise schedule than the samplers here have")
     made = images.sampler_for(variant, sampler, steps)
@@ -224,13 +224,13 @@ def _draw(
 
     decode = decoding.decoder(recipe.variant.signature, recipe.decoded_by, device)
     columns = len(recipe.labels) if recipe.labels and len(recipe.labels) <= 10 and count > len(recipe.labels) else 8
-    with open_engine(recipe, batch, device, weights) as step, Progress(count, batch, made.steps) as progress:
+    with open_engine(recipe, batch, device, weights) as step, ImageProgress(count, batch, made.steps) as progress:
         sheets = [
             decoding.bytes_from_pixels(decode(done.samples)).cpu().numpy()
             for done in images.sample(recipe, step, made, range(count), batch, device, progress.update)
         ]
     write_whole(out, png.encode(png.grid(np.concatenate(sheets), min(columns, count))))
-    click.echo(progress.summary(count, recipe, out), err=True)
+    click.echo(_summary(progress.elapsed_s, count, recipe, out), err=True)
     return 0
 
 
@@ -257,15 +257,22 @@ def _store(
     if todo:
         with (
             open_engine(recipe, batch, device, weights) as step,
-            Progress(len(todo), batch, made.steps) as progress,
+            ImageProgress(len(todo), batch, made.steps) as progress,
         ):
             _fill(left, images.sample(recipe, step, made, todo, batch, device, progress.update), decode)
-        click.echo(progress.summary(len(todo), recipe, npz), err=True)
+        click.echo(_summary(progress.elapsed_s, len(todo), recipe, npz), err=True)
     if run.merge():
         click.echo(f"{npz}: all {count} images are there", err=True)
     else:
         click.echo(f"{npz}: this process is done, others still have parts to make", err=True)
     return 0
+
+
+def _summary(seconds: float, count: int, recipe: "Recipe", path: Path) -> str:
+    return (
+        f"{count} images in {seconds:.1f} s, {recipe.steps} steps of {recipe.sampler}, "
+        f"guidance {recipe.cfg_scale:g}: {path}"
+    )
 
 
 def _fill(left: dict[Path, range], batches: Any, decode: Any) -> None:

@@ -1,6 +1,5 @@
 """``convbench sample --drift``: how far engines leave the fp32 trajectory, and what that does to the images."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from .. import backends
 from ..errors import UsageError
 from ..schema import PRECISIONS
 from . import options
+from .progress import PhaseProgress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,16 +77,13 @@ def show(
 
     plot = _plotter(out) if out else None
     finished: dict[tuple[str, str], Tensor] = {}
-    told: set[tuple[str, str]] = set()
 
-    def report(engine: tuple[str, str], step: int) -> None:
-        if sys.stderr.isatty():
-            click.echo(f"\r{', '.join(engine)}: step {step} of {made.steps} ", err=True, nl=step == made.steps)
-        elif engine not in told:
-            told.add(engine)
-            click.echo(f"{', '.join(engine)}: walking {count} images", err=True)
+    with PhaseProgress() as progress:
 
-    steps = list(drift.drift(recipe, pairs, made, count, device, weights, report, finished))
+        def report(engine: tuple[str, str], step: int) -> None:
+            progress.update(", ".join(engine), f"sampling {count} images", step / made.steps)
+
+        steps = list(drift.drift(recipe, pairs, made, count, device, weights, report, finished))
     rows = [
         row | {"errors": [step["error"] for step in steps if _engine(step) == _engine(row)]}
         for row in drift.summary(steps)
@@ -113,7 +110,7 @@ def _plotter(out: Path) -> Any:
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        raise UsageError(f"drawing {out} needs matplotlib: pip install matplotlib; or leave --out away")
+        raise UsageError(f"drawing {out} needs matplotlib: pip install matplotlib; or omit --out")
     from ..reports.plots.drift import plot
 
     return plot
@@ -122,7 +119,7 @@ def _plotter(out: Path) -> Any:
 def _add_figures(
     rows: list[dict[str, Any]], recipe: "Recipe", finished: "dict[tuple[str, str], Tensor]", count: int
 ) -> None:
-    """What the classifier of digits says of the images of each engine that came to the end."""
+    """Add the figures of the classifier of digits for the images of each engine that finished."""
     import torch
 
     from ..measure.drift import REFERENCE

@@ -26,7 +26,7 @@ def read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
     for key in content:
         if key.replace("-", "_") not in known:
             names = ", ".join(sorted(name.replace("_", "-") for name in known if name))
-            raise UsageError(f"{path} says '{key}', which is no option of a sweep: there are {names}")
+            raise UsageError(f"{path} says '{key}', which is not a sweep option; options: {names}")
     ctx.default_map = {key.replace("-", "_"): _as_option(value) for key, value in content.items()}
 
 

@@ -8,7 +8,7 @@ import click
 
 from ..schema import CaseRow
 from . import INTERRUPTED, options, sweep
-from .progress import Progress
+from .progress import CaseProgress
 
 if TYPE_CHECKING:
     from ..run.cases import Planned, Settings
@@ -182,7 +182,7 @@ def _measure(plan: "Planned", settings: "Settings", expected: dict[str, float], 
 
     rows: list[CaseRow] = []
     interrupted, stopped = False, None
-    with Progress(expected, len(plan.cases)) as progress:
+    with CaseProgress(expected, len(plan.cases)) as progress:
         try:
             for row in measured(plan, settings, progress.update):
                 rows.append(row)
@@ -239,23 +239,30 @@ def _result(row: CaseRow, sampling: bool) -> str:
     return f"{speed}{row.verdict or row.status}"
 
 
+def _labels(rows: Sequence[CaseRow]) -> list[str]:
+    """Short names of the rows: only what differs between them."""
+    from ..reports.labels import short_labels
+
+    return short_labels([row.to_json() for row in rows]).each
+
+
 def _comparisons(rows: Sequence[CaseRow]) -> Iterator[str]:
     """Each ratio in a sentence, and the smallest difference that this run may claim."""
-    for row in rows:
-        if row.ratio is not None:
-            yield (
-                f"{row.case}: {row.ratio:.3g}x {row.compared_with} [{row.ratio_low:.3g}, {row.ratio_high:.3g}], "
-                f"{row.difference}"
-            )
+    from ..reports.labels import case_parts, counterpart_words
+
+    for label, row in zip(_labels(rows), rows, strict=True):
+        if row.ratio is not None and row.compared_with:
+            other = counterpart_words(row.to_json(), case_parts(row.compared_with))
+            yield f"{label}: {row.ratio:.3g}x {other} [{row.ratio_low:.3g}, {row.ratio_high:.3g}], {row.difference}"
     least = [row.smallest_difference for row in rows if row.smallest_difference]
     if least and len(rows) > 1:
         yield f"This run cannot tell differences below {max(least):.1%} (its A/A comparison)."
 
 
 def _reasons(rows: Sequence[CaseRow]) -> Iterator[str]:
-    for row in rows:
+    for label, row in zip(_labels(rows), rows, strict=True):
         if row.reason:
-            yield f"{row.case}: {row.verdict or row.status}, {row.reason}"
+            yield f"{label}: {row.verdict or row.status}, {row.reason}"
 
 
 def _exit_code(rows: Sequence[CaseRow]) -> int:

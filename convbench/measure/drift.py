@@ -1,4 +1,4 @@
-"""How far a runtime leaves the fp32 trajectory: the error after every step, from the same start with the same noise."""
+"""Drift of a runtime from the fp32 trajectory: the error after every step, from the same start with the same noise."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def drift(
     report: Report = lambda engine, step: None,
     finished: dict[Engine, Tensor] | None = None,
 ) -> Iterator[Row]:
-    """Walk the first ``count`` images of a recipe with each engine; yields a row for each step of each.
+    """Sample the first ``count`` images of a recipe with each engine; yields a row for each step of each.
 
     ``error`` is ||x - ref|| / ||ref|| over all images, ref being eager PyTorch in fp32, and ``error_worst`` that of
     the worst image; both None where the images are not finite. ``limit`` is what ``limit`` allows for the precision;
@@ -47,7 +47,7 @@ def drift(
     Args:
         engines: take the place of the recipe's backend and precision.
         weights: what ``models.create`` reads.
-        finished: is given the images of each engine that came to the end, and those of REFERENCE.
+        finished: receives the images of each engine that finished, and those of REFERENCE.
     """
     finished = {} if finished is None else finished
     first = replace(recipe, backend=REFERENCE[0], precision=REFERENCE[1])
@@ -55,7 +55,7 @@ def drift(
     finished[REFERENCE] = known[-1]
     for backend, precision in engines:
         other = replace(recipe, backend=backend, precision=precision)
-        # Not one by one: a suspended walk would leave its inference mode and precision switches to the caller.
+        # Not one by one: a suspended generator would leave its inference mode and precision switches to the caller.
         yield from list(_walk(other, made, known, device, weights, report, finished))
 
 
@@ -90,7 +90,7 @@ def _walk(
             yield {**row, "step": step, "t": made.times[step], **numbers, "reason": reason}
     except UsageError as error:
         yield {**row, "status": "skipped", "reason": str(error)}
-    except Exception as error:  # a backend may raise anything; the row says what, and the others are walked
+    except Exception as error:  # a backend may raise anything; the row says what, and the others are sampled
         yield {**row, "status": "failed", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}
 
 

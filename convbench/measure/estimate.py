@@ -58,7 +58,7 @@ def estimate(case: Case, rates: Rates) -> Estimate:
 
 
 def guides(case: Case) -> bool:
-    """Whether the case samples with guidance."""
+    """True if the case samples with guidance."""
     return bool(case.sampling) and Plan.of_text(case.sampling or "", find(case.model)).cfg != 1
 
 

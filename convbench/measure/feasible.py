@@ -1,4 +1,4 @@
-"""Whether a case can run on this machine, before anything is made for it."""
+"""Feasibility of a case on this machine, checked before any work."""
 
 from dataclasses import replace
 
@@ -14,9 +14,9 @@ GIB = 2**30
 
 
 def unsupported(case: Case) -> str | None:
-    """Why the case cannot run here, or None: no device, precision, backend, or not enough memory."""
+    """Reason why the case cannot run here, or None: no device, precision, backend, or not enough memory."""
     if case.device == "cuda" and not torch.cuda.is_available():
-        return "torch sees no NVIDIA GPU here" + ("" if torch.version.cuda else ": this is a CPU build of torch")
+        return "torch found no NVIDIA GPU" + ("" if torch.version.cuda else ": this is a CPU build of torch")
     network = replace(case, batch=2 * case.batch) if guides(case) else case
     reason = (
         precision.unsupported(case.precision, case.device)

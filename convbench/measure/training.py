@@ -23,13 +23,13 @@ EMA_DECAY = 0.9999
 
 
 def unsupported(case: Case) -> str | None:
-    """Why this case cannot train, or None."""
+    """Reason why this case cannot train, or None."""
     if case.mode == "forward":
         return None
     if case.backend not in ("eager", "compile"):
-        return f"{case.backend} does not train: eager and compile do"
+        return f"{case.backend} cannot train; use eager or compile"
     if case.precision == "fp16":
-        return "training in fp16 needs a loss scaler, which is not built: bf16 needs none"
+        return "training in fp16 needs a loss scaler, which is not implemented; use bf16"
     return None
 
 

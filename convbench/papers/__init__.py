@@ -1,1 +1,1 @@
-"""What the papers print and how they timed it, replayed and held against physics."""
+"""The papers' printed numbers and their way of timing, replayed and checked against physics."""

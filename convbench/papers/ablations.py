@@ -39,7 +39,7 @@ def printed() -> list[dict[str, Any]]:
 
 
 def _difference(row: dict[str, Any], reason: str) -> str:
-    """Whether the counts round to what is printed, with what is known of it."""
+    """Remark on a row: the difference between printed and counted numbers, and its reason where known."""
     apart = []
     for what, printed, ours in (
         ("MACs", row["gmacs_printed"], row["macs"] / 1e9),

@@ -30,7 +30,7 @@ def audited_lines() -> list[Row]:
 
 
 def _remarked(line: Row) -> bool:
-    """Whether something has to be known beside the printed count of a line."""
+    """True if the printed count of a line has a remark."""
     variant = catalogue.find_printed(line["model"], line["res"])
     return variant is not None and "remark" in variant.family.facts.get("counting", {})
 

@@ -68,7 +68,7 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class Completeness:
-    """How much of a protocol is known. A guess does not count."""
+    """Share of a protocol that is known. A guess does not count."""
 
     known: int
     fields: int = len(FIELDS)
@@ -101,19 +101,19 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def value(card: Mapping[str, Any], field: str) -> str | int:
-    """What a card says of a field: "?" if it is not known."""
+    """Value of a field of a card; "?" if it is not known."""
     found: str | int = card["protocol"][field]["value"]
     return found
 
 
 def completeness(card: Mapping[str, Any]) -> Completeness:
-    """How many fields are known from code or paper."""
+    """Number of fields that are known from code or paper."""
     entries = card["protocol"].values()
     return Completeness(sum(entry["value"] != UNKNOWN and entry["evidence"] != "guess" for entry in entries))
 
 
 def unranked(card: Mapping[str, Any]) -> str | None:
-    """Why the card's figures may be listed but not ranked, or None if they may."""
+    """Reason why the card's figures may be listed but not ranked, or None."""
     known = completeness(card)
     if known.share >= LEAST_KNOWN:
         return None

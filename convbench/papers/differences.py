@@ -1,4 +1,4 @@
-"""What differs between a paper's way of timing and ours: one knob each, as data. Imports no torch.
+"""Differences between a paper's way of timing and ours, one knob each, as data. Imports no torch.
 
 A way is a value for each knob, in the words of the protocol cards. What a card does not know is done our way.
 """
@@ -85,7 +85,7 @@ def papers_way(paper: str, model: str, device: str, batch: int | None = None) ->
 
 
 def missing(knob: str, paper: str, device: str, theirs: Way, own: Way) -> str | None:
-    """Why a knob cannot be flipped here, or None if it can."""
+    """Reason why a knob cannot be flipped here, or None."""
     if device == "cpu" and KNOBS[knob].not_on_cpu and theirs[knob] != own[knob]:
         return KNOBS[knob].not_on_cpu
     if theirs[knob] != own[knob]:
@@ -96,13 +96,13 @@ def missing(knob: str, paper: str, device: str, theirs: Way, own: Way) -> str | 
 
 
 def stated(paper: str, knob: str) -> bool:
-    """Whether the paper's card knows its setting. Precision is what torch does unless told otherwise."""
+    """True if the paper's card states the setting. Precision is torch's default."""
     field = {"conditioning": "t_shape", "statistic": "timed"}.get(knob, knob)
     return knob == "precision" or value(cards()[paper], field) != UNKNOWN
 
 
 def made_small(paper: str, device: str, batch: int | None) -> str | None:
-    """What a CPU does less of than the paper did, in a sentence."""
+    """Sentence on the smaller workload that a CPU gets in place of the paper's, or None."""
     if device != "cpu":
         return None
     card = cards()[paper]
@@ -132,7 +132,7 @@ def default_case(paper: str, device: str) -> tuple[str, int]:
 
 
 def printed(paper: str, model: str, res: int) -> tuple[float, str] | None:
-    """What the paper's tables print for a model, in images/s, and where; None if nothing."""
+    """Printed images/s of a model and the place in the paper's tables, or None."""
     rows = [
         row
         for row in catalogue.find(model).family.published

@@ -1,4 +1,4 @@
-"""What can be said about a printed throughput: short codes, and sentences with the numbers. Imports no torch.
+"""Findings on a printed throughput: short codes, and sentences with the numbers. Imports no torch.
 
 The wording is neutral: a number is consistent with something or not; why it is as it is, it does not tell.
 """
@@ -154,7 +154,7 @@ RULES: tuple[Callable[[Row, list[Row]], Iterator[Finding]], ...] = (_precision, 
 
 
 def agree(a: float, b: float) -> bool:
-    """Whether two printed numbers are the same but for their digits."""
+    """True if two printed numbers agree to the digits of the shorter one."""
     return abs(a - b) <= 0.5 * 10.0 ** -min(decimals(a), decimals(b)) * (1 + 1e-9)
 
 

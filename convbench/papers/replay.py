@@ -50,7 +50,7 @@ class Flip:
 
 @dataclass(frozen=True)
 class Replay:
-    """What came of it."""
+    """Result of a replay."""
 
     paper: str
     case: Case  # ours
@@ -216,7 +216,7 @@ def input_sets(case: Case) -> list[Inputs]:
 
 
 def _proved(case: Case, model: nn.Module) -> list[proof.Finding]:
-    """What is wrong with the outputs of our own way."""
+    """Findings on the outputs of our own way."""
     sets = input_sets(case)
     with torch.inference_mode(), precision.applied(case.precision):
         output = model(*sets[0])
@@ -225,7 +225,7 @@ def _proved(case: Case, model: nn.Module) -> list[proof.Finding]:
 
 @contextmanager
 def settings(threads: int | None) -> Iterator[None]:
-    """What a measuring process sets once: threads of a CPU, no denormals, cuDNN tuned for each shape."""
+    """Settings of a measuring process: threads of a CPU, no denormals, cuDNN tuned for each shape."""
     before = torch.get_num_threads(), torch.backends.cudnn.benchmark
     torch.set_num_threads(threads or before[0])
     torch.set_flush_denormal(True)

@@ -104,7 +104,7 @@ def _fixed(found: Replay, knob: str) -> Known:
 
 
 def _gap(found: Replay, quoted: tuple[float, str] | None) -> Known:
-    """What is left: printed over replayed. A claim only on the same type of GPU."""
+    """Unexplained rest: printed over replayed. A claim only on the same type of GPU."""
     if quoted is None:
         return _step("unexplained", verdict=NOT_COMPARABLE, reason="the paper prints nothing for this model and size")
     first = found.chain[0]

@@ -33,5 +33,5 @@ def _candidates(case: Case, rows: Sequence[CaseRow], unsupported: Callable[[Case
 
 
 def is_ranked(row: CaseRow) -> bool:
-    """Whether a row may be chosen: measured, not INVALID, and not one that is only listed."""
+    """True if a row may be chosen: measured, not INVALID, and not one that is only listed."""
     return row.status == "ok" and row.verdict != "INVALID" and not row.unranked

@@ -39,8 +39,8 @@ class Planned:
 
     @property
     def cases(self) -> list[Case]:
-        """All cases."""
-        return [case for bundle in self.bundles for case in bundle]
+        """All cases, each once."""
+        return list(dict.fromkeys(case for bundle in self.bundles for case in bundle))
 
     @property
     def missing(self) -> list[Case]:
@@ -67,7 +67,7 @@ def planned(request: Request, out: Path | None = None) -> Planned:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run treats its cases."""
+    """Settings of a run."""
 
     limits: Limits = field(default_factory=Limits)
     processes: int = 1  # fresh ones for each case
@@ -90,9 +90,12 @@ def measured(found: Planned, settings: Settings | None = None, report: Report = 
         )
         for bundle in found.bundles
     ]
+    yielded: set[tuple[str, str | None]] = set()
     for row in run_jobs(jobs, found.results, session.settings.limits):
         assert isinstance(row, CaseRow)
-        yield row
+        if (key := (row.case, row.compared_with)) not in yielded:  # cases may share a counterpart
+            yielded.add(key)
+            yield row
 
 
 def cases(
@@ -148,8 +151,7 @@ class _Session:
         if self.smallest_difference is None and len(bundle) == 1 and _is_quick(bundle[0]):
             asked.append(replace(bundle[0], repeat=2))
         runs = [self._in_process(asked, allowance) for _ in range(self.settings.processes)]
-        delta = self.smallest_difference or compare.DELTA[bundle[0].device]
-        rows = [merge(rows, delta) for rows in zip(*runs, strict=True)]
+        rows = [merge(rows) for rows in zip(*runs, strict=True)]
         self.smallest_difference = self.smallest_difference or _smallest_difference(rows)
         compared = dict(_keys(bundle))
         return [self._concluded(row, compared[row.case]) for row in rows[: len(bundle)]]
@@ -163,8 +165,9 @@ class _Session:
         row = replace(row, smallest_difference=self.smallest_difference)
         if counterpart and not row.compared_with:
             row = replace(row, compared_with=counterpart)  # it failed: not to be measured again by the same command
-        if row.ratio_low and row.ratio_high and self.smallest_difference:
-            row = replace(row, difference=compare.decide(row.ratio_low, row.ratio_high, self.smallest_difference))
+        if row.ratio_low and row.ratio_high:
+            words = compare.word(row.ratio_low, row.ratio_high, row.device, self.smallest_difference)
+            row = replace(row, difference=words)
         if isinstance(row, Measurement) and row.status == "ok":
             others = [other for other in self.results.rows if isinstance(other, Measurement)]
             if found := timing.monotony(others, row):
@@ -214,7 +217,7 @@ def _is_quick(case: Case) -> bool:
 
 
 def _smallest_difference(rows: Sequence[CaseRow]) -> float | None:
-    """What the run may claim at least, from a case that was timed twice, or from every other block of a slow one."""
+    """Smallest difference that the run may claim, from a case timed twice or from every other block of a slow one."""
     first, device = rows[0], rows[0].device
     again = next((row for row in rows[1:] if row.repeat > 1 and row.ratio), None)
     if again and again.ratio_low and again.ratio_high:

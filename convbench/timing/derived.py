@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from ..schema import Second
-from .compare import DELTA, compare_blocks
+from .compare import DELTA, compare_blocks, word
 from .intervals import median_interval, percentile
 
 Row = Mapping[str, Any]
@@ -35,7 +35,7 @@ FORMULAS = {
     "operators / launch rate",
     "limit_wall": "which of the three times is the largest: compute, memory or launch",
     "limit_fraction": "images_per_s / limit_images_per_s",
-    "ratio": "median of the ratios of the seconds of both cases' blocks, which were timed in turns",
+    "ratio": "median of the ratios of the seconds of both cases' blocks, which were timed interleaved",
     "ratio_interval": "95 % interval of that median (order statistics)",
     "difference": "faster or slower if the whole interval of the ratio lies beyond the smallest difference that can be "
     "told, same if it lies inside",
@@ -163,7 +163,7 @@ def _walls(row: Row) -> dict[str, Second]:
 
 
 def paired(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
-    """``ratio``, its interval and ``difference`` anew, from the blocks of the case it was timed in turns with.
+    """``ratio``, its interval and ``difference``, recomputed from the blocks of the case it was timed interleaved with.
 
     Empty where those blocks are not in the file: more than one process, or the other case was held already.
     """
@@ -178,7 +178,7 @@ def paired(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
         "ratio": found.ratio,
         "ratio_low": found.low,
         "ratio_high": found.high,
-        "difference": found.difference,
+        "difference": word(found.low, found.high, row["device"], row.get("smallest_difference")),
     }
 
 

@@ -7,20 +7,17 @@ from typing import Any, TypeVar
 
 from ..schema import VERDICTS, CaseRow, Measurement, SamplingMeasurement
 from . import derived
-from .compare import Comparison, decide
+from .compare import word
 
 R = TypeVar("R", bound=CaseRow)
 
 
-def merge(rows: Sequence[R], delta: float) -> R:
+def merge(rows: Sequence[R]) -> R:
     """The median of all blocks. A process that gave no number is the result.
 
     The interval is that of the blocks or the range of the processes' medians, whichever is wider: allocation and
     library tuning differ from process to process. A ratio is the median of the processes' ratios, its interval the
     range of theirs, so that a difference is claimed only if each process shows it.
-
-    Args:
-        delta: the smallest difference that may be claimed, as a share.
     """
     worst = max(rows, key=lambda row: (row.status != "ok", VERDICTS.index(row.verdict or "INVALID")))
     if len(rows) == 1 or worst.status != "ok":
@@ -35,9 +32,8 @@ def merge(rows: Sequence[R], delta: float) -> R:
         numbers = _passes(merged, [row for row in rows if isinstance(row, Measurement)])
     elif isinstance(merged, SamplingMeasurement):
         numbers = _sampling(merged, [row for row in rows if isinstance(row, SamplingMeasurement)])
-    if found := _ratio(rows, delta):
-        numbers |= {"ratio": found.ratio, "ratio_low": found.low, "ratio_high": found.high}
-        numbers["difference"] = found.difference
+    if found := _ratio(rows):
+        numbers |= found
     return replace(merged, **numbers)
 
 
@@ -68,11 +64,13 @@ def _sampling(merged: SamplingMeasurement, rows: Sequence[SamplingMeasurement]) 
     return {"blocks": blocks, **numbers, **wide}
 
 
-def _ratio(rows: Sequence[CaseRow], delta: float) -> Comparison | None:
+def _ratio(rows: Sequence[CaseRow]) -> dict[str, Any]:
     found = [
         (row.ratio, row.ratio_low, row.ratio_high) for row in rows if row.ratio and row.ratio_low and row.ratio_high
     ]
     if len(found) < len(rows):
-        return None
+        return {}
     low, high = min(low for _, low, _ in found), max(high for _, _, high in found)
-    return Comparison(median(ratio for ratio, _, _ in found), low, high, decide(low, high, delta))
+    difference = word(low, high, rows[0].device, rows[0].smallest_difference)
+    numbers = {"ratio": median(ratio for ratio, _, _ in found), "ratio_low": low, "ratio_high": high}
+    return {**numbers, "difference": difference}

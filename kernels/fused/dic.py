@@ -1,6 +1,6 @@
-"""DiC with fused blocks: 13 passes over memory a block instead of 35 (KERNELS.md counts them).
+"""DiC with fused blocks: 13 passes over memory a block instead of 35 (docs/kernels.md counts them).
 
-The 3x3 convolutions stay with cuDNN, without their biases; the op that reads a convolution's output adds its bias.
+cuDNN computes the 3x3 convolutions without their biases; the operation that reads a convolution's output adds its bias.
 Shape letters: B batch, C width of the stage, H W latent height and width.
 """
 
@@ -16,13 +16,15 @@ from ...models.layers import NORM_EPS, require_multiple
 from ..ops.gate_residual import gate_residual
 from ..ops.group_norm import group_norm_gelu
 from ..ops.layer_norm import layer_norm_modulate
-from .network import FusedBlock, FusedNetwork, Vectors, embed_times, run, stem, unlike
-from .products import convolved
-from .resample import shuffle_beside, unshuffle
+from .forward_steps import embed_times, run_blocks, stem
+from .modules import FusedBlock, FusedNetwork, Vectors
+from .pixel_shuffle import shuffle_and_concatenate, unshuffle
+from .pointwise_products import library_convolution
+from .requirements import mismatch
 
 
 class FusedModulatedConvs(FusedBlock):
-    """Stands for ``ModulatedConvs``, the inside of a ``DiCBlock``. (B, in_width, H, W) -> (B, C, H, W)"""
+    """Replaces ``ModulatedConvs``, the inside of a ``DiCBlock``. (B, in_width, H, W) -> (B, C, H, W)"""
 
     norm0: nn.GroupNorm
     conv0: nn.Conv2d
@@ -34,16 +36,16 @@ class FusedModulatedConvs(FusedBlock):
     @staticmethod
     def refuses(block: Any) -> str | None:
         if block.residual_scale != 1:
-            return f"residual_scale is {block.residual_scale}: the kernel has none, as it is 1 in every published model"
+            return f"residual_scale is {block.residual_scale}; the kernel supports 1 only, as in every published model"
         for name in ("norm0", "norm1"):
             norm = getattr(block, name)
             if not isinstance(norm, nn.GroupNorm):
-                return f"{name} is a {type(norm).__name__}: there are kernels for GroupNorm"
+                return f"{name} is a {type(norm).__name__}; only GroupNorm has a kernel"
             if not norm.affine:
                 return f"{name} has no weight and bias"
         for name, sides in (("conv0", (3,)), ("conv1", (3,)), ("skip", (1,))):
             conv = getattr(block, name)
-            if not isinstance(conv, nn.Identity) and (reason := unlike(conv, *sides)):
+            if not isinstance(conv, nn.Identity) and (reason := mismatch(conv, *sides)):
                 return f"{name} {reason}"
         return None
 
@@ -54,12 +56,15 @@ class FusedModulatedConvs(FusedBlock):
         y = F.conv2d(y, self.conv0.weight, padding=1)
         y = group_norm_gelu(y, norm1.weight, norm1.bias, norm1.num_groups, norm1.eps, self.conv0.bias, scale, shift)
         y = F.conv2d(y, self.conv1.weight, padding=1)
-        residual = convolved(self.skip, x) if isinstance(self.skip, nn.Conv2d) else x
+        residual = library_convolution(self.skip, x) if isinstance(self.skip, nn.Conv2d) else x
         return gate_residual(y, self.conv1.bias, gate, residual)
 
 
 def run_decoder(blocks: Any, x: Tensor, modulations: Iterator[Vectors], skips: list[Tensor]) -> Tensor:
-    """A decoder that already has its first skip: ``x`` is what ``shuffle_beside`` gave."""
+    """Run a decoder whose first skip is already in x, the result of ``shuffle_and_concatenate``.
+
+    x: (B, C + S, H, W) -> (B, C, H, W). Takes the other skips from the end of ``skips``.
+    """
     for index, block in enumerate(blocks):
         if index and index % SKIP_STRIDE == 0:
             x = torch.cat([x, skips.pop()], dim=1)
@@ -68,7 +73,7 @@ def run_decoder(blocks: Any, x: Tensor, modulations: Iterator[Vectors], skips: l
 
 
 def run_encoder(blocks: Any, x: Tensor, modulations: Iterator[Vectors], skips: list[Tensor]) -> Tensor:
-    """Adds every third block's output, counted from the last, to ``skips``."""
+    """Run an encoder, and append every third block's output, counted from the last, to ``skips``. (B, C, H, W)"""
     for left, block in zip(reversed(range(len(blocks))), blocks, strict=True):
         x = block(x, next(modulations))
         if left % SKIP_STRIDE == 0:
@@ -96,8 +101,8 @@ class FusedDiC(FusedNetwork, DiC):
         down1, down2, up3, up2 = (resample.get_submodule("body.0") for resample in (*self.downs, *self.ups))
         x = run_encoder(encoder1, stem(self.x_embedder, x), first, skips)  # (B, C, H, W)
         x = run_encoder(encoder2, unshuffle(down1(x)), second, skips)  # (B, 2C, H/2, W/2)
-        x = run(latent, unshuffle(down2(x)), third)  # (B, 4C, H/4, W/4)
-        x = run_decoder(decoder2, shuffle_beside(up3(x), skips.pop()), second, skips)  # (B, 2C, H/2, W/2)
-        x = run_decoder(decoder1, shuffle_beside(up2(x), skips.pop()), first, skips)  # (B, C, H, W)
+        x = run_blocks(latent, unshuffle(down2(x)), third)  # (B, 4C, H/4, W/4)
+        x = run_decoder(decoder2, shuffle_and_concatenate(up3(x), skips.pop()), second, skips)  # (B, 2C, H/2, W/2)
+        x = run_decoder(decoder1, shuffle_and_concatenate(up2(x), skips.pop()), first, skips)  # (B, C, H, W)
         shift, scale = next(first)
         return self.final_layer.out_proj(layer_norm_modulate(self.output(x), shift, scale, NORM_EPS))

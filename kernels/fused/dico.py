@@ -1,4 +1,4 @@
-"""DiCo with fused blocks: 18 passes over memory a block instead of 55 (KERNELS.md counts them).
+"""DiCo with fused blocks: 18 passes over memory a block instead of 55 (docs/kernels.md counts them).
 
 Shape letters: B batch, C width of the stage, H W latent height and width.
 """
@@ -14,14 +14,16 @@ from ..ops.channel_attention import channel_gates
 from ..ops.depthwise import window_rows
 from ..ops.depthwise_gelu import depthwise_gelu
 from ..ops.layer_norm import layer_norm_modulate
-from .dispatch import choose
-from .network import FusedBlock, FusedNetwork, Vectors, embed_times, run, stem, unlike
-from .products import convolved, matrix, product_gelu, product_residual
-from .resample import shuffle_beside, unshuffle
+from .forward_steps import embed_times, run_blocks, stem
+from .modules import FusedBlock, FusedNetwork, Vectors
+from .pixel_shuffle import shuffle_and_concatenate, unshuffle
+from .pointwise_products import library_convolution, product_gelu, product_residual, weight_and_bias
+from .product_dispatch import choose
+from .requirements import mismatch
 
 
 class FusedDiCoBlock(FusedBlock):
-    """Stands for ``DiCoBlock``. (B, C, H, W) -> (B, C, H, W)"""
+    """Replaces ``DiCoBlock``. (B, C, H, W) -> (B, C, H, W)"""
 
     conv1: nn.Conv2d
     conv2: nn.Conv2d
@@ -38,7 +40,7 @@ class FusedDiCoBlock(FusedBlock):
             ("ca.1", block.ca[1], (1,)),
             ("conv2", block.conv2, (3, 5)),
         ):
-            if reason := unlike(conv, *sides, depthwise=name == "conv2"):
+            if reason := mismatch(conv, *sides, depthwise=name == "conv2"):
                 return f"{name} {reason}"
         return None
 
@@ -53,15 +55,15 @@ class FusedDiCoBlock(FusedBlock):
 
     def forward(self, x: Tensor, vectors: Vectors) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = vectors
-        # Nothing can be fused into this product but its bias, which the library adds as well.
-        y = convolved(self.conv1, layer_norm_modulate(x, shift1, scale1, NORM_EPS))
+        # Only the bias could be fused into this product, and the library adds that as well.
+        y = library_convolution(self.conv1, layer_norm_modulate(x, shift1, scale1, NORM_EPS))
         y, sums = depthwise_gelu(y, self.taps, self.conv2.bias)
-        gates = channel_gates(sums, *matrix(self.ca[1]), x.shape[2] * x.shape[3])
-        x = product_residual(y, gates, *matrix(self.conv3), gate1, x, self.ours["conv3"])
+        gates = channel_gates(sums, *weight_and_bias(self.ca[1]), x.shape[2] * x.shape[3])
+        x = product_residual(y, gates, *weight_and_bias(self.conv3), gate1, x, self.ours["conv3"])
 
         y = layer_norm_modulate(x, shift2, scale2, NORM_EPS)
-        y = product_gelu(y, *matrix(self.conv4), self.ours["conv4"])
-        return product_residual(y, None, *matrix(self.conv5), gate2, x, self.ours["conv5"])
+        y = product_gelu(y, *weight_and_bias(self.conv4), self.ours["conv4"])
+        return product_residual(y, None, *weight_and_bias(self.conv5), gate2, x, self.ours["conv5"])
 
 
 class FusedDiCo(FusedNetwork, DiCo):
@@ -77,13 +79,13 @@ class FusedDiCo(FusedNetwork, DiCo):
         times = embed_times([self.t_embedder_1, self.t_embedder_2, self.t_embedder_3], t)
         first, second, third = self.modulations(*(a + b for a, b in zip(times, self.y_embedder(y), strict=True)))
 
-        skip1 = run(self.encoder_level_1, stem(self.x_embedder, x), first)  # (B, C, H, W)
+        skip1 = run_blocks(self.encoder_level_1, stem(self.x_embedder, x), first)  # (B, C, H, W)
         x = unshuffle(self.down1_2.body[0](skip1))
-        skip2 = run(self.encoder_level_2, x, second)  # (B, 2C, H/2, W/2)
-        x = run(self.latent, unshuffle(self.down2_3.body[0](skip2)), third)  # (B, 4C, H/4, W/4)
-        x = convolved(self.reduce_chan_level2, shuffle_beside(self.up3_2.body[0](x), skip2))
-        x = run(self.decoder_level_2, x, second)  # (B, 2C, H/2, W/2)
-        x = convolved(self.reduce_chan_level1, shuffle_beside(self.up2_1.body[0](x), skip1))
-        x = run(self.decoder_level_1, x, second)  # (B, 2C, H, W)
+        skip2 = run_blocks(self.encoder_level_2, x, second)  # (B, 2C, H/2, W/2)
+        x = run_blocks(self.latent, unshuffle(self.down2_3.body[0](skip2)), third)  # (B, 4C, H/4, W/4)
+        x = library_convolution(self.reduce_chan_level2, shuffle_and_concatenate(self.up3_2.body[0](x), skip2))
+        x = run_blocks(self.decoder_level_2, x, second)  # (B, 2C, H/2, W/2)
+        x = library_convolution(self.reduce_chan_level1, shuffle_and_concatenate(self.up2_1.body[0](x), skip1))
+        x = run_blocks(self.decoder_level_1, x, second)  # (B, 2C, H, W)
         shift, scale = next(second)
         return self.final_layer.out_proj(layer_norm_modulate(x, shift, scale, NORM_EPS))

@@ -1,4 +1,4 @@
-"""DiG with the depthwise convolution, the modulated norms and all modulations fused; attention and perceptron stay.
+"""DiG with fused depthwise convolutions, modulated norms and modulations; attention and perceptron are unchanged.
 
 Shape letters: B batch, N tokens, C width.
 """
@@ -13,11 +13,12 @@ from ...models.dig import DiG, DiGBlock
 from ...models.layers import NORM_EPS, pixels_from_tokens, require_side
 from ..ops.depthwise import depthwise, window_rows
 from ..ops.layer_norm import layer_norm_modulate
-from .network import FusedBlock, FusedNetwork, Vectors, unlike
+from .modules import FusedBlock, FusedNetwork, Vectors
+from .requirements import mismatch
 
 
 class FusedDiGBlock(FusedBlock):
-    """Stands for ``DiGBlock``. (B, N, C) -> (B, N, C)"""
+    """Replaces ``DiGBlock``. (B, N, C) -> (B, N, C)"""
 
     attn: nn.Module
     mlp: nn.Module
@@ -30,7 +31,7 @@ class FusedDiGBlock(FusedBlock):
 
     @staticmethod
     def refuses(block: Any) -> str | None:
-        reason = unlike(block.dw_conv, 3, 5, 7, depthwise=True)
+        reason = mismatch(block.dw_conv, 3, 5, 7, depthwise=True)
         return reason and f"dw_conv {reason}"
 
     def derive(self) -> dict[str, Tensor]:
@@ -45,7 +46,7 @@ class FusedDiGBlock(FusedBlock):
 
 
 def modulated(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Norm and modulation of tokens, which are the pixels of a map of width 1. BNC -> BNC"""
+    """Normalize and modulate tokens, as the pixels of a map of width 1. (B, N, C), (B, C), (B, C) -> (B, N, C)"""
     return layer_norm_modulate(tokens.transpose(1, 2)[..., None], shift, scale, NORM_EPS)[..., 0].transpose(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""FCDM with fused blocks: 13 passes over memory a block instead of 65 (KERNELS.md counts them).
+"""FCDM with fused blocks: 13 passes over memory a block instead of 65 (docs/kernels.md counts them).
 
 Shape letters: B batch, C width of the stage, H W latent height and width.
 """
@@ -13,14 +13,16 @@ from ...models.layers import NORM_EPS, require_multiple
 from ..ops.depthwise import depthwise, window_rows
 from ..ops.layer_norm import layer_norm_modulate
 from ..ops.response_norm import fold_beta, response_factors
-from .dispatch import choose
-from .network import FusedBlock, FusedNetwork, Vectors, embed_times, run, stem, unlike
-from .products import convolved, matrix, product_residual, product_squares
-from .resample import shuffle_beside, unshuffle
+from .forward_steps import embed_times, run_blocks, stem
+from .modules import FusedBlock, FusedNetwork, Vectors
+from .pixel_shuffle import shuffle_and_concatenate, unshuffle
+from .pointwise_products import library_convolution, product_residual, product_squares, weight_and_bias
+from .product_dispatch import choose
+from .requirements import mismatch
 
 
 class FusedFCDMBlock(FusedBlock):
-    """Stands for ``FCDMBlock``. (B, C, H, W) -> (B, C, H, W)"""
+    """Replaces ``FCDMBlock``. (B, C, H, W) -> (B, C, H, W)"""
 
     dwconv: nn.Conv2d
     pwconv1: nn.Conv2d
@@ -32,13 +34,13 @@ class FusedFCDMBlock(FusedBlock):
     @staticmethod
     def refuses(block: Any) -> str | None:
         for name, sides in (("dwconv", (3, 5, 7)), ("pwconv1", (1,)), ("pwconv2", (1,))):
-            if reason := unlike(getattr(block, name), *sides, depthwise=name == "dwconv"):
+            if reason := mismatch(getattr(block, name), *sides, depthwise=name == "dwconv"):
                 return f"{name} {reason}"
         return None
 
     def derive(self) -> dict[str, Tensor]:
         # The norm's beta passes through the second product as W beta: a part of its bias.
-        weight, bias = matrix(self.pwconv2)
+        weight, bias = weight_and_bias(self.pwconv2)
         return {"taps": window_rows(self.dwconv.weight), "bias2": fold_beta(weight, self.grn.beta, bias)}
 
     def rebuild(self) -> None:
@@ -48,9 +50,9 @@ class FusedFCDMBlock(FusedBlock):
     def forward(self, x: Tensor, vectors: Vectors) -> Tensor:
         shift, scale, gate = vectors
         y = layer_norm_modulate(depthwise(x, self.taps, self.dwconv.bias), shift, scale, NORM_EPS)
-        y, squares = product_squares(y, *matrix(self.pwconv1), self.ours["pwconv1"])
+        y, squares = product_squares(y, *weight_and_bias(self.pwconv1), self.ours["pwconv1"])
         factors = response_factors(squares, self.grn.gamma.flatten(), self.grn.eps)
-        return product_residual(y, factors, matrix(self.pwconv2)[0], self.bias2, gate, x, self.ours["pwconv2"])
+        return product_residual(y, factors, weight_and_bias(self.pwconv2)[0], self.bias2, gate, x, self.ours["pwconv2"])
 
 
 class FusedFCDM(FusedNetwork, FCDM):
@@ -66,12 +68,12 @@ class FusedFCDM(FusedNetwork, FCDM):
         labels = self.y_embedder_1(y), self.y_embedder_2(y), self.y_embedder_3(y)
         first, second, third = self.modulations(*(a + b for a, b in zip(times, labels, strict=True)))
 
-        skip1 = run(self.encoder_level_1, stem(self.x_embedder, x), first)  # (B, C, H, W)
-        skip2 = run(self.encoder_level_2, unshuffle(self.down1_2.conv[0](skip1)), second)  # (B, 2C, H/2, W/2)
-        x = run(self.latent, unshuffle(self.down2_3.conv[0](skip2)), third)  # (B, 4C, H/4, W/4)
-        x = convolved(self.reduce_chans_2, shuffle_beside(self.up3_2.conv[0](x), skip2))
-        x = run(self.decoder_level_2, x, second)  # (B, 2C, H/2, W/2)
-        x = convolved(self.reduce_chans_1, shuffle_beside(self.up2_1.conv[0](x), skip1))
-        x = self.output_layer(run(self.decoder_level_1, x, first))  # (B, C, H, W)
+        skip1 = run_blocks(self.encoder_level_1, stem(self.x_embedder, x), first)  # (B, C, H, W)
+        skip2 = run_blocks(self.encoder_level_2, unshuffle(self.down1_2.conv[0](skip1)), second)  # (B, 2C, H/2, W/2)
+        x = run_blocks(self.latent, unshuffle(self.down2_3.conv[0](skip2)), third)  # (B, 4C, H/4, W/4)
+        x = library_convolution(self.reduce_chans_2, shuffle_and_concatenate(self.up3_2.conv[0](x), skip2))
+        x = run_blocks(self.decoder_level_2, x, second)  # (B, 2C, H/2, W/2)
+        x = library_convolution(self.reduce_chans_1, shuffle_and_concatenate(self.up2_1.conv[0](x), skip1))
+        x = self.output_layer(run_blocks(self.decoder_level_1, x, first))  # (B, C, H, W)
         shift, scale = next(first)
         return self.final_layer.conv(layer_norm_modulate(x, shift, scale, NORM_EPS))

@@ -2,7 +2,7 @@
 
     gates = sigmoid(W mean + b),  mean[n] = sum over tiles of sums[n] / pixels
 
-The gates are applied by ``pointwise_residual`` while it loads its operand.
+``pointwise_residual`` applies the gates while it loads its operand.
 """
 
 from typing import Any
@@ -13,22 +13,38 @@ from torch import Tensor
 from ...errors import UsageError
 from ..language import jit, on_device_of, tl
 from ..layout import cdiv, require_shape, wide
+from ..matrix_product import ProductTile, product_compilation
+from ..register import register
 from ..schema import DICO_XL, Compilation, Kernel, Shape, normal, u_shape
-from .depthwise_gelu import TILE
-from .pointwise import Tile, _pointwise, launch_rows, product_compilation
+from .depthwise_gelu import tile_count
+from .pointwise import launch_rows, pointwise_kernel
 
 MEAN = (16, 64, 4)  # tiles added at once, channels, warps
-SHIPPED = {2: Tile(64, 32, 64, 4, 3), 4: Tile(32, 32, 32, 4, 3)}  # bytes of an element -> tile of the product
+SHIPPED = {2: ProductTile(64, 32, 64, 4, 3), 4: ProductTile(32, 32, 32, 4, 3)}  # bytes of an element -> tile
 
 
 def reference(sums: Tensor, weight: Tensor, bias: Tensor, pixels: int) -> Tensor:
-    """The same in PyTorch; the mean is rounded to the type of the weights, as the product reads it."""
+    """Compute the gates in PyTorch; the mean is rounded to the type of the weights, as the product reads it.
+
+    sums: (N, tiles, C) in float32; weight: (C, C); bias: (C,); pixels = H W.
+    Returns (N, C) in float32 (float64 for float64).
+    """
     inner = wide(weight.dtype)
     mean = (sums.to(inner).sum(dim=1) / pixels).to(weight.dtype).to(inner)
     return torch.addmm(bias.to(inner), mean, weight.to(inner).t()).sigmoid()
 
 
-def check(sums: Tensor, weight: Tensor, bias: Tensor) -> None:
+def eager(sums: Tensor, weight: Tensor, bias: Tensor, pixels: int) -> Tensor:
+    """Compute the same as the unfused block does after its pooling, in the type of the weights.
+
+    Shapes as in ``reference``.
+    """
+    mean = sums.sum(dim=1).div(pixels).to(weight.dtype)[:, :, None, None]
+    return torch.nn.functional.conv2d(mean, weight[:, :, None, None], bias).sigmoid().flatten(1)
+
+
+def check(sums: Tensor, weight: Tensor, bias: Tensor, *_: object) -> None:
+    """Raise UsageError for a shape, type or layout that the operation does not take."""
     if sums.dim() != 3 or sums.dtype != wide(weight.dtype):
         raise UsageError(f"sums must be (N, tiles, C) in {wide(weight.dtype)}, got {tuple(sums.shape)} in {sums.dtype}")
     require_shape(tuple(sums.shape), sums=sums)
@@ -37,9 +53,11 @@ def check(sums: Tensor, weight: Tensor, bias: Tensor) -> None:
 
 
 @jit
-def _mean(  # type: ignore[no-untyped-def]
-    sums, mean, pixels, C, TILES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
-):
+def mean_kernel(  # type: ignore[no-untyped-def]
+    sums,  # (N, TILES, C) contiguous, strides (TILES C, C, 1), float32
+    mean,  # (N, C) contiguous, strides (C, 1)
+    pixels, C, TILES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """One program: BLOCK channels of one sample, all tiles in order."""
     pid = tl.program_id(0)
     blocks = tl.cdiv(C, BLOCK)
@@ -55,12 +73,15 @@ def _mean(  # type: ignore[no-untyped-def]
 
 
 def launch(sums: Tensor, weight: Tensor, bias: Tensor, pixels: int) -> Tensor:
-    """Run the kernel of the mean, then a small product with a sigmoid behind it. The arguments have been checked."""
+    """Run the kernel of the mean, then a small product with a sigmoid, on checked arguments.
+
+    Shapes as in ``reference``.
+    """
     n, tiles, c = sums.shape
     rows, block, warps = MEAN
     mean = weight.new_empty((n, c))
     with on_device_of(sums):
-        _mean[(n * cdiv(c, block),)](
+        mean_kernel[(n * cdiv(c, block),)](
             sums, mean, pixels, c, TILES=tiles, ROWS=rows, BLOCK=block, num_warps=warps, enable_fp_fusion=True
         )
     gates = sums.new_empty((n, weight.shape[0]))
@@ -69,48 +90,24 @@ def launch(sums: Tensor, weight: Tensor, bias: Tensor, pixels: int) -> Tensor:
     return gates
 
 
-@torch.library.custom_op("convbench::channel_gates", mutates_args=(), device_types="cpu")
-def channel_gates(sums: Tensor, weight: Tensor, bias: Tensor, pixels: int) -> Tensor:
-    """sums: (N, tiles, C) in float32; weight: (C, C); bias: (C,); pixels = H W.
-
-    Returns the gates, (N, C) in float32 (float64 for float64).
-    """
-    check(sums, weight, bias)
-    return reference(sums, weight, bias, pixels)
-
-
-@channel_gates.register_kernel("cuda")
-def _on_gpu(sums: Tensor, weight: Tensor, bias: Tensor, pixels: int) -> Tensor:
-    check(sums, weight, bias)
-    return launch(sums, weight, bias, pixels)
-
-
-@channel_gates.register_fake
-def _fake(sums: Tensor, weight: Tensor, bias: Tensor, pixels: int) -> Tensor:
+def _empty(sums: Tensor, weight: Tensor, *_: object) -> Tensor:
     return sums.new_empty((sums.shape[0], weight.shape[0]))
 
 
-def eager(sums: Tensor, weight: Tensor, bias: Tensor, pixels: int) -> Tensor:
-    """What the unfused block runs behind its pooling, in the type of the weights."""
-    mean = sums.sum(dim=1).div(pixels).to(weight.dtype)[:, :, None, None]
-    return torch.nn.functional.conv2d(mean, weight[:, :, None, None], bias).sigmoid().flatten(1)
+channel_gates = register("channel_gates", reference, check, launch, _empty)
 
 
 def _inputs(shape: Shape, batch: int, dtype: torch.dtype, device: str, seed: int) -> tuple[Any, ...]:
-    c, tiles = shape.channels, _tiles(shape)
+    c, tiles = shape.channels, tile_count(shape.height, shape.width)
     sums = normal(batch, tiles, c, dtype=torch.float32, device=device, seed=seed, scale=8.0)
     weight = normal(c, c, dtype=dtype, device=device, seed=seed + 1, scale=2 * c**-0.5)
     return sums, weight, normal(c, dtype=dtype, device=device, seed=seed + 2), shape.pixels
 
 
-def _tiles(shape: Shape) -> int:
-    return cdiv(shape.height, TILE[0]) * cdiv(shape.width, TILE[1])
-
-
 def _min_bytes(shape: Shape, batch: int, itemsize: int) -> int:
     """The sums and the gates in float32, the weights and the bias."""
-    c = shape.channels
-    return 4 * batch * c * (_tiles(shape) + 1) + itemsize * c * (c + 1)
+    c, tiles = shape.channels, tile_count(shape.height, shape.width)
+    return 4 * batch * c * (tiles + 1) + itemsize * c * (c + 1)
 
 
 def _compilations(dtype: str) -> tuple[Compilation, ...]:
@@ -118,7 +115,7 @@ def _compilations(dtype: str) -> tuple[Compilation, ...]:
     means = tuple(
         Compilation(
             label=f"channel_gates mean of {tiles} tiles",
-            function=_mean,
+            function=mean_kernel,
             pointers={"sums": "*fp32", "mean": f"*{dtype}"},
             scalars={"pixels": "i32", "C": "i32"},
             constants={"TILES": tiles, "ROWS": rows, "BLOCK": block},
@@ -131,7 +128,9 @@ def _compilations(dtype: str) -> tuple[Compilation, ...]:
     tile = SHIPPED[4 if dtype == "fp32" else 2]
     pointers = {name: f"*{dtype}" for name in ("x", "weight", "bias")} | {"y": "*fp32"}
     constants = {"ACTIVATION": "sigmoid"}
-    product = product_compilation("channel_gates product", _pointwise, tile, pointers, ("rows", "C", "K"), constants)
+    product = product_compilation(
+        "channel_gates product", pointwise_kernel, tile, pointers, ("rows", "C", "K"), constants
+    )
     return (*means, product)
 
 

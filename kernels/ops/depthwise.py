@@ -1,7 +1,7 @@
 """Depthwise convolution of side 3, 5 or 7 and bias (FCDM's 7x7, DiG's 3x3).
 
 A 7x7 window is bound by arithmetic and by reading L1, not by memory: 49 loads an output would cost more than 49
-multiplications. So each program holds several rows of sums, and feeds every input row it loads to all of them:
+multiplications. So each program accumulates several output rows and adds every input row that it loads to all of them:
 (rows + 6) 7 / rows loads an output, 12 with 8 rows.
 """
 
@@ -15,55 +15,69 @@ from torch.nn import functional as F
 from ...errors import UsageError
 from ..language import jit, on_device_of, tl
 from ..layout import cdiv, empty_nhwc, nhwc, require_nhwc, require_shape, wide
+from ..register import register
 from ..schema import FCDM_XL, Compilation, Kernel, Shape, feature_map, normal, u_shape
 
 
 @dataclass(frozen=True)
-class Tile:
-    """What one program computes."""
+class WindowTile:
+    """Pixels and channels of one program of a depthwise convolution."""
 
-    rows: int
-    cols: int
+    rows: int  # pixels
+    cols: int  # pixels
     block: int  # channels
     warps: int
     unroll: int  # columns of the window at once
 
 
 # Side of the window -> tile. With two warps a thread has 8 channels: 16-byte loads, a quarter fewer instructions.
-SHIPPED = {3: Tile(4, 8, 64, 2, 3), 5: Tile(8, 8, 64, 2, 1), 7: Tile(8, 8, 64, 2, 1)}
+SHIPPED = {3: WindowTile(4, 8, 64, 2, 3), 5: WindowTile(8, 8, 64, 2, 1), 7: WindowTile(8, 8, 64, 2, 1)}
 
 SIDES = {9: 3, 25: 5, 49: 7}  # number of taps -> side of the window
 
 
 def window_side(weight: Tensor) -> int:
-    """K of a window whose weights are (K*K, C). Raises a UsageError on another number of taps."""
+    """Return K of a window whose weights are (K*K, C). Raises UsageError for another number of taps."""
     if weight.shape[0] not in SIDES:
         raise UsageError(f"weight must be (K*K, C) with K = 3, 5 or 7, got {tuple(weight.shape)}")
     return SIDES[weight.shape[0]]
 
 
 def window_rows(weight: Tensor) -> Tensor:
-    """The weights of a depthwise nn.Conv2d as the ops take them. (C, 1, K, K) -> (K*K, C), row by row."""
+    """Lay out the weights of a depthwise nn.Conv2d as the operations need. (C, 1, K, K) -> (K*K, C), row by row."""
     return weight.flatten(1).t().contiguous()
 
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The same in PyTorch, in float32 or wider up to the rounding of the result."""
+    """Compute the result in PyTorch, in float32 or wider up to its rounding.
+
+    x: (N, C, H, W) in channels_last; weight: (K*K, C), K = 3, 5 or 7, row by row; bias: (C,). Returns y like x.
+    """
     inner, k, c = wide(x.dtype), window_side(weight), x.shape[1]
     taps = weight.to(inner).t().reshape(c, 1, k, k)
     return nhwc(F.conv2d(x.to(inner), taps, bias.to(inner), padding=k // 2, groups=c), x.dtype)
 
 
+def eager(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Compute the same as the unfused block does, in the type of x. Shapes as in ``reference``."""
+    k, c = window_side(weight), x.shape[1]
+    return F.conv2d(x, weight.t().reshape(c, 1, k, k), bias, padding=k // 2, groups=c)
+
+
 def check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
-    """Raise a UsageError on a layout, shape or type that the depthwise ops do not take."""
+    """Raise UsageError for a shape, type or layout that the depthwise operations do not take."""
     require_nhwc(x=x)
     require_shape((window_side(weight) ** 2, x.shape[1]), x.dtype, weight=weight)
     require_shape((x.shape[1],), bias=bias)
 
 
 @jit
-def _depthwise(  # type: ignore[no-untyped-def]
-    x, weight, bias, y, C, H, W, tiles, across,
+def depthwise_kernel(  # type: ignore[no-untyped-def]
+    x,  # (N, H, W, C) contiguous, strides (H W C, W C, C, 1)
+    weight,  # (K K, C) contiguous, strides (C, 1); the taps of the window row by row
+    bias,  # (C,) contiguous
+    y,  # (N, H, W, C) contiguous, strides (H W C, W C, C, 1)
+    C, H, W, tiles, across,
     K: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """One program: ROWS x COLS pixels of one sample, BLOCK channels; channels run fastest over the programs."""
@@ -107,14 +121,14 @@ def _depthwise(  # type: ignore[no-untyped-def]
 
 
 def launch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Run the kernel. The arguments have been checked."""
+    """Run the kernel on checked arguments. Shapes as in ``reference``."""
     (n, c, h, w), side = x.shape, window_side(weight)
     tile = SHIPPED[side]
     across = cdiv(w, tile.cols)
     tiles = cdiv(h, tile.rows) * across
     y = empty_nhwc(x)
     with on_device_of(x):
-        _depthwise[(n * tiles * cdiv(c, tile.block),)](
+        depthwise_kernel[(n * tiles * cdiv(c, tile.block),)](
             x, weight, bias, y, c, h, w, tiles, across,
             K=side, ROWS=tile.rows, COLS=tile.cols, BLOCK=tile.block, UNROLL=tile.unroll,
             num_warps=tile.warps, enable_fp_fusion=True,
@@ -122,32 +136,11 @@ def launch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return y
 
 
-@torch.library.custom_op("convbench::depthwise", mutates_args=(), device_types="cpu")
-def depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x: (N, C, H, W) in channels_last; weight: (K*K, C), K = 3, 5 or 7, row by row; bias: (C,). Returns y like x."""
-    check(x, weight, bias)
-    return reference(x, weight, bias)
-
-
-@depthwise.register_kernel("cuda")
-def _on_gpu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    check(x, weight, bias)
-    return launch(x, weight, bias)
-
-
-@depthwise.register_fake
-def _fake(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return empty_nhwc(x)
-
-
-def eager(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """What the unfused block runs, in the type of x."""
-    k, c = window_side(weight), x.shape[1]
-    return F.conv2d(x, weight.t().reshape(c, 1, k, k), bias, padding=k // 2, groups=c)
+depthwise = register("depthwise", reference, check, launch, empty=lambda x, *_: empty_nhwc(x))
 
 
 def window_inputs(shape: Shape, batch: int, dtype: torch.dtype, device: str, seed: int) -> tuple[Any, ...]:
-    """Random x, weight and bias of a depthwise op."""
+    """Random arguments of a depthwise operation: x, weight, bias, with the shapes of ``reference``."""
     c, taps = shape.channels, shape.kernel**2
     x = feature_map(batch, c, shape, dtype, device, seed)
     weight = normal(taps, c, dtype=dtype, device=device, seed=seed + 1, scale=taps**-0.5)
@@ -155,12 +148,12 @@ def window_inputs(shape: Shape, batch: int, dtype: torch.dtype, device: str, see
 
 
 def window_flops(shape: Shape, batch: int) -> int:
-    """2 K K for each output element, at the border too."""
+    """FLOPs: 2 K K for each output element, at the border too."""
     return 2 * batch * shape.pixels * shape.channels * shape.kernel**2
 
 
 def _min_bytes(shape: Shape, batch: int, itemsize: int) -> int:
-    """2 U and the weights."""
+    """Two passes over the map and the weights."""
     return shape.channels * itemsize * (2 * batch * shape.pixels + shape.kernel**2 + 1)
 
 
@@ -169,7 +162,7 @@ def _compilations(dtype: str) -> tuple[Compilation, ...]:
     return tuple(
         Compilation(
             label=f"depthwise {side}x{side}, {tile.rows}x{tile.cols} pixels, {tile.block} channels",
-            function=_depthwise,
+            function=depthwise_kernel,
             pointers=pointers,
             scalars=dict.fromkeys(("C", "H", "W", "tiles", "across"), "i32"),
             constants={"K": side, "ROWS": tile.rows, "COLS": tile.cols, "BLOCK": tile.block, "UNROLL": tile.unroll},

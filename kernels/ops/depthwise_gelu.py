@@ -2,9 +2,9 @@
 
     y = gelu(conv(x) + b);  sums[n, tile, c] = the tile's sum of y as stored
 
-One pass over memory instead of six: cuDNN's convolution 2, bias 2, GELU 2, pooling 1, of which 2 are left.
-The sums are of the rounded values, so that the average is that of what the next op reads. They go to one row a
-tile and are added in a fixed order by ``channel_gates``: no atomics, the same bits every time.
+Two passes over memory instead of seven (convolution 2, bias 2, GELU 2, pooling 1). The sums are those of the rounded
+values, so that the average is that of what the next operation reads. Each tile writes its own row of sums, and
+``channel_gates`` adds the rows in a fixed order: no atomics, the same bits every time.
 """
 
 import torch
@@ -13,15 +13,20 @@ from torch.nn import functional as F
 
 from ..language import gelu, jit, on_device_of, tl
 from ..layout import cdiv, empty_nhwc, nhwc, wide
+from ..register import register
 from ..schema import DICO_XL, Compilation, Kernel, Shape, u_shape
 from .depthwise import check, window_flops, window_inputs, window_side
 
 SHIPPED = {64: 2, 32: 1}  # channels of a program -> warps, so that a thread loads 8 channels at once
-TILE = 4, 8  # rows and columns of pixels summed together: part of the op's meaning, so one for all sizes
+TILE = 4, 8  # rows and columns of pixels summed together: part of the result's shape, so one for all sizes
 
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The same in PyTorch, in float32 or wider up to the rounding of y."""
+    """Compute the result in PyTorch, in float32 or wider up to the rounding of y.
+
+    x: (N, C, H, W) in channels_last; weight: (K*K, C), K = 3 or 5, row by row; bias: (C,).
+    Returns y like x, and sums (N, tiles, C) in float32 (float64 for float64), tiles of 4 x 8 pixels row by row.
+    """
     k, c = window_side(weight), x.shape[1]
     inner = wide(x.dtype)
     taps = weight.to(inner).t().reshape(c, 1, k, k)
@@ -30,16 +35,36 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sums_of(y: Tensor) -> Tensor:
-    """The sums of each tile in float32 or wider, tiles row by row. (N, C, H, W) -> (N, tiles, C)"""
+    """Sum each tile in float32 or wider, tiles row by row. (N, C, H, W) -> (N, tiles, C)"""
     (rows, cols), (h, w) = TILE, y.shape[2:]
     padded = F.pad(y.to(wide(y.dtype)), (0, -w % cols, 0, -h % rows))
     sums = padded.unflatten(3, (-1, cols)).unflatten(2, (-1, rows)).sum(dim=(3, 5))  # (N, C, tiles down, across)
     return sums.flatten(2).transpose(1, 2).contiguous()
 
 
+def tile_count(height: int, width: int) -> int:
+    """Number of tiles that cover a map of that many pixels."""
+    return cdiv(height, TILE[0]) * cdiv(width, TILE[1])
+
+
+def eager(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the same as the unfused block does up to the pooling, in the type of x. Shapes as in ``reference``.
+
+    The second result is the average over the map, (N, C, 1, 1).
+    """
+    k, c = window_side(weight), x.shape[1]
+    y = F.gelu(F.conv2d(x, weight.t().reshape(c, 1, k, k), bias, padding=k // 2, groups=c))
+    return y, F.adaptive_avg_pool2d(y, 1)
+
+
 @jit
-def _depthwise_gelu(  # type: ignore[no-untyped-def]
-    x, weight, bias, y, sums, C, H, W, tiles, across,
+def depthwise_gelu_kernel(  # type: ignore[no-untyped-def]
+    x,  # (N, H, W, C) contiguous, strides (H W C, W C, C, 1)
+    weight,  # (K K, C) contiguous, strides (C, 1); the taps of the window row by row
+    bias,  # (C,) contiguous
+    y,  # (N, H, W, C) contiguous, strides (H W C, W C, C, 1)
+    sums,  # (N, tiles, C) contiguous, strides (tiles C, C, 1), float32
+    C, H, W, tiles, across,
     K: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program: ROWS x COLS pixels of one sample, BLOCK channels; channels run fastest over the programs."""
@@ -58,7 +83,7 @@ def _depthwise_gelu(  # type: ignore[no-untyped-def]
     for _ in tl.static_range(ROWS):
         totals = totals + (start,)  # type: ignore[assignment]  # noqa: RUF005
 
-    # Each row is loaded and widened once a column of the window and serves K rows of the result, as in ``_depthwise``.
+    # As in ``depthwise_kernel``, each row is loaded and widened once a column of the window and serves K output rows.
     for dx in tl.static_range(K):
         q = col + (dx - K // 2)
         for down in tl.static_range(ROWS + K - 1):
@@ -86,58 +111,35 @@ def _depthwise_gelu(  # type: ignore[no-untyped-def]
 
 
 def block_for(channels: int) -> int:
-    """Channels of a program: the widest shipped that divides them; 416 is 13 times 32."""
+    """Channels of a program: the widest shipped block that divides them; 416 is 13 times 32."""
     return next((block for block in SHIPPED if channels % block == 0), 64 if channels > 32 else 32)
 
 
 def launch(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Run the kernel. The arguments have been checked."""
+    """Run the kernel on checked arguments. Shapes as in ``reference``."""
     (n, c, h, w), (rows, cols), block = x.shape, TILE, block_for(x.shape[1])
-    across = cdiv(w, cols)
-    tiles = cdiv(h, rows) * across
+    tiles = tile_count(h, w)
     y, sums = empty_nhwc(x), x.new_empty((n, tiles, c), dtype=torch.float32)
     with on_device_of(x):
-        _depthwise_gelu[(n * tiles * cdiv(c, block),)](
-            x, weight, bias, y, sums, c, h, w, tiles, across,
+        depthwise_gelu_kernel[(n * tiles * cdiv(c, block),)](
+            x, weight, bias, y, sums, c, h, w, tiles, cdiv(w, cols),
             K=window_side(weight), ROWS=rows, COLS=cols, BLOCK=block, num_warps=SHIPPED[block], enable_fp_fusion=True,
         )  # fmt: skip
     return y, sums
 
 
-@torch.library.custom_op("convbench::depthwise_gelu", mutates_args=(), device_types="cpu")
-def depthwise_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """x: (N, C, H, W) in channels_last; weight: (K*K, C), K = 3 or 5, row by row; bias: (C,).
-
-    Returns y like x, and sums (N, tiles, C) in float32 (float64 for float64), tiles of 4 x 8 pixels row by row.
-    """
-    check(x, weight, bias)
-    return reference(x, weight, bias)
-
-
-@depthwise_gelu.register_kernel("cuda")
-def _on_gpu(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    check(x, weight, bias)
-    return launch(x, weight, bias)
-
-
-@depthwise_gelu.register_fake
-def _fake(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def _empty(x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     n, c, h, w = x.shape
-    tiles = cdiv(h, TILE[0]) * cdiv(w, TILE[1])
-    return empty_nhwc(x), x.new_empty((n, tiles, c), dtype=wide(x.dtype))
+    return empty_nhwc(x), x.new_empty((n, tile_count(h, w), c), dtype=wide(x.dtype))
 
 
-def eager(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """What the unfused block runs up to the pooling, in the type of x."""
-    k, c = window_side(weight), x.shape[1]
-    y = F.gelu(F.conv2d(x, weight.t().reshape(c, 1, k, k), bias, padding=k // 2, groups=c))
-    return y, F.adaptive_avg_pool2d(y, 1)
+depthwise_gelu = register("depthwise_gelu", reference, check, launch, _empty)
 
 
 def _min_bytes(shape: Shape, batch: int, itemsize: int) -> int:
-    """2 U, the weights, and the sums in float32."""
-    tiles = cdiv(shape.height, TILE[0]) * cdiv(shape.width, TILE[1])
-    per_channel = 2 * batch * shape.pixels * itemsize + (shape.kernel**2 + 1) * itemsize + 4 * batch * tiles
+    """Two passes over the map, the weights, and the sums in float32."""
+    sums = 4 * batch * tile_count(shape.height, shape.width)
+    per_channel = 2 * batch * shape.pixels * itemsize + (shape.kernel**2 + 1) * itemsize + sums
     return shape.channels * per_channel
 
 
@@ -146,7 +148,7 @@ def _compilations(dtype: str) -> tuple[Compilation, ...]:
     return tuple(
         Compilation(
             label=f"depthwise_gelu {side}x{side}, {TILE[0]}x{TILE[1]} pixels, {block} channels",
-            function=_depthwise_gelu,
+            function=depthwise_gelu_kernel,
             pointers={**half, "sums": "*fp32"},
             scalars=dict.fromkeys(("C", "H", "W", "tiles", "across"), "i32"),
             constants={"K": side, "ROWS": TILE[0], "COLS": TILE[1], "BLOCK": block},

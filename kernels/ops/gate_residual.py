@@ -1,12 +1,11 @@
-"""Bias, gate and residual behind a convolution or product that a library computes, in one pass.
+"""Bias, gate and residual after a convolution or product that a library computes, in one kernel.
 
     y = residual + residual_bias + gate (x + bias)
 
-Three passes over memory where eager takes seven: bias 2, gate 2, sum 3, and two more where the residual comes out of
-a convolution of its own (the decoder blocks of DiC that take a skip).
+Three passes over memory where eager takes seven (bias 2, gate 2, sum 3), and two more where the residual is the output
+of a convolution (the decoder blocks of DiC that take a skip).
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,11 +14,16 @@ from torch import Tensor
 from ...errors import UsageError
 from ..language import jit, on_device_of, tl
 from ..layout import cdiv, empty_nhwc, nhwc, require_nhwc, require_shape, require_vectors, wide
-from ..schema import DTYPES, Compilation, Kernel, Shape, feature_map, normal, u_shape
+from ..register import register
+from ..schema import DTYPES, Compilation, Kernel, MapTile, Shape, feature_map, normal, u_shape
 
 
 def reference(x: Tensor, bias: Tensor, gate: Tensor, residual: Tensor, residual_bias: Tensor | None = None) -> Tensor:
-    """The same in PyTorch, in float32 or wider up to the rounding of y."""
+    """Compute the result in PyTorch, in float32 or wider up to the rounding of y.
+
+    x, residual: (N, C, H, W) in channels_last; bias, residual_bias: (C,); gate: (N, C), slices of a wider matrix
+    allowed. Returns y like x.
+    """
     inner = wide(x.dtype)
     base = residual.to(inner)
     if residual_bias is not None:
@@ -28,13 +32,17 @@ def reference(x: Tensor, bias: Tensor, gate: Tensor, residual: Tensor, residual_
 
 
 def eager(x: Tensor, bias: Tensor, gate: Tensor, residual: Tensor, residual_bias: Tensor | None = None) -> Tensor:
-    """As the blocks have it; PyTorch adds a convolution's bias in a pass of its own."""
+    """Compute the same as the unfused block does, in the type of x. Shapes as in ``reference``.
+
+    PyTorch adds a convolution's bias in a separate pass.
+    """
     if residual_bias is not None:
         residual = residual + residual_bias[:, None, None]
     return residual + gate[:, :, None, None] * (x + bias[:, None, None])
 
 
-def check(x: Tensor, bias: Tensor, gate: Tensor, residual: Tensor, residual_bias: Tensor | None) -> None:
+def check(x: Tensor, bias: Tensor, gate: Tensor, residual: Tensor, residual_bias: Tensor | None = None) -> None:
+    """Raise UsageError for a shape, type or layout that the operation does not take."""
     require_nhwc(x=x, residual=residual)
     n, c = x.shape[:2]
     require_shape((c,), bias=bias)
@@ -47,49 +55,17 @@ def check(x: Tensor, bias: Tensor, gate: Tensor, residual: Tensor, residual_bias
         )
 
 
-@torch.library.custom_op("convbench::gate_residual", mutates_args=(), device_types="cpu")
-def gate_residual(
-    x: Tensor, bias: Tensor, gate: Tensor, residual: Tensor, residual_bias: Tensor | None = None
-) -> Tensor:
-    """x, residual: (N, C, H, W) in channels_last; bias, residual_bias: (C,); gate: (N, C).
-
-    Returns y like x. Raises UsageError on another layout.
-    """
-    check(x, bias, gate, residual, residual_bias)
-    return reference(x, bias, gate, residual, residual_bias)
-
-
-@gate_residual.register_kernel("cuda")
-def _on_gpu(x: Tensor, bias: Tensor, gate: Tensor, residual: Tensor, residual_bias: Tensor | None = None) -> Tensor:
-    check(x, bias, gate, residual, residual_bias)
-    return launch(x, bias, gate, residual, residual_bias)
-
-
-@gate_residual.register_fake
-def _fake(x: Tensor, bias: Tensor, gate: Tensor, residual: Tensor, residual_bias: Tensor | None = None) -> Tensor:
-    return empty_nhwc(x)
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Pixels by channels of one program."""
-
-    rows: int
-    columns: int
-    num_warps: int
-
-
-SHIPPED = {torch.float32: Tile(16, 128, 4), torch.float16: Tile(32, 128, 4), torch.bfloat16: Tile(32, 128, 4)}
+SHIPPED = {torch.float32: MapTile(16, 128, 4), torch.float16: MapTile(32, 128, 4), torch.bfloat16: MapTile(32, 128, 4)}
 
 
 @jit
 def gate_residual_kernel(  # type: ignore[no-untyped-def]
-    x_ptr,
-    bias_ptr,
-    gate_ptr,
-    residual_ptr,
-    residual_bias_ptr,
-    y_ptr,
+    x_ptr,  # (N, pixels, channels) contiguous, strides (pixels channels, channels, 1)
+    bias_ptr,  # (channels,) contiguous
+    gate_ptr,  # (N, channels), adjacent channels, strides (gate_stride, 1)
+    residual_ptr,  # (N, pixels, channels) contiguous, strides (pixels channels, channels, 1)
+    residual_bias_ptr,  # (channels,) contiguous; not read unless HAS_RESIDUAL_BIAS
+    y_ptr,  # (N, pixels, channels) contiguous, strides (pixels channels, channels, 1)
     channels,
     pixels,
     gate_stride,
@@ -97,6 +73,7 @@ def gate_residual_kernel(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
+    """One program: ROWS pixels of one sample, COLUMNS channels."""
     c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     n = tl.program_id(2).to(tl.int64)  # a batch may hold more than 2^31 elements
@@ -115,7 +92,7 @@ def gate_residual_kernel(  # type: ignore[no-untyped-def]
 
 
 def launch(x: Tensor, bias: Tensor, gate: Tensor, residual: Tensor, residual_bias: Tensor | None = None) -> Tensor:
-    """Run the kernel: on a GPU, or on a CPU in Triton's interpreter."""
+    """Run the kernel on checked arguments. Shapes as in ``reference``."""
     n, c, h, w = x.shape
     tile = SHIPPED[x.dtype]
     y = empty_nhwc(x)
@@ -139,8 +116,11 @@ def launch(x: Tensor, bias: Tensor, gate: Tensor, residual: Tensor, residual_bia
     return y
 
 
+gate_residual = register("gate_residual", reference, check, launch, empty=lambda x, *_: empty_nhwc(x))
+
+
 def inputs(shape: Shape, batch: int, dtype: torch.dtype, device: str, seed: int) -> tuple[Any, ...]:
-    """Arguments as a block of DiC has them; the gate is a slice of the adaptive projection."""
+    """Random arguments as a block of DiC has them; the gate is a slice of the adaptive projection."""
     c = shape.channels
     x = feature_map(batch, c, shape, dtype, device, seed)
     bias = normal(c, dtype=dtype, device=device, seed=seed + 1)
@@ -149,11 +129,12 @@ def inputs(shape: Shape, batch: int, dtype: torch.dtype, device: str, seed: int)
 
 
 def min_bytes(shape: Shape, batch: int, element: int) -> int:
-    """x and the residual in, y out."""
+    """Bytes of x and the residual in, and y out."""
     return (3 * batch * shape.pixels + batch + 1) * shape.channels * element
 
 
 def compilations(precision: str) -> tuple[Compilation, ...]:
+    """The ahead-of-time compilation of the kernel as DiC launches it: without a bias of the residual."""
     tile, kind = SHIPPED[DTYPES[precision]], f"*{precision}"
     pointers = ("x_ptr", "bias_ptr", "gate_ptr", "residual_ptr", "residual_bias_ptr", "y_ptr")
     return (
@@ -173,7 +154,7 @@ def compilations(precision: str) -> tuple[Compilation, ...]:
 KERNELS = (
     Kernel(
         name="gate_residual",
-        summary="bias, gate and residual behind a library's convolution",
+        summary="bias, gate and residual after a library's convolution",
         replaces="gate and sum of ModulatedConvs, and the biases of conv1 and skip",
         op=gate_residual,
         reference=reference,

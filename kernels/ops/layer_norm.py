@@ -1,4 +1,7 @@
-"""Layer norm over the channels of each pixel, then modulation by the sample's condition (DiCo, FCDM, every head)."""
+"""Layer norm over the channels of each pixel, then modulation by the sample's condition (DiCo, FCDM, every head).
+
+y = (x - mean) / sqrt(variance + eps) (1 + scale) + shift
+"""
 
 from typing import Any
 
@@ -8,26 +11,41 @@ from torch.nn import functional as F
 
 from ..language import jit, on_device_of, tl
 from ..layout import cdiv, empty_nhwc, nhwc, power_of_two, require_nhwc, require_vectors, wide
+from ..register import register
 from ..schema import DICO_XL, FCDM_XL, Compilation, Kernel, Shape, feature_map, normal, u_shape
 
 SHIPPED = {512: (8, 4), 1024: (4, 4), 2048: (4, 8), 4096: (2, 8)}  # channels, rounded up -> pixels, warps of a program
 
 
 def reference(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
-    """The same in PyTorch, in float32 or wider up to the rounding of the result."""
+    """Compute the result in PyTorch, in float32 or wider up to the rounding of y.
+
+    x: (N, C, H, W) in channels_last; shift, scale: (N, C), slices of a wider matrix allowed. Returns y like x.
+    """
     inner = wide(x.dtype)
     normal = F.layer_norm(x.to(inner).permute(0, 2, 3, 1), (x.shape[1],), eps=eps).permute(0, 3, 1, 2)
     return nhwc(normal * (1 + scale.to(inner))[:, :, None, None] + shift.to(inner)[:, :, None, None], x.dtype)
 
 
-def check(x: Tensor, shift: Tensor, scale: Tensor) -> None:
+def eager(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
+    """Compute the same as the unfused block does, in the type of x. Shapes as in ``reference``."""
+    normal = F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), eps=eps).permute(0, 3, 1, 2)
+    return normal * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+
+
+def check(x: Tensor, shift: Tensor, scale: Tensor, *_: object) -> None:
+    """Raise UsageError for a shape, type or layout that the operation does not take."""
     require_nhwc(x=x)
     require_vectors(x.shape[0], x.shape[1], shift=shift, scale=scale)
 
 
 @jit
-def _layer_norm_modulate(  # type: ignore[no-untyped-def]
-    x, shift, scale, y, pixels, C, shift_stride, scale_stride, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+def layer_norm_modulate_kernel(  # type: ignore[no-untyped-def]
+    x,  # (N, pixels, C) contiguous, strides (pixels C, C, 1)
+    shift,  # (N, C), adjacent channels, strides (shift_stride, 1)
+    scale,  # (N, C), adjacent channels, strides (scale_stride, 1)
+    y,  # (N, pixels, C) contiguous, strides (pixels C, C, 1)
+    pixels, C, shift_stride, scale_stride, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program: ROWS pixels of one sample, all channels. The mean first, then the centred squares."""
     pid = tl.program_id(0)
@@ -50,41 +68,20 @@ def _layer_norm_modulate(  # type: ignore[no-untyped-def]
 
 
 def launch(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
-    """Run the kernel. The arguments have been checked."""
+    """Run the kernel on checked arguments. Shapes as in ``reference``."""
     n, c, h, w = x.shape
     block = power_of_two(c)
     rows, warps = SHIPPED.get(block, (16, 4) if block < 512 else (1, 16))
     y = empty_nhwc(x)
     with on_device_of(x):
-        _layer_norm_modulate[(n * cdiv(h * w, rows),)](
+        layer_norm_modulate_kernel[(n * cdiv(h * w, rows),)](
             x, shift, scale, y, h * w, c, shift.stride(0), scale.stride(0), eps,
             ROWS=rows, BLOCK=block, num_warps=warps, enable_fp_fusion=True,
         )  # fmt: skip
     return y
 
 
-@torch.library.custom_op("convbench::layer_norm_modulate", mutates_args=(), device_types="cpu")
-def layer_norm_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
-    """x: (N, C, H, W) in channels_last; shift, scale: (N, C), slices of a wider matrix allowed. Returns y like x."""
-    check(x, shift, scale)
-    return reference(x, shift, scale, eps)
-
-
-@layer_norm_modulate.register_kernel("cuda")
-def _on_gpu(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
-    check(x, shift, scale)
-    return launch(x, shift, scale, eps)
-
-
-@layer_norm_modulate.register_fake
-def _fake(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
-    return empty_nhwc(x)
-
-
-def eager(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
-    """What the unfused block runs, in the type of x."""
-    normal = F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), eps=eps).permute(0, 3, 1, 2)
-    return normal * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+layer_norm_modulate = register("layer_norm_modulate", reference, check, launch, empty=lambda x, *_: empty_nhwc(x))
 
 
 def _inputs(shape: Shape, batch: int, dtype: torch.dtype, device: str, seed: int) -> tuple[Any, ...]:
@@ -95,7 +92,7 @@ def _inputs(shape: Shape, batch: int, dtype: torch.dtype, device: str, seed: int
 
 
 def _min_bytes(shape: Shape, batch: int, itemsize: int) -> int:
-    """2 U and the two vectors."""
+    """Two passes over the map and the two vectors."""
     return 2 * batch * shape.channels * itemsize * (shape.pixels + 1)
 
 
@@ -105,7 +102,7 @@ def _compilations(dtype: str) -> tuple[Compilation, ...]:
     return tuple(
         Compilation(
             label=f"layer_norm_modulate, {rows} pixels, up to {block} channels",
-            function=_layer_norm_modulate,
+            function=layer_norm_modulate_kernel,
             pointers=pointers,
             scalars={**scalars, "eps": "fp32"},
             constants={"ROWS": rows, "BLOCK": block},

@@ -2,8 +2,8 @@
 
     out = residual + gate (W (factor x) + b)
 
-``factor`` is DiCo's channel attention or FCDM's response norm, applied while the operand is loaded. Without it,
-the end of DiCo's perceptron.
+``factor`` is DiCo's channel attention or FCDM's response norm, applied while the operand is loaded. Without a factor,
+this is the end of DiCo's perceptron.
 """
 
 from dataclasses import replace
@@ -15,16 +15,30 @@ from torch import Tensor
 
 from ..language import bound, input_precision, jit, on_device_of, tl, upcast_products
 from ..layout import cdiv, empty_nhwc, nhwc, require_nhwc, require_shape, require_vectors, wide
+from ..matrix_product import (
+    SHIPPED,
+    ProductTile,
+    check_product,
+    multiply,
+    product,
+    product_bytes,
+    product_compilation,
+    product_flops,
+    product_inputs,
+    tiles_of,
+)
+from ..matrix_product import tile_for as product_tile
+from ..register import register
 from ..schema import DICO_XL, FCDM_XL, Compilation, Kernel, Shape, feature_map, normal, products, u_shape
-from .pointwise import SHIPPED, multiply, product, product_bytes, product_compilation, product_flops, product_inputs
-from .pointwise import check as check_product
-from .pointwise import tile_for as product_tile
-from .pointwise import tiles as product_tiles
 from .pointwise_squares import segment_pixels
 
 
 def reference(x: Tensor, factor: Tensor | None, weight: Tensor, bias: Tensor, gate: Tensor, residual: Tensor) -> Tensor:
-    """The same in PyTorch, in float32 or wider; the scaled operand is rounded, as the product reads it."""
+    """Compute the result in PyTorch, in float32 or wider; the scaled operand is rounded, as the product reads it.
+
+    x: (N, K, H, W), residual: (N, C, H, W), both in channels_last; factor: (N, K) or none; weight: (C, K);
+    bias: (C,); gate: (N, C). Rows of factor and gate may be slices of a wider matrix. Returns out like residual.
+    """
     inner = wide(x.dtype)
     if factor is not None:
         x = (x.to(inner) * factor.to(inner)[:, :, None, None]).to(x.dtype)
@@ -32,7 +46,18 @@ def reference(x: Tensor, factor: Tensor | None, weight: Tensor, bias: Tensor, ga
     return nhwc(residual.to(inner) + y, x.dtype)
 
 
+def eager(x: Tensor, factor: Tensor | None, weight: Tensor, bias: Tensor, gate: Tensor, residual: Tensor) -> Tensor:
+    """Compute the same as the unfused block does, in the type of x (for FCDM without the passes inside its norm).
+
+    Shapes as in ``reference``.
+    """
+    if factor is not None:
+        x = x * factor.to(x.dtype)[:, :, None, None]
+    return residual + gate[:, :, None, None] * torch.nn.functional.conv2d(x, weight[:, :, None, None], bias)
+
+
 def check(x: Tensor, factor: Tensor | None, weight: Tensor, bias: Tensor, gate: Tensor, residual: Tensor) -> None:
+    """Raise UsageError for a shape, type or layout that the operation does not take."""
     check_product(x, weight, bias)
     n, k, h, w = x.shape
     require_nhwc(residual=residual)
@@ -43,8 +68,15 @@ def check(x: Tensor, factor: Tensor | None, weight: Tensor, bias: Tensor, gate: 
 
 
 @jit
-def _pointwise_residual(  # type: ignore[no-untyped-def]
-    x, factor, weight, bias, gate, residual, y, pixels, C, K, factor_stride, gate_stride,
+def pointwise_residual_kernel(  # type: ignore[no-untyped-def]
+    x,  # (N, pixels, K) contiguous, strides (pixels K, K, 1)
+    factor,  # (N, K), adjacent channels, strides (factor_stride, 1); not read unless SCALED
+    weight,  # (C, K) contiguous, strides (K, 1)
+    bias,  # (C,) contiguous
+    gate,  # (N, C), adjacent channels, strides (gate_stride, 1)
+    residual,  # (N, pixels, C) contiguous, strides (pixels C, C, 1)
+    y,  # (N, pixels, C) contiguous, strides (pixels C, C, 1)
+    pixels, C, K, factor_stride, gate_stride,
     SCALED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -69,20 +101,20 @@ def _pointwise_residual(  # type: ignore[no-untyped-def]
     tl.store(y + at, total.to(y.dtype.element_ty), mask=here)
 
 
-def tile_for(inner: int, channels: int, pixels: int, itemsize: int) -> Any:
-    """The product's tile, with no more rows than fit one sample."""
+def tile_for(inner: int, channels: int, pixels: int, itemsize: int) -> ProductTile:
+    """Return the product's tile, with no more rows than one sample fills."""
     tile = product_tile(inner, channels, itemsize)
     return replace(tile, rows=min(tile.rows, segment_pixels(pixels)))
 
 
 def launch(x: Tensor, factor: Tensor | None, weight: Tensor, bias: Tensor, gate: Tensor, residual: Tensor) -> Tensor:
-    """Run the kernel. The arguments have been checked."""
+    """Run the kernel on checked arguments. Shapes as in ``reference``."""
     (n, k, h, w), c = x.shape, weight.shape[0]
     tile = tile_for(k, c, h * w, x.element_size())
     y = empty_nhwc(x, c)
     scales = x if factor is None else factor  # a pointer that is never read
     with on_device_of(x):
-        _pointwise_residual[(n * cdiv(h * w, tile.rows) * cdiv(c, tile.cols),)](
+        pointwise_residual_kernel[(n * cdiv(h * w, tile.rows) * cdiv(c, tile.cols),)](
             x, scales, weight, bias, gate, residual, y, h * w, c, bound(k), scales.stride(0), gate.stride(0),
             SCALED=factor is not None, BM=tile.rows, BN=tile.cols, BK=tile.inner,
             PRECISION=input_precision(), UPCAST=upcast_products(x.dtype),
@@ -91,33 +123,11 @@ def launch(x: Tensor, factor: Tensor | None, weight: Tensor, bias: Tensor, gate:
     return y
 
 
-@torch.library.custom_op("convbench::pointwise_residual", mutates_args=(), device_types="cpu")
-def pointwise_residual(
-    x: Tensor, factor: Tensor | None, weight: Tensor, bias: Tensor, gate: Tensor, residual: Tensor
-) -> Tensor:
-    """x: (N, K, H, W), residual: (N, C, H, W), both in channels_last; factor: (N, K) or none; weight: (C, K);
-    bias: (C,); gate: (N, C). Rows of factor and gate may be slices of a wider matrix. Returns out like residual.
-    """
-    check(x, factor, weight, bias, gate, residual)
-    return reference(x, factor, weight, bias, gate, residual)
-
-
-@pointwise_residual.register_kernel("cuda")
-def _on_gpu(x: Tensor, factor: Tensor | None, weight: Tensor, bias: Tensor, gate: Tensor, residual: Tensor) -> Tensor:
-    check(x, factor, weight, bias, gate, residual)
-    return launch(x, factor, weight, bias, gate, residual)
-
-
-@pointwise_residual.register_fake
-def _fake(x: Tensor, factor: Tensor | None, weight: Tensor, bias: Tensor, gate: Tensor, residual: Tensor) -> Tensor:
+def _empty(x: Tensor, factor: Tensor | None, weight: Tensor, *_: object) -> Tensor:
     return empty_nhwc(x, weight.shape[0])
 
 
-def eager(x: Tensor, factor: Tensor | None, weight: Tensor, bias: Tensor, gate: Tensor, residual: Tensor) -> Tensor:
-    """What the unfused block runs, in the type of x (for FCDM without the passes inside its response norm)."""
-    if factor is not None:
-        x = x * factor.to(x.dtype)[:, :, None, None]
-    return residual + gate[:, :, None, None] * torch.nn.functional.conv2d(x, weight[:, :, None, None], bias)
+pointwise_residual = register("pointwise_residual", reference, check, launch, _empty)
 
 
 def _inputs(shape: Shape, batch: int, dtype: torch.dtype, device: str, seed: int, scaled: bool) -> tuple[Any, ...]:
@@ -130,7 +140,7 @@ def _inputs(shape: Shape, batch: int, dtype: torch.dtype, device: str, seed: int
 
 
 def _min_bytes(shape: Shape, batch: int, itemsize: int, scaled: bool) -> int:
-    """The product's, one more map, the gates, and the factors in float32."""
+    """Bytes of the product, one more map, the gates, and the factors in float32."""
     k, c = shape.channels, shape.out_channels
     more = batch * c * itemsize * (shape.pixels + 1) + (4 * batch * k if scaled else 0)
     return product_bytes(shape, batch, itemsize) + more
@@ -142,8 +152,10 @@ def _compilations(dtype: str, scaled: bool, name: str) -> tuple[Compilation, ...
         pointers["factor"] = "*fp32"
     scalars = ("pixels", "C", "K", "factor_stride", "gate_stride")
     return tuple(
-        product_compilation(name, _pointwise_residual, replace(tile, rows=rows), pointers, scalars, {"SCALED": scaled})
-        for index, tile in enumerate(product_tiles(dtype))
+        product_compilation(
+            name, pointwise_residual_kernel, replace(tile, rows=rows), pointers, scalars, {"SCALED": scaled}
+        )
+        for index, tile in enumerate(tiles_of(dtype))
         for rows in sorted({tile.rows} if index else {tile.rows, 64})  # 64 at 8x8 pixels, where 128 divides the widths
     )
 

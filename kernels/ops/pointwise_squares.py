@@ -2,7 +2,7 @@
 
     y = gelu(W x + b);  squares[n, segment, c] = the segment's sum of y^2 as stored
 
-A segment is a run of pixels of one sample; ``response_factors`` adds the segments in a fixed order.
+A segment is a run of pixels of one sample. ``response_factors`` adds the segments in a fixed order.
 """
 
 import torch
@@ -11,18 +11,19 @@ from torch.nn import functional as F
 
 from ..language import bound, gelu, input_precision, jit, on_device_of, tl, upcast_products
 from ..layout import cdiv, empty_nhwc, wide
-from ..schema import FCDM_XL, Compilation, Kernel, Shape, products, u_shape
-from .pointwise import (
+from ..matrix_product import (
     SHIPPED,
-    check,
+    check_product,
     multiply,
     product_bytes,
     product_compilation,
     product_flops,
     product_inputs,
     tile_for,
-    tiles,
+    tiles_of,
 )
+from ..register import register
+from ..schema import FCDM_XL, Compilation, Kernel, Shape, products, u_shape
 from .pointwise import eager as pointwise_eager
 from .pointwise import reference as pointwise_reference
 
@@ -30,27 +31,45 @@ SEGMENTS = 128, 64, 32, 16  # pixels
 
 
 def segment_pixels(pixels: int) -> int:
-    """Pixels summed together: the longest of 128, 64, 32, 16 leaving an eighth of the rows empty at most."""
+    """Pixels summed together: the longest of 128, 64, 32, 16 that leaves at most an eighth of the rows empty."""
     most = max(9 * pixels // 8, cdiv(pixels, SEGMENTS[-1]) * SEGMENTS[-1])
     return next(long for long in SEGMENTS if cdiv(pixels, long) * long <= most)
 
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The same in PyTorch, in float32 or wider up to the rounding of y."""
+    """Compute the result in PyTorch, in float32 or wider up to the rounding of y.
+
+    x: (N, K, H, W) in channels_last; weight: (C, K); bias: (C,).
+    Returns y, (N, C, H, W) in channels_last, and squares, (N, segments, C) in float32 (float64 for float64).
+    """
     y = pointwise_reference(x, weight, bias, gelu=True)
     return y, squares_of(y)
 
 
 def squares_of(y: Tensor) -> Tensor:
-    """The sums of squares of each segment in float32 or wider. (N, C, H, W) -> (N, segments, C)"""
+    """Sum the squares of each segment in float32 or wider. (N, C, H, W) -> (N, segments, C)"""
     rows = y.permute(0, 2, 3, 1).flatten(1, 2).to(wide(y.dtype))  # (N, pixels, C)
     long = segment_pixels(rows.shape[1])
     return F.pad(rows, (0, 0, 0, -rows.shape[1] % long)).unflatten(1, (-1, long)).square().sum(dim=2)
 
 
+def eager(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the same as the unfused block does up to the response, in the type of x. Shapes as in ``reference``.
+
+    The second result is the norm over the map, (N, C, 1, 1).
+    """
+    y = pointwise_eager(x, weight, bias, gelu=True)
+    return y, torch.linalg.vector_norm(y, dim=(2, 3), keepdim=True, dtype=wide(y.dtype))
+
+
 @jit
-def _pointwise_squares(  # type: ignore[no-untyped-def]
-    x, weight, bias, y, squares, samples, pixels, segments, C, K,
+def pointwise_squares_kernel(  # type: ignore[no-untyped-def]
+    x,  # (samples, pixels, K) contiguous, strides (pixels K, K, 1)
+    weight,  # (C, K) contiguous, strides (K, 1)
+    bias,  # (C,) contiguous
+    y,  # (samples, pixels, C) contiguous, strides (pixels C, C, 1)
+    squares,  # (samples, segments, C) contiguous, strides (segments C, C, 1), float32
+    samples, pixels, segments, C, K,
     SEGMENT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -83,14 +102,14 @@ def _pointwise_squares(  # type: ignore[no-untyped-def]
 
 
 def launch(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Run the kernel. The arguments have been checked."""
+    """Run the kernel on checked arguments. Shapes as in ``reference``."""
     (n, k, h, w), c = x.shape, weight.shape[0]
     tile, segment = tile_for(k, c, x.element_size()), segment_pixels(h * w)
     rows = max(tile.rows, segment)
     segments = cdiv(h * w, segment)
     y, squares = empty_nhwc(x, c), x.new_empty((n, segments, c), dtype=torch.float32)
     with on_device_of(x):
-        _pointwise_squares[(cdiv(n * segments * segment, rows) * cdiv(c, tile.cols),)](
+        pointwise_squares_kernel[(cdiv(n * segments * segment, rows) * cdiv(c, tile.cols),)](
             x, weight, bias, y, squares, n, h * w, segments, c, bound(k),
             SEGMENT=segment, BM=rows, BN=tile.cols, BK=tile.inner,
             PRECISION=input_precision(), UPCAST=upcast_products(x.dtype),
@@ -99,37 +118,17 @@ def launch(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     return y, squares
 
 
-@torch.library.custom_op("convbench::pointwise_squares", mutates_args=(), device_types="cpu")
-def pointwise_squares(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """x: (N, K, H, W) in channels_last; weight: (C, K); bias: (C,).
-
-    Returns y, (N, C, H, W) in channels_last, and squares, (N, segments, C) in float32 (float64 for float64).
-    """
-    check(x, weight, bias)
-    return reference(x, weight, bias)
-
-
-@pointwise_squares.register_kernel("cuda")
-def _on_gpu(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    check(x, weight, bias)
-    return launch(x, weight, bias)
-
-
-@pointwise_squares.register_fake
-def _fake(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    n, _, h, w = x.shape
+def _empty(x: Tensor, weight: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    n, (h, w) = x.shape[0], x.shape[2:]
     segments = cdiv(h * w, segment_pixels(h * w))
     return empty_nhwc(x, weight.shape[0]), x.new_empty((n, segments, weight.shape[0]), dtype=wide(x.dtype))
 
 
-def eager(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """What the unfused block runs up to the response, in the type of x."""
-    y = pointwise_eager(x, weight, bias, gelu=True)
-    return y, torch.linalg.vector_norm(y, dim=(2, 3), keepdim=True, dtype=wide(y.dtype))
+pointwise_squares = register("pointwise_squares", reference, check_product, launch, _empty)
 
 
 def _min_bytes(shape: Shape, batch: int, itemsize: int) -> int:
-    """4 U for FCDM, the weights, and the sums in float32."""
+    """Bytes of the product (four passes over the block's map in FCDM), and of the sums in float32."""
     segments = cdiv(shape.pixels, segment_pixels(shape.pixels))
     return product_bytes(shape, batch, itemsize) + 4 * batch * segments * shape.out_channels
 
@@ -139,9 +138,14 @@ def _compilations(dtype: str) -> tuple[Compilation, ...]:
     scalars = ("samples", "pixels", "segments", "C", "K")
     return tuple(
         product_compilation(
-            f"pointwise_squares by {segment} pixels", _pointwise_squares, tile, pointers, scalars, {"SEGMENT": segment}
+            f"pointwise_squares by {segment} pixels",
+            pointwise_squares_kernel,
+            tile,
+            pointers,
+            scalars,
+            {"SEGMENT": segment},
         )
-        for tile in tiles(dtype)[:1]
+        for tile in tiles_of(dtype)[:1]
         for segment in SEGMENTS[:2]  # of the XL networks: 64 pixels at 8x8, 128 everywhere else
         if segment <= tile.rows
     )

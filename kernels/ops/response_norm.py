@@ -2,8 +2,8 @@
 
     response[n, c] = sqrt(sum of squares);  factor = 1 + gamma response / (mean over c of response + eps)
 
-so that norm(x) = factor x + beta (ConvNeXt V2, eq. 1-3). The factor is applied by ``pointwise_residual`` while it
-loads its operand; beta becomes part of that product's bias, once, by ``fold_beta``.
+so that norm(x) = factor x + beta (ConvNeXt V2, eq. 1-3). ``pointwise_residual`` applies the factor while it loads its
+operand; ``fold_beta`` makes beta part of that product's bias, once.
 """
 
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from ...errors import UsageError
 from ..language import jit, on_device_of, tl
 from ..layout import cdiv, power_of_two, require_shape
+from ..register import register
 from ..schema import FCDM_XL, Compilation, Kernel, Shape, normal, products, u_shape
 from .pointwise_squares import segment_pixels
 
@@ -22,20 +23,30 @@ WARPS = 16
 
 
 def reference(squares: Tensor, gamma: Tensor, eps: float = 1e-6) -> Tensor:
-    """The same in PyTorch."""
+    """Compute the factors in PyTorch.
+
+    squares: (N, segments, C) in float32; gamma: (C,). Returns (N, C) in the type of squares.
+    """
     response = squares.sum(dim=1).sqrt()
     return 1 + gamma.to(response.dtype) * response / (response.mean(dim=1, keepdim=True) + eps)
 
 
+def eager(squares: Tensor, gamma: Tensor, eps: float = 1e-6) -> Tensor:
+    """Compute the same as the unfused block does on the vectors of the response. Shapes as in ``reference``."""
+    response = squares.sum(dim=1).sqrt()
+    return 1 + gamma * (response / (response.mean(dim=1, keepdim=True) + eps))
+
+
 def fold_beta(weight: Tensor, beta: Tensor, bias: Tensor) -> Tensor:
-    """The bias of a product whose operand has lost ``beta``: b + W beta, in float64, rounded to the type of b.
+    """Return the bias of a product whose operand omits ``beta``: b + W beta, in float64, rounded to the type of b.
 
     weight: (C, K) or (C, K, 1, 1); beta: K values in any shape; bias: (C,). -> (C,)
     """
     return (bias.double() + weight.flatten(1).double() @ beta.flatten().double()).to(bias.dtype)
 
 
-def check(squares: Tensor, gamma: Tensor) -> None:
+def check(squares: Tensor, gamma: Tensor, *_: object) -> None:
+    """Raise UsageError for a shape, type or layout that the operation does not take."""
     if squares.dim() != 3 or squares.dtype not in (torch.float32, torch.float64):
         raise UsageError(f"squares must be (N, segments, C) in float32, got {tuple(squares.shape)} in {squares.dtype}")
     require_shape(tuple(squares.shape), squares=squares)
@@ -43,9 +54,12 @@ def check(squares: Tensor, gamma: Tensor) -> None:
 
 
 @jit
-def _response_factors(  # type: ignore[no-untyped-def]
-    squares, gamma, factors, C, eps, SEGMENTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
-):
+def response_factors_kernel(  # type: ignore[no-untyped-def]
+    squares,  # (N, SEGMENTS, C) contiguous, strides (SEGMENTS C, C, 1), float32
+    gamma,  # (C,) contiguous
+    factors,  # (N, C) contiguous, strides (C, 1), float32
+    C, eps, SEGMENTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """One program: one sample, all channels, its segments in order."""
     sample = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, BLOCK)
@@ -62,12 +76,12 @@ def _response_factors(  # type: ignore[no-untyped-def]
 
 
 def launch(squares: Tensor, gamma: Tensor, eps: float = 1e-6) -> Tensor:
-    """Run the kernel. The arguments have been checked."""
+    """Run the kernel on checked arguments. Shapes as in ``reference``."""
     n, segments, c = squares.shape
     block = power_of_two(c)
     factors = squares.new_empty((n, c))
     with on_device_of(squares):
-        _response_factors[(n,)](
+        response_factors_kernel[(n,)](
             squares, gamma, factors, c, eps,
             SEGMENTS=segments, ROWS=SHIPPED.get(block, 8 if block < 2048 else 1), BLOCK=block,
             num_warps=WARPS, enable_fp_fusion=True,
@@ -75,28 +89,11 @@ def launch(squares: Tensor, gamma: Tensor, eps: float = 1e-6) -> Tensor:
     return factors
 
 
-@torch.library.custom_op("convbench::response_factors", mutates_args=(), device_types="cpu")
-def response_factors(squares: Tensor, gamma: Tensor, eps: float = 1e-6) -> Tensor:
-    """squares: (N, segments, C) in float32; gamma: (C,). Returns the factors, (N, C) in the type of squares."""
-    check(squares, gamma)
-    return reference(squares, gamma, eps)
-
-
-@response_factors.register_kernel("cuda")
-def _on_gpu(squares: Tensor, gamma: Tensor, eps: float = 1e-6) -> Tensor:
-    check(squares, gamma)
-    return launch(squares, gamma, eps)
-
-
-@response_factors.register_fake
-def _fake(squares: Tensor, gamma: Tensor, eps: float = 1e-6) -> Tensor:
+def _empty(squares: Tensor, *_: object) -> Tensor:
     return squares.new_empty((squares.shape[0], squares.shape[2]))
 
 
-def eager(squares: Tensor, gamma: Tensor, eps: float = 1e-6) -> Tensor:
-    """What the unfused block runs on the vectors of the response."""
-    response = squares.sum(dim=1).sqrt()
-    return 1 + gamma * (response / (response.mean(dim=1, keepdim=True) + eps))
+response_factors = register("response_factors", reference, check, launch, _empty)
 
 
 def _inputs(shape: Shape, batch: int, dtype: torch.dtype, device: str, seed: int) -> tuple[Any, ...]:
@@ -118,7 +115,7 @@ def _compilations(dtype: str) -> tuple[Compilation, ...]:
     return tuple(
         Compilation(
             label=f"response_factors, {segments} segments, up to {block} channels",
-            function=_response_factors,
+            function=response_factors_kernel,
             pointers={"squares": "*fp32", "gamma": f"*{dtype}", "factors": "*fp32"},
             scalars={"C": "i32", "eps": "fp32"},
             constants={"SEGMENTS": segments, "ROWS": rows, "BLOCK": block},

@@ -175,8 +175,8 @@ MISTAKES = {
     "throughput --model dic_s --compare-with x": "--compare-with x: neither a model of `convbench models` nor",
     "throughput --model dic_s,dic_b --weights w.pt": "--weights is a checkpoint of one model, but --model names 2",
     "throughput --model dic_s --cap soon": "Invalid value for '--cap': 'soon' is not a time such as 90s, 30m or 2h",
-    "throughput --model dic_s --budget 0": "Invalid value for '--budget': '0' is not longer than nothing",
-    "throughput --model dic_s --timeout nan": "Invalid value for '--timeout': 'nan' is not longer than nothing",
+    "throughput --model dic_s --budget 0": "Invalid value for '--budget': '0' must be greater than 0",
+    "throughput --model dic_s --timeout nan": "Invalid value for '--timeout': 'nan' must be greater than 0",
     "throughput --model dic_s --sweep nowhere.toml": "cannot read nowhere.toml: No such file or directory",
     "throughput": "Missing option '--model'.",
     "throughput --model": "Option '--model' requires an argument.",
@@ -640,8 +640,8 @@ def test_the_sweep_that_a_run_writes_repeats_it(convbench: Run, workers: Workers
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('modle = "dico_s"', "says 'modle', which is no option of a sweep: there are backend, batch, "),
-        ('out = "x.jsonl"', "says 'out', which is no option of a sweep: there are backend, batch, "),
+        ('modle = "dico_s"', "says 'modle', which is not a sweep option; options backend, batch, "),
+        ('out = "x.jsonl"', "says 'out', which is not a sweep option; options backend, batch, "),
         ("model = ", "is not TOML: "),
         ("\x00\xff", "is not TOML: "),
     ],

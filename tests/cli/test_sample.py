@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from convbench import cli
 from convbench.catalogue import find
-from convbench.cli.sample_progress import Progress
+from convbench.cli.progress import ImageProgress
 from convbench.errors import UsageError
 from convbench.measure.engine import open_engine
 from convbench.models import create
@@ -129,7 +129,7 @@ def test_a_reader_of_pictures_reads_it() -> None:
 
 
 def test_the_time_left_is_told(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Progress, "EVERY_S", 0.0)
+    monkeypatch.setattr(ImageProgress, "EVERY_S", 0.0)
     _, said = run("--out", tmp_path / "a.png", "--count", 4, "--batch", 2)
     lines = said.splitlines()[:-1]
     assert len(lines) == 8
@@ -250,19 +250,19 @@ def test_an_interrupted_run_goes_on(
 ) -> None:
     monkeypatch.setattr(shards, "SHARD", 3)
     args = ("--npz", tmp_path / "a.npz", "--count", 11, "--batch", 4, "--latents")
-    update = Progress.update
+    update = ImageProgress.update
 
     def interrupt(self: Any, finished: int, step: int) -> None:
         if (finished, step) == (8, 2):
             raise KeyboardInterrupt
         update(self, finished, step)
 
-    monkeypatch.setattr(Progress, "update", interrupt)
+    monkeypatch.setattr(ImageProgress, "update", interrupt)
     assert run(*args)[0] == cli.INTERRUPTED
     parts = tmp_path / "a.npz.parts"
     held = {file.name: file.read_bytes() for file in parts.glob("*.npz")}
     assert sorted(held) == ["000000000.npz", "000000003.npz"]  # 8 images are two parts of 3, and 2 lost
-    monkeypatch.setattr(Progress, "update", update)
+    monkeypatch.setattr(ImageProgress, "update", update)
     code, said = run(*args, "--seed", 5)
     assert code == 2 and "holds parts of another run: seed is 0, asked for is 5" in said
     code, said = run(*args)
@@ -380,7 +380,7 @@ def test_decoding_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
-        ([], "where to? --out grid.png draws the images, --npz FILE stores them"),
+        ([], "specify exactly one of --out (grid.png) or --npz (FILE)"),
         (["--out", "a.png", "--npz", "a.npz"], "give one of the two"),
         (["--out", "nowhere/a.png"], "there is no folder nowhere"),
         (["--npz", "nowhere/a.npz"], "there is no folder nowhere"),
@@ -451,7 +451,7 @@ def test_drift_prints_a_row_for_each_engine(tmp_path: Path, capsys: pytest.Captu
     [
         (["--drift", "eager/bf61"], "unknown precision 'bf61'"),
         (["--drift", "eger"], "did you mean eager?"),
-        (["--drift", "eager", "--npz", "a.npz"], "--drift stores no images"),
+        (["--drift", "eager", "--npz", "a.npz"], "--drift cannot be combined with --npz or --latents"),
     ],
 )
 def test_what_drift_refuses(run: Run, args: list[str], reason: str) -> None:

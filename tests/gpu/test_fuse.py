@@ -14,7 +14,7 @@ from watched import Watched
 
 from convbench import backends, models, precision
 from convbench.checks.output import input_sets, relative_error
-from convbench.kernels.fused.fusion import fused_copy
+from convbench.kernels.fused.fuse import fused_copy
 from convbench.measure.forward import measure
 from convbench.schema import Case, Step
 from convbench.timing.clock import Rules
@@ -54,7 +54,7 @@ def opened(name: str, model: nn.Module, case: Case, inputs: Inputs) -> AbstractC
 
 @pytest.mark.parametrize("label", ["bf16", "fp16", "tf32", "fp32"])
 def test_the_error_against_float64_is_no_larger_than_eagers(network: tuple[str, nn.Module], label: str) -> None:
-    """Of the same weights, inputs and memory format; whoever computes the 1x1 products. 1.1 is for chance."""
+    """With the same weights, inputs and memory format, whichever computes the 1x1 products. 1.1 allows for chance."""
     id, model = network
     x, t, y = given(id, label)
     rounded = copy.deepcopy(model).to(x.dtype)
@@ -103,7 +103,7 @@ def test_two_runs_have_the_same_bits_and_a_graph_repeats_them(network: tuple[str
 
 @pytest.mark.parametrize("backend", ["triton", "triton_graphs"])
 def test_a_row_of_a_gpu_may_be_ranked(backend: str) -> None:
-    """Timed in turns with eager on the same weights."""
+    """Timed interleaved with eager on the same weights."""
     cases = [Case("dico_s", 256, 8, name, "bf16", "cuda") for name in ("eager", backend)]
     eager, fused = measure(cases, SHORT)
     assert (eager.status, fused.status) == ("ok", "ok"), fused.reason

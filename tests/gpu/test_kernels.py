@@ -14,9 +14,10 @@ from torch import Tensor
 from convbench import precision
 from convbench.cli import main
 from convbench.kernels import all_kernels
-from convbench.kernels.bench import bench
+from convbench.kernels.accuracy import check_accuracy, outputs
+from convbench.kernels.bench.plan import AT_LARGEST_BATCH, Work
+from convbench.kernels.bench.rows import Unmeasured, measured_row
 from convbench.kernels.bench.stopwatch import Stopwatch
-from convbench.kernels.check import check, outputs
 from convbench.kernels.language import HAS_TRITON, missing_triton
 from convbench.kernels.schema import DTYPES, Kernel
 from convbench.timing.calibration import calibrate
@@ -39,7 +40,7 @@ def strict() -> Iterator[None]:
 @EVERY
 @PRECISIONS
 def test_an_op_errs_no_more_than_eager_does(kernel: Kernel, label: str) -> None:
-    rows = [check(kernel, shape, label, "cuda") for shape in kernel.shapes]
+    rows = [check_accuracy(kernel, shape, label, "cuda") for shape in kernel.shapes]
     wrong = [
         f"{row['where']}: {row['error']:.2e}, allowed {row['error_limit']:.2e}" for row in rows if row["status"] != "ok"
     ]
@@ -52,7 +53,7 @@ def test_ragged_maps_and_channels(kernel: Kernel, label: str) -> None:
     """9 x 13 pixels and channels that no block divides."""
     first = kernel.shapes[0]
     shape = replace(first, channels=72, out_channels=40 if first.out_channels else 0, height=9, width=13)
-    row = check(kernel, shape, label, "cuda")
+    row = check_accuracy(kernel, shape, label, "cuda")
     assert row["status"] == "ok", row
 
 
@@ -107,35 +108,37 @@ def test_products_follow_the_tf32_switch(kernel: Kernel) -> None:
     assert errors[0] < 5e-6 < 2e-5 < errors[1] < 2e-3
 
 
-def work_of(name: str, **other: Any) -> bench.Work:
+def work_of(name: str, **other: Any) -> Work:
     kernel = next(kernel for kernel in all_kernels() if kernel.name == name)
-    known = {"kernel": kernel, "shape": kernel.shapes[0], "batch": 8, "precision": "bf16", "compiled": True} | other
-    return bench.Work(**known)
+    known = {"kernel": kernel, "shape": kernel.shapes[0], "batch": 8, "precision": "bf16"} | other
+    return Work(**known)
 
 
 def test_the_bench_measures() -> None:
     watch, work = Stopwatch(), work_of("gate_residual")
-    measured = watch.measure(work, True)
+    measured = watch.time(work)
     assert measured.why_not_compiled == ""
     assert measured.compiled is not None
     for timing in (measured.cold, measured.hot, measured.eager, measured.compiled):
         assert 0 < timing.p20 <= timing.p50 <= timing.p80 < 1e-2
     assert measured.error <= measured.error_eager
     assert watch.copy_rate() == pytest.approx(calibrate("cuda", "bf16").copy_bytes_per_s, rel=0.15)
-    row = bench.row_of(work, measured, {})
-    assert 0 < row["copy_fraction"] < 1.25
-    assert json.loads(json.dumps(row, allow_nan=False)) == row
+    row = measured_row(work, measured, {})
+    assert row.copy_fraction is not None and 0 < row.copy_fraction < 1.25
+    assert json.loads(json.dumps(row.to_json(), allow_nan=False)) == row.to_json()
 
 
 def test_a_kernel_that_fails_is_one_row() -> None:
     def fails(*_: Any) -> None:
         raise RuntimeError("nothing of the kind")
 
-    work = work_of("gate_residual")
+    work = work_of("gate_residual", without_compile=AT_LARGEST_BATCH)
     broken = replace(work, kernel=replace(work.kernel, op=fails))
-    with pytest.raises(bench.Unmeasured, match="RuntimeError: nothing of the kind") as caught:
-        Stopwatch().measure(broken, False)
+    with pytest.raises(Unmeasured, match="RuntimeError: nothing of the kind") as caught:
+        Stopwatch().time(broken)
     assert caught.value.status == "failed"
+    row = Stopwatch().measure(broken)
+    assert (row.case, row.status) == (broken.id, "failed")
 
 
 @pytest.fixture
@@ -151,7 +154,7 @@ def convbench(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, li
 
 
 def test_the_command_checks_on_the_gpu(convbench: Callable[..., tuple[int, list[dict[str, Any]]]]) -> None:
-    code, rows = convbench("--check", "--kernel", "gate_residual")
+    code, rows = convbench("check", "--kernel", "gate_residual")
     assert code == 0
     assert {(row["device"], row["path"], row["status"]) for row in rows} == {("cuda", "Triton", "ok")}
 
@@ -159,7 +162,7 @@ def test_the_command_checks_on_the_gpu(convbench: Callable[..., tuple[int, list[
 def test_the_command_benches_and_resumes(
     convbench: Callable[..., tuple[int, list[dict[str, Any]]]], tmp_path: Path
 ) -> None:
-    asked = ("--bench", "--kernel", "gate_residual", "--res", 256, "--batch", 8, "--out", tmp_path / "rows.jsonl")
+    asked = ("bench", "--kernel", "gate_residual", "--res", 256, "--batch", 8, "--out", tmp_path / "rows.jsonl")
     code, rows = convbench(*asked)
     assert code == 0
     assert [row["status"] for row in rows] == ["ok"] * 3

@@ -1,6 +1,6 @@
 """The compile gate: every shipped kernel configuration, compiled for GPUs that are not here, against stored budgets.
 
-Needs no GPU and no driver, but two versions of Triton, and says so where one is missing.
+Needs no GPU and no driver, but two versions of Triton; fails with the command that installs a missing one.
 """
 
 import copy
@@ -13,45 +13,48 @@ from typing import Any
 import pytest
 
 from convbench.errors import ConvbenchError, UsageError
-from convbench.kernels import all_kernels, aot
+from convbench.kernels import all_kernels
+from convbench.kernels.aot import budgets, compiler, machine_code, targets, worker
 
-ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Triton is made for Linux alone")
-WRITE = "python scripts/kernel_budgets.py writes them anew"
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Triton exists for Linux only")
+REGENERATE = "python scripts/kernel_budgets.py regenerates them"
 
 
 @ON_LINUX
 @pytest.mark.slow
-@pytest.mark.parametrize("triton", aot.TRITONS)
+@pytest.mark.parametrize("triton", budgets.TRITONS)
 def test_every_shipped_configuration_takes_what_is_budgeted(triton: str) -> None:
     try:
-        rows = list(aot.gate_rows(triton))
+        rows = list(budgets.gate_rows(triton))
     except UsageError as error:
-        pytest.fail(f"{error}; without it the kernels are not held to their budgets (`make setup` installs both)")
+        pytest.fail(f"{error}; without it the budgets of the kernels are not checked (`make setup` installs both)")
     assert {row["triton"] for row in rows} == {triton}
-    found = aot.complaints(rows, aot.read_budgets()[triton])
-    assert not found, "\n".join([*found, WRITE])
+    found = budgets.violations(rows, budgets.read_budgets()[triton])
+    assert not found, "\n".join([*found, REGENERATE])
 
 
 def test_the_budgets_cover_every_kernel_on_every_target_of_the_gate() -> None:
-    budgets = aot.read_budgets()
-    assert sorted(budgets) == sorted(aot.TRITONS)
-    for stored in budgets.values():
+    every = budgets.read_budgets()
+    assert sorted(every) == sorted(budgets.TRITONS)
+    for stored in every.values():
         for kernel in all_kernels():
-            for target in aot.GATE:
+            for target in budgets.TARGETS:
                 expected = {f"{kernel.name} {each.label} bf16 {target}" for each in kernel.compilations("bf16")}
                 assert expected <= set(stored)
 
 
 def test_no_budget_allows_spilling() -> None:
     """A few bytes are ptxas's own choice; more are values that did not fit."""
-    for stored in aot.read_budgets().values():
-        assert aot.overspent(stored) == []
+    for stored in budgets.read_budgets().values():
+        assert budgets.spilling(stored) == []
 
 
 def test_maps_are_loaded_sixteen_bytes_at_a_time() -> None:
     """In every precision, version and on every target. The affine of a group norm reads vectors of 12 channels, next
     to nothing."""
-    narrow = [name for stored in aot.read_budgets().values() for name, row in stored.items() if row["loads_128"] == 0]
+    narrow = [
+        name for stored in budgets.read_budgets().values() for name, row in stored.items() if row["loads_128"] == 0
+    ]
     assert [name for name in narrow if not name.startswith("group_norm_gelu affine 8x16 ")] == []
 
 
@@ -78,62 +81,62 @@ ROW: dict[str, Any] = {
     "mma": 4,
 }
 NAME = "k 4x8 bf16 sm_90"
-BUDGET = {key: ROW[key] for key in (*aot.MORE_IS_WORSE, *aot.LESS_IS_WORSE)}
+BUDGET = {key: ROW[key] for key in (*budgets.MORE_IS_WORSE, *budgets.LESS_IS_WORSE)}
 
 
-def test_a_row_within_its_budget_is_no_complaint() -> None:
-    assert aot.complaints([ROW], {NAME: BUDGET}) == []
+def test_a_row_within_its_budget_is_not_a_violation() -> None:
+    assert budgets.violations([ROW], {NAME: BUDGET}) == []
 
 
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("registers", 65, "registers 65, worse than the budget's 64"),
-        ("registers", 63, "registers 63, better than the budget's 64: the budget is stale"),
+        ("registers", 65, "registers 65, worse than the budget of 64"),
+        ("registers", 63, "registers 63, better than the budget of 64: the budget is stale"),
         ("stack", 8, "stack 8, worse"),
         ("spills", 2, "spills 2, worse"),
         ("shared", 2048, "shared 2048, worse"),
         ("loads_128", 7, "loads_128 7, worse"),
         ("loads_128", 9, "loads_128 9, better"),
         ("mma", 0, "mma 0, worse"),
-        ("shared", 228 * 1024, "cannot be launched: 233472 bytes of shared memory, 232448 is all there is"),
+        ("shared", 228 * 1024, "cannot be launched: needs 233472 bytes of shared memory of 232448"),
         ("error", "PTXASError: too many", "does not compile: PTXASError: too many"),
     ],
 )
 def test_a_row_off_its_budget_is_named(key: str, value: object, said: str) -> None:
-    found = aot.complaints([{**ROW, key: value}], {NAME: BUDGET})
+    found = budgets.violations([{**ROW, key: value}], {NAME: BUDGET})
     assert any(said in line for line in found), found
     assert all(line.startswith(NAME) for line in found)
 
 
 def test_a_configuration_without_a_budget_and_a_budget_without_one_are_stale() -> None:
-    assert aot.complaints([ROW], {}) == [f"{NAME} has no budget"]
-    assert aot.complaints([ROW], {NAME: BUDGET, "gone": BUDGET}) == ["gone has a budget and is not shipped: stale"]
+    assert budgets.violations([ROW], {}) == [f"{NAME} has no budget"]
+    assert budgets.violations([ROW], {NAME: BUDGET, "gone": BUDGET}) == ["gone has a budget and is not shipped: stale"]
 
 
 def test_budgets_read_back_as_written(tmp_path: Path) -> None:
     rows = [ROW, {**ROW, "triton": "3.9.0", "registers": 70}]
-    aot.write_budgets(rows, tmp_path / "budgets.toml")
-    stored = aot.read_budgets(tmp_path / "budgets.toml")
+    budgets.write_budgets(rows, tmp_path / "budgets.toml")
+    stored = budgets.read_budgets(tmp_path / "budgets.toml")
     assert stored == {"3.6.0": {NAME: BUDGET}, "3.9.0": {NAME: {**BUDGET, "registers": 70}}}
-    assert aot.read_budgets(tmp_path / "none.toml") == {}
+    assert budgets.read_budgets(tmp_path / "none.toml") == {}
 
 
 def test_the_stored_budgets_tell_the_bench_registers() -> None:
-    oldest = aot.TRITONS[0]
-    stored = aot.read_budgets()[oldest]
+    oldest = budgets.TRITONS[0]
+    stored = budgets.read_budgets()[oldest]
     most = max(
         row["registers"] for name, row in stored.items() if name.startswith("group_norm_gelu ") and "sm_90" in name
     )
-    assert aot.budgeted("group_norm_gelu", "bf16", "sm_90", oldest) == {"registers": most, "stack": 0}
-    assert aot.budgeted("group_norm_gelu", "bf16", "sm_90", "1.0.0") == {}
+    assert budgets.budgeted("group_norm_gelu", "bf16", "sm_90", oldest) == {"registers": most, "stack": 0}
+    assert budgets.budgeted("group_norm_gelu", "bf16", "sm_90", "1.0.0") == {}
 
 
 def test_usage_and_code_are_read() -> None:
     usage = "Function k:\n  REG:40 STACK:16 SHARED:0 LOCAL:8 TEXTURE:0 SURFACE:0 SAMPLER:0\n"
-    assert aot.read_usage(usage) == {"registers": 40, "stack": 16, "local": 8}
-    with pytest.raises(ConvbenchError, match="no REG, STACK, LOCAL"):
-        aot.read_usage("cuobjdump info : no such file")
+    assert machine_code.read_usage(usage) == {"registers": 40, "stack": 16, "local": 8}
+    with pytest.raises(ConvbenchError, match="cuobjdump does not report REG, STACK, LOCAL"):
+        machine_code.read_usage("cuobjdump info : no such file")
     code = """
         /*0000*/                   LDC R1, c[0x0][0x28] ;
         /*0010*/              @!P0 LDG.E.128 R4, desc[UR4][R2.64] ;
@@ -146,25 +149,26 @@ def test_usage_and_code_are_read() -> None:
         /*0080*/                   EXIT ;
     """
     counts = {"instructions": 9, "spills": 2, "loads": 3, "loads_128": 2, "mma": 1}
-    assert aot.read_code(code) == counts
+    assert machine_code.read_code(code) == counts
 
 
 def test_targets_are_checked() -> None:
-    assert aot.targets(["sm_80", "sm_100"]) == ["sm_80", "sm_100"]
-    with pytest.raises(UsageError, match="unknown GPU target 'sm_70': there are sm_80, "):
-        aot.targets(["sm_70"])
+    targets.require_known(["sm_80", "sm_100"])
+    assert [targets.capability(each) for each in ("sm_80", "sm_100")] == [80, 100]
+    with pytest.raises(UsageError, match="unknown GPU target 'sm_70'; choose from sm_80, "):
+        targets.require_known(["sm_70"])
 
 
 def test_a_missing_triton_is_told_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     with pytest.raises(UsageError, match=r"Triton 0\.1 is not installed .* --target .*triton-0\.1 triton==0\.1"):
-        aot.folder_of("0.1")
+        compiler.folder_of("0.1")
 
 
 def test_a_process_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ConvbenchError, match="compiling for sm_90 ended with code 1: no message"):
-        list(aot.compile_for("sm_90", ["bf16"]))
+        list(compiler.compile_for("sm_90", ["bf16"]))
 
 
 @ON_LINUX
@@ -174,13 +178,13 @@ def test_a_compilation_is_kept_by_its_source(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("TRITON_INTERPRET", "1")
 
     def compiled() -> dict[str, Any]:
-        (row,) = aot.compile_for("sm_90", ["bf16"], kernels=["gate_residual"])
+        (row,) = compiler.compile_for("sm_90", ["bf16"], kernels=["gate_residual"])
         return row
 
     first, second = compiled(), compiled()
     assert (first.pop("cached"), second.pop("cached")) == (False, True)
     assert first == second
-    (kept,) = aot.cache_folder().iterdir()
+    (kept,) = worker.cache_folder().iterdir()
     kept.write_text(kept.read_text()[:10])
     third = compiled()
     assert third.pop("cached") is False
@@ -193,18 +197,19 @@ def test_a_compilation_is_kept_by_its_source(tmp_path: Path, monkeypatch: pytest
 def test_a_configuration_that_does_not_compile_is_a_row(tmp_path: Path) -> None:
     """In a process whose shipped list has one configuration with an argument left out."""
     program = (
-        "import dataclasses, sys\n"
-        "from convbench import kernels\n"
-        "from convbench.kernels import aot, gate_residual\n"
+        "import dataclasses\n"
+        "from convbench.kernels.aot import worker\n"
+        "from convbench.kernels.ops import gate_residual\n"
         "(good,) = gate_residual.compilations('bf16')\n"
         "bad = dataclasses.replace(good, constants={'ROWS': 12, 'COLUMNS': 128, 'HAS_RESIDUAL_BIAS': False})\n"
         "kernel = dataclasses.replace(gate_residual.KERNELS[0], compilations=lambda precision: (bad,))\n"
-        "kernels.all_kernels = lambda: (kernel,)\n"
-        "aot._serve({'target': 'sm_90', 'precisions': ['bf16'], 'briefly': []})\n"
+        "worker.serve((kernel,), {'target': 'sm_90', 'precisions': ['bf16'], 'first_only': [], 'kernels': []})\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
     (row,) = map(json.loads, done.stdout.splitlines())
     assert "power of 2" in row["error"]
-    assert aot.complaints([copy.copy(row)], {})[0].startswith("gate_residual gate_residual 32x128 bf16 sm_90 does not")
+    assert budgets.violations([copy.copy(row)], {})[0].startswith(
+        "gate_residual gate_residual 32x128 bf16 sm_90 does not"
+    )

@@ -1,6 +1,6 @@
 """Fused networks on a CPU, where every op runs its PyTorch reference: the goldens, the weights, the layouts.
 
-Small networks of the same classes stand in where no golden is needed. Whole networks on a GPU: test_fuse_gpu.py.
+Small networks of the same classes stand in where no golden is needed. Whole networks on a GPU: tests/gpu/test_fuse.py.
 """
 
 import copy
@@ -19,9 +19,9 @@ from convbench.catalogue import find
 from convbench.checks.output import relative_error
 from convbench.errors import UsageError
 from convbench.kernels import fuse, unfuse
-from convbench.kernels.fused.fusion import fused_copy, unfusable
-from convbench.kernels.fused.network import Fused, FusedBlock
-from convbench.kernels.fused.resample import shuffle_beside, unshuffle
+from convbench.kernels.fused.fuse import fused_copy, unfusable
+from convbench.kernels.fused.modules import Fused, FusedBlock
+from convbench.kernels.fused.pixel_shuffle import shuffle_and_concatenate, unshuffle
 from convbench.models.dic import DiC
 from convbench.models.dico import DiCo, DiCoBlock
 from convbench.models.dig import DiG
@@ -220,7 +220,7 @@ def test_casting_makes_the_derived_tensors_again_from_the_weights(family: str) -
 def test_beta_is_folded_in_float64() -> None:
     """b + W beta, rounded once."""
     block = fuse(small("fcdm").half()).latent[0]
-    original: Any = block.stands_for[0]
+    original: Any = block.replaced[0]
     weight, beta = original.pwconv2.weight.flatten(1).double(), original.grn.beta.flatten().double()
     exact = original.pwconv2.bias.double() + (weight * beta).sum(dim=1)
     assert torch.equal(block.bias2, exact.half())
@@ -337,7 +337,7 @@ def test_every_op_of_the_plan_is_called() -> None:
 def test_resampling_is_that_of_torch() -> None:
     x = torch.randn(2, 12, 6, 8).contiguous(memory_format=torch.channels_last)
     skip = torch.randn(2, 5, 12, 16).contiguous(memory_format=torch.channels_last)
-    down, up = unshuffle(x), shuffle_beside(x, skip)
+    down, up = unshuffle(x), shuffle_and_concatenate(x, skip)
     assert torch.equal(down, nn.PixelUnshuffle(2)(x))
     assert torch.equal(up, torch.cat([nn.PixelShuffle(2)(x), skip], dim=1))
     assert down.is_contiguous(memory_format=torch.channels_last) and up.is_contiguous(memory_format=torch.channels_last)
@@ -383,7 +383,7 @@ def test_export_takes_any_batch(family: str) -> None:
 
 
 class OwnBlock(DiCoBlock):
-    """A block with a forward that nobody knows."""
+    """A block with an unknown forward."""
 
 
 def changed(family: str, change: Callable[[Any], Any]) -> nn.Module:
@@ -399,39 +399,39 @@ def replaced(path: str, make: Callable[[Any], nn.Module]) -> Callable[[Any], Any
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "training": (
         lambda: small("dico").train(),
-        "cannot fuse this DiCo: the model is in training mode, and the fused kernels compute no gradients: "
+        "cannot fuse this DiCo: the model is in training mode, but fused kernels do not compute gradients; "
         "call .eval() first",
     ),
     "part in training": (
         lambda: [model := small("fcdm"), model.latent[0].train()][0],
-        "cannot fuse this FCDM: latent.0 is in training mode, and the fused kernels compute no gradients: "
+        "cannot fuse this FCDM: latent.0 is in training mode, but fused kernels do not compute gradients; "
         "call .eval() first",
     ),
     "other network": (
         lambda: nn.Linear(2, 2).eval(),
-        "cannot fuse this Linear: there are fused blocks for DiC, DiCo, DiG and FCDM",
+        "cannot fuse this Linear: only DiC, DiCo, DiG and FCDM have fused blocks",
     ),
     "no network of ours": (
         lambda: models.create("dit_s_8", device="meta"),
-        "cannot fuse this DiT: there are fused blocks for DiC, DiCo, DiG and FCDM",
+        "cannot fuse this DiT: only DiC, DiCo, DiG and FCDM have fused blocks",
     ),
-    "already": (lambda: fuse(small("dic")), "cannot fuse this FusedDiC: it is fused already"),
+    "already": (lambda: fuse(small("dic")), "cannot fuse this FusedDiC: it is already fused"),
     "unknown block": (
         lambda: changed("dico", replaced("latent.1", lambda block: OwnBlock(64, 2))),
-        "cannot fuse this DiCo: latent.1 is a OwnBlock, which no kernel stands for",
+        "cannot fuse this DiCo: latent.1 is of type OwnBlock, which has no fused counterpart",
     ),
     "unknown layer": (
         lambda: changed("dico", replaced("latent.0.ca.2", lambda layer: nn.Hardsigmoid())),
-        "cannot fuse this DiCo: latent.0.ca.2 is a Hardsigmoid, which no kernel stands for",
+        "cannot fuse this DiCo: latent.0.ca.2 is of type Hardsigmoid, which has no fused counterpart",
     ),
     "hook": (
         lambda: changed("dico", lambda model: model.latent[0].conv1.register_forward_hook(lambda *_: None)),
-        "cannot fuse this DiCo: latent.0.conv1 has a forward hook or a forward of its own, which fused blocks would "
+        "cannot fuse this DiCo: latent.0.conv1 has a forward hook or a replaced forward, which fused blocks would "
         "not call",
     ),
     "norm of a DiC block": (
         lambda: changed("dic", replaced("lat_blocks.0.0.conv.norm1", lambda norm: LayerNorm2d())),
-        "cannot fuse this DiC: lat_blocks.0.0.conv: norm1 is a LayerNorm2d: there are kernels for GroupNorm",
+        "cannot fuse this DiC: lat_blocks.0.0.conv: norm1 is a LayerNorm2d; only GroupNorm has a kernel",
     ),
     "affine of a DiC block": (
         lambda: changed("dic", replaced("lat_blocks.0.0.conv.norm0", lambda norm: nn.GroupNorm(16, 64, affine=False))),
@@ -439,16 +439,16 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "scale of a DiC block": (
         lambda: changed("dic", lambda model: setattr(model.lat_blocks[0][0].conv, "residual_scale", 0.5)),
-        "cannot fuse this DiC: lat_blocks.0.0.conv: residual_scale is 0.5: the kernel has none, as it is 1 in every "
+        "cannot fuse this DiC: lat_blocks.0.0.conv: residual_scale is 0.5; the kernel supports 1 only, as in every "
         "published model",
     ),
     "window": (
         lambda: changed("dic", replaced("lat_blocks.0.0.conv.conv0", lambda conv: nn.Conv2d(64, 64, 5, padding=2))),
-        "cannot fuse this DiC: lat_blocks.0.0.conv: conv0 has a window of 5x5: there are kernels for 3x3",
+        "cannot fuse this DiC: lat_blocks.0.0.conv: conv0 has a 5x5 window; there are kernels for 3x3",
     ),
     "window of DiCo": (
         lambda: changed("dico", replaced("latent.0.conv2", lambda conv: nn.Conv2d(64, 64, 7, padding=3, groups=64))),
-        "cannot fuse this DiCo: latent.0: conv2 has a window of 7x7: there are kernels for 3x3 and 5x5",
+        "cannot fuse this DiCo: latent.0: conv2 has a 7x7 window; there are kernels for 3x3 and 5x5",
     ),
     "no bias": (
         lambda: changed("fcdm", replaced("latent.0.pwconv2", lambda conv: nn.Conv2d(192, 64, 1, bias=False))),
@@ -458,8 +458,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: changed(
             "dig", replaced("blocks.0.dw_conv", lambda conv: nn.Conv2d(64, 64, 3, padding=2, dilation=2, groups=64))
         ),
-        "cannot fuse this DiG: blocks.0: dw_conv has another stride, padding, dilation or number of groups than the "
-        "published block",
+        "cannot fuse this DiG: blocks.0: dw_conv differs from the published block in stride, padding, dilation or "
+        "number of groups",
     ),
 }
 
@@ -479,10 +479,10 @@ def test_what_cannot_be_fused_is_refused_and_left_as_it_was(name: str) -> None:
 def test_other_misuse_is_named() -> None:
     with pytest.raises(UsageError, match=r"^cannot unfuse this DiCo: it is not fused$"):
         unfuse(small("dico"))
-    with pytest.raises(UsageError, match=r"^unknown products 'theirs': there are table, ours, library$"):
+    with pytest.raises(UsageError, match=r"^unknown products 'theirs'; choose from table, ours, library$"):
         fuse(small("dico"), "theirs")
     fused = fuse(small("dico"))
-    with pytest.raises(UsageError, match=r"^a fused model computes no gradients: unfuse it before training$"):
+    with pytest.raises(UsageError, match=r"^a fused model does not compute gradients; unfuse it before training$"):
         fused.train()
     assert not fused.eval().training
     with pytest.raises(ValueError, match=r"^DiCo needs a latent height and width divisible by 4, got 6x8$"):

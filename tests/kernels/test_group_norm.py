@@ -1,5 +1,5 @@
-"""The ops of a DiC block: their CPU form against the model's own layers, what they refuse, and the kernels themselves
-in Triton's interpreter, in a process of its own."""
+"""The operations of a DiC block: their CPU form against the model's own layers, their refusals, and the kernels in
+Triton's interpreter, in a process of its own."""
 
 import copy
 import os
@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convbench.errors import UsageError
-from convbench.kernels import aot
+from convbench.kernels.aot.budgets import TRITONS
+from convbench.kernels.aot.compiler import folder_of
 from convbench.kernels.ops.gate_residual import gate_residual
 from convbench.kernels.ops.gate_residual import inputs as gate_inputs
 from convbench.kernels.ops.group_norm import group_norm_gelu
@@ -30,11 +31,11 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Triton is made for Linux alone")
-@pytest.mark.parametrize("triton", aot.TRITONS)
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton exists for Linux only")
+@pytest.mark.parametrize("triton", TRITONS)
 def test_kernels_in_the_interpreter(triton: str) -> None:
     try:
-        folder = aot.folder_of(triton)
+        folder = folder_of(triton)
     except UsageError as error:
         pytest.fail(str(error))
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""The references of the fused ops against the models' own modules in float64, and what an op promises to PyTorch."""
+"""The references of the fused ops against the models' own modules in float64, and the promises of an op to PyTorch."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convbench.errors import UsageError
-from convbench.kernels import MODULES, all_kernels
+from convbench.kernels import all_kernels
 from convbench.kernels.layout import require_type
 from convbench.kernels.ops.channel_attention import channel_gates
 from convbench.kernels.ops.depthwise import depthwise, window_rows
@@ -24,6 +24,7 @@ from convbench.kernels.ops.pointwise import pointwise
 from convbench.kernels.ops.pointwise_residual import pointwise_residual
 from convbench.kernels.ops.pointwise_squares import pointwise_squares, segment_pixels
 from convbench.kernels.ops.response_norm import fold_beta, response_factors
+from convbench.kernels.registry import MODULES
 from convbench.kernels.schema import DTYPES, Kernel
 from convbench.models.dico import DiCoBlock
 from convbench.models.dig import DiGBlock
@@ -150,7 +151,7 @@ def test_what_pytorch_asks_of_an_op(kernel: Kernel) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_fakes_have_the_strides_and_types_of_results(kernel: Kernel, dtype: torch.dtype) -> None:
     inputs = small(kernel, dtype, batch=1)
-    if dtype == torch.float64:  # vectors too, that are float32 beside every shorter type
+    if dtype == torch.float64:  # the vectors too, which are float32 with every shorter type
         inputs = double(inputs)
     fakes = all_of(kernel.op(*(x.to("meta") if isinstance(x, Tensor) else x for x in inputs)))
     for real, fake in zip(all_of(kernel.op(*inputs)), fakes, strict=True):
@@ -218,7 +219,7 @@ WIDTH = {"dico_xl": 416, "fcdm_xl": 512}
 
 
 def test_the_traffic_of_a_block_is_that_of_the_design() -> None:
-    """18 passes for DiCo and 13 for FCDM (KERNELS.md, section 3); the sums and vectors add a few per cent."""
+    """18 passes for DiCo and 13 for FCDM, as docs/kernels.md counts them; sums and vectors add about a per cent."""
     dico = {"layer_norm_modulate": 2, "pointwise": 1, "depthwise_gelu": 1, "pointwise_scaled_residual": 1}
     assert 18 <= passes({**dico, "pointwise_gelu": 1, "pointwise_residual": 1}, "dico_xl") < 18.15
     fcdm = {"depthwise_7x7": 1, "layer_norm_modulate": 1, "pointwise_squares": 1, "pointwise_scaled_residual": 1}
@@ -237,7 +238,8 @@ import sys
 sys.modules["triton"] = None
 import torch
 from convbench.errors import UsageError
-from convbench.kernels import all_kernels, layer_norm
+from convbench.kernels import all_kernels
+from convbench.kernels.ops import layer_norm
 x = torch.ones(1, 4, 2, 2).contiguous(memory_format=torch.channels_last)
 assert len(all_kernels()) > 8 and layer_norm.layer_norm_modulate(x, torch.ones(1, 4), torch.ones(1, 4)).shape == x.shape
 try:

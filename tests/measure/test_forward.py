@@ -1,7 +1,7 @@
 """measure() in this process, on small models: the numbers agree with each other, and every fault gets its code.
 
 Most tests run on a made-up machine, with made-up rates and a clock whose steps take made-up times; the model still
-computes. One test a code of PROTOCOL.md; the backends with the faults are in faulty.py.
+computes. One test a code of docs/protocol.md; the backends with the faults are in faulty.py.
 """
 
 import copy

@@ -114,7 +114,7 @@ def test_a_wrong_gradient_is_found() -> None:
         ("eager", "bf16", None),
         ("compile", "fp32", None),
         ("onnxruntime", "fp32", "onnxruntime does not train: eager and compile do"),
-        ("eager", "fp16", "training in fp16 needs a loss scaler, which is not built: bf16 needs none"),
+        ("eager", "fp16", "training in fp16 needs a loss scaler, which is not implemented; use bf16"),
     ],
 )
 def test_what_cannot_train_says_why(backend: str, precision: str, reason: str | None) -> None:

@@ -1,6 +1,6 @@
 """The audit: every printed number is in our tables, every rate is arithmetic, every finding is one that can be checked.
 
-The oracles are the table at the head of the project's PROTOCOL.md, which was made by hand from the printed numbers, and
+The oracles are a table that was made by hand from the printed numbers, and
 the printed numbers themselves, ``data/published.csv``.
 """
 
@@ -146,7 +146,7 @@ def test_a_device_is_whole_and_dense(id: str) -> None:
 
 # ---- the rates ----
 
-PROTOCOL = [  # paper, table, model, res, TFLOP/s, % of FP32, % of TF32: the table at the head of PROTOCOL.md
+PROTOCOL = [  # paper, table, model, res, TFLOP/s, % of FP32, % of TF32: made by hand
     ("dic", "5", "dit_xl_2", 256, 15.8, 81, 10),
     ("dico", "1", "dit_xl_2", 256, 18.2, 94, 12),
     ("dico", "2", "dit_xl_2", 512, 19.5, 100, 12),
@@ -433,7 +433,7 @@ def test_help_ends_with_two_examples(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_nothing_loads_torch_before_it_counts() -> None:
     program = (
-        "import sys; from convbench import audit; from convbench.cli import audit as command\n"
+        "import sys; from convbench.papers import audit; from convbench.cli import audit as command\n"
         "rows = audit.audit(['dic'], ['uvit_xl'])\n"
         "print(len(rows), 'torch' in sys.modules)"
     )

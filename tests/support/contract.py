@@ -1,4 +1,4 @@
-"""The public contract of ARCHITECTURE.md, on which other people's scripts depend: keys and exit codes."""
+"""The public contract, on which other people's scripts depend: keys and exit codes."""
 
 THROUGHPUT_KEYS = {
     *("model", "res", "batch", "backend", "precision", "device", "status", "verdict", "reason"),

@@ -1,24 +1,25 @@
 """The kernels of a DiC block in Triton's interpreter against float64, and mutations of them that must be seen.
 
-Not collected by itself: ``test_kernels_group_norm.py`` runs it in a process with TRITON_INTERPRET=1. Inputs lie between
+Not collected by itself: ``test_group_norm.py`` runs it in a process with TRITON_INTERPRET=1. Inputs lie between
 NaN and new tensors are full of NaN, so that a wrong mask or an element that is never written is seen.
 """
 
-import importlib.util
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from mutated_kernels import mutated
 from torch import Tensor
 
 from convbench.kernels.language import INTERPRETED, gelu, jit, tl
-from convbench.kernels.ops import gate_residual, group_norm
+from convbench.kernels.ops import gate_residual, group_norm, group_norm_apply, group_norm_merge, group_norm_moments
+from convbench.kernels.ops.gate_residual import gate_residual_kernel
+from convbench.kernels.ops.group_norm_apply import apply_kernel
+from convbench.kernels.ops.group_norm_merge import merge_kernel
+from convbench.kernels.ops.group_norm_moments import moments_kernel
 
-assert INTERPRETED, "run through test_kernels_group_norm.py: the kernels were not made for the interpreter"
+assert INTERPRETED, "run through test_group_norm.py: the kernels were not made for the interpreter"
 torch.use_deterministic_algorithms(True)  # fills new tensors with NaN
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -79,12 +80,12 @@ CASES = {
 }
 
 
-def error(case: str, dtype: torch.dtype, module: ModuleType | None = None) -> float:
+def error(case: str, dtype: torch.dtype) -> float:
     """Relative L2 error of a launch against the reference in float64; infinite where anything is NaN."""
-    own, arguments = CASES[case]
+    module, arguments = CASES[case]
     values = arguments(dtype)
-    found = (module or own).launch(*values)
-    exact = own.reference(*(a.double() if isinstance(a, Tensor) else a for a in values))
+    found = module.launch(*values)
+    exact = module.reference(*(a.double() if isinstance(a, Tensor) else a for a in values))
     assert found.shape == exact.shape
     assert found.dtype == dtype
     assert found.is_contiguous(memory_format=torch.channels_last)
@@ -135,52 +136,38 @@ BLOCKS, FEW, SMALL, PLAIN, GATE = (
     "one block, ragged channels",
     "gate, ragged",
 )
+LEFT = "pixels - block * ROWS"
 Z = "x * factor[None, :] + offset[None, :]"
 TANH = f"z = {Z}\n    y = z * tl.sigmoid(1.5957691216 * (z + 0.044715 * z * z * z))"
-# What is done wrong -> module, text, what stands in its first place, the case that sees it. None of them writes outside
-# its tensors: here that would end the process.
+# Mistake -> kernel, text, its replacement, the case that must see it. None of them writes outside its tensors: that
+# would end the process.
 MUTATIONS = {
-    "eps left out": (group_norm, "variance + eps", "variance", SMALL),
-    "eps of the layer norms": (group_norm, "variance + eps", "variance + 1e-6", SMALL),
-    "bias left out of the mean": (group_norm, "other=0.0) + bias[None, :]", "other=0.0)", PLAIN),
-    "last block's rows miscounted": (group_norm, "tl.minimum(pixels - block * ROWS, ROWS)", "(ROWS + 0 * c)", BLOCKS),
-    "rows beyond the map deviate": (group_norm, "tl.where(inside, away, 0.0)", "away", FEW),
-    "deviation between blocks left out": (group_norm, "squares + count * away * away", "squares", BLOCKS),
-    "blocks weighed alike": (group_norm, "count * means", "ROWS * means", BLOCKS),
-    "a channel less in a group": (group_norm, "known = member < members", "known = member < members - 1", FEW),
-    "tanh for erf": (group_norm, f"y = gelu({Z})", TANH, PLAIN),
-    "scale without its one": (group_norm, "scale = 1.0 + tl.load", "scale = tl.load", PLAIN),
-    "stride of another matrix": (group_norm, "n * scale_stride", "n * channels", PLAIN),
-    "pixels and channels swapped": (group_norm, "row[:, None] * channels + c", "row[:, None] + pixels * c", PLAIN),
-    "every sample the first": (group_norm, "at = n * pixels", "at = 0 * n * pixels", PLAIN),
-    "bias of the convolution left out": (gate_residual, "(x + bias[None, :])", "x", GATE),
-    "gate of another sample": (gate_residual, "n * gate_stride", "0 * gate_stride", GATE),
-    "residual's bias left out": (gate_residual, "if HAS_RESIDUAL_BIAS:", "if False:", GATE),
-    "a column left out": (gate_residual, "known = c < channels", "known = c < channels - 1", GATE),
+    "eps left out": (merge_kernel, "variance + eps", "variance", SMALL),
+    "eps of the layer norms": (merge_kernel, "variance + eps", "variance + 1e-6", SMALL),
+    "bias left out of the mean": (merge_kernel, "other=0.0) + bias[None, :]", "other=0.0)", PLAIN),
+    "last block's rows miscounted": (moments_kernel, f"tl.minimum({LEFT}, ROWS)", "(ROWS + 0 * c)", BLOCKS),
+    "rows beyond the map deviate": (moments_kernel, "tl.where(inside, away, 0.0)", "away", FEW),
+    "deviation between blocks left out": (merge_kernel, "squares + count * away * away", "squares", BLOCKS),
+    "blocks weighed alike": (merge_kernel, "count * means", "ROWS * means", BLOCKS),
+    "a channel less in a group": (merge_kernel, "known = member < members", "known = member < members - 1", FEW),
+    "tanh for erf": (apply_kernel, f"y = gelu({Z})", TANH, PLAIN),
+    "scale without its one": (merge_kernel, "scale = 1.0 + tl.load", "scale = tl.load", PLAIN),
+    "stride of another matrix": (merge_kernel, "n * scale_stride", "n * channels", PLAIN),
+    "pixels and channels swapped": (moments_kernel, "row[:, None] * channels + c", "row[:, None] + pixels * c", PLAIN),
+    "every sample the first": (moments_kernel, "at = n * pixels", "at = 0 * n * pixels", PLAIN),
+    "bias of the convolution left out": (gate_residual_kernel, "(x + bias[None, :])", "x", GATE),
+    "gate of another sample": (gate_residual_kernel, "n * gate_stride", "0 * gate_stride", GATE),
+    "residual's bias left out": (gate_residual_kernel, "if HAS_RESIDUAL_BIAS:", "if False:", GATE),
+    "a column left out": (gate_residual_kernel, "known = c < channels", "known = c < channels - 1", GATE),
 }  # fmt: skip
 
 
-@pytest.fixture
-def mutant(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ModuleType]:
-    """The module with one thing wrong, under another name and with ops of its own."""
-    original, text, wrong, _ = MUTATIONS[request.param]
-    source = Path(original.__file__).read_text("utf-8")
-    assert text in source
-    name = "mutant_" + "".join(filter(str.isalpha, request.param))
-    file = tmp_path / f"{name}.py"
-    file.write_text(source.replace(text, wrong, 1).replace("convbench::", f"{name}::"), "utf-8")
-    spec = importlib.util.spec_from_file_location(f"convbench.kernels.{name}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+MODULES = (gate_residual, group_norm_apply, group_norm_merge, group_norm_moments)
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")  # of the sigmoid in the tanh form
-@pytest.mark.parametrize("mutant", MUTATIONS, indirect=True)
-def test_a_mutation_is_seen(mutant: ModuleType, request: pytest.FixtureRequest) -> None:
-    case = MUTATIONS[request.node.callspec.params["mutant"]][3]
-    assert not error(case, torch.float32, mutant) <= 100 * LIMIT["fp32"]
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_a_mutation_is_seen(mutation: str, tmp_path: Path) -> None:
+    kernel, old, new, case = MUTATIONS[mutation]
+    with mutated(kernel, old, new, tmp_path / "mutated.py", MODULES):
+        assert not error(case, torch.float32) <= 100 * LIMIT["fp32"]

@@ -1,6 +1,6 @@
 """Every kernel of DiCo, FCDM and DiG in Triton's interpreter against its reference in float64.
 
-Not collected by itself: ``test_kernels_interpreter.py`` runs it in a process with TRITON_INTERPRET=1. Inputs lie
+Not collected by itself: ``test_interpreter.py`` runs it in a process with TRITON_INTERPRET=1. Inputs lie
 between NaN, so that a wrong mask is seen, and outputs are full of NaN before a launch. Time goes with the number of
 programs, so shapes are tiny: 9 x 13 pixels and ragged channels, which no tile divides, and maps smaller than a tile.
 
@@ -8,7 +8,6 @@ What needs a GPU and is reasoned here only: offsets past 2^31. Every kernel take
 tile, in flat products) in 64 bits, and what remains inside one sample is H W C < 2^31.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,9 +18,11 @@ from typing import Any
 import pytest
 import torch
 import triton.language as tl
+from mutated_kernels import mutated
 from torch import Tensor
 
-from convbench.kernels import language, layout
+from convbench.kernels import language, layout, matrix_product
+from convbench.kernels.matrix_product import multiply
 from convbench.kernels.ops import (
     channel_attention,
     depthwise,
@@ -32,6 +33,14 @@ from convbench.kernels.ops import (
     pointwise_squares,
     response_norm,
 )
+from convbench.kernels.ops.channel_attention import mean_kernel
+from convbench.kernels.ops.depthwise import depthwise_kernel
+from convbench.kernels.ops.depthwise_gelu import depthwise_gelu_kernel
+from convbench.kernels.ops.layer_norm import layer_norm_modulate_kernel
+from convbench.kernels.ops.pointwise import pointwise_kernel
+from convbench.kernels.ops.pointwise_residual import pointwise_residual_kernel
+from convbench.kernels.ops.pointwise_squares import pointwise_squares_kernel
+from convbench.kernels.ops.response_norm import response_factors_kernel
 
 MODULES = (
     channel_attention,
@@ -39,6 +48,7 @@ MODULES = (
     depthwise_gelu,
     language,
     layer_norm,
+    matrix_product,
     pointwise,
     pointwise_residual,
     pointwise_squares,
@@ -59,7 +69,7 @@ class Close:
 # One unit in the last place: fp16 is rounded, bf16 is cut off, as the interpreter does it.
 CLOSE = {"fp32": Close(2e-6, 2e-6), "fp16": Close(2**-10, 2**-10), "bf16": Close(2**-7, 2**-7)}
 
-assert language.INTERPRETED, "run through test_kernels_interpreter.py: the kernels were not made for the interpreter"
+assert language.INTERPRETED, "run through test_interpreter.py: the kernels were not made for the interpreter"
 
 
 def within(x: Tensor, margin: float) -> Tensor:
@@ -207,7 +217,7 @@ def check(case: str, precision: str) -> None:
     for index, (found, exact) in enumerate(run(case, DTYPES[precision])):
         assert found.shape == exact.shape
         assert found.dim() < 4 or found.is_contiguous(memory_format=torch.channels_last)
-        # Results beside the first are float32 in every precision, and sums of rounded values are exact sums.
+        # Results after the first are float32 in every precision, and sums of rounded values are exact sums.
         limit = CLOSE[precision if index == 0 and found.dtype != torch.float32 else "fp32"]
         if case.startswith(("channel_gates",)):
             limit = CLOSE[precision]  # a float32 result of a rounded mean
@@ -241,97 +251,79 @@ RAGGED_3X3, RAGGED_7X7 = "depthwise_gelu 3x3, ragged", "depthwise 7x7, ragged"
 SCALED, SHARED = "pointwise_residual scaled, ragged", "pointwise_squares, samples share a tile"
 
 MUTATIONS = (
-    Mutation("dropped taps", depthwise_gelu._depthwise_gelu, "static_range(K)", "static_range(1, K)", RAGGED_3X3),
-    Mutation("no left border", depthwise_gelu._depthwise_gelu, "(q >= 0) & (q < W)", "(q < W)", RAGGED_3X3),
-    Mutation("no lower border", depthwise_gelu._depthwise_gelu, "& (r < H)", "", RAGGED_3X3),
-    Mutation("swapped stride", depthwise_gelu._depthwise_gelu, "(r * W + q)", "(q * H + r)", RAGGED_3X3),
-    Mutation("swapped output stride", depthwise_gelu._depthwise_gelu, "(row * W + col)", "(col * H + row)", RAGGED_3X3),
-    Mutation("no bias", depthwise_gelu._depthwise_gelu, "tl.load(bias + c, mask=has_c, other=0.0)",
+    Mutation("dropped taps", depthwise_gelu_kernel, "static_range(K)", "static_range(1, K)", RAGGED_3X3),
+    Mutation("no left border", depthwise_gelu_kernel, "(q >= 0) & (q < W)", "(q < W)", RAGGED_3X3),
+    Mutation("no lower border", depthwise_gelu_kernel, "& (r < H)", "", RAGGED_3X3),
+    Mutation("swapped stride", depthwise_gelu_kernel, "(r * W + q)", "(q * H + r)", RAGGED_3X3),
+    Mutation("swapped output stride", depthwise_gelu_kernel, "(row * W + col)", "(col * H + row)", RAGGED_3X3),
+    Mutation("no bias", depthwise_gelu_kernel, "tl.load(bias + c, mask=has_c, other=0.0)",
              "tl.zeros((BLOCK,), tl.float32)", RAGGED_3X3),
     Mutation("tanh for erf", language.gelu, "tl.maximum(x, 0.0) - a * tl.exp2(p)", TANH_GELU, RAGGED_3X3),
     Mutation("a wrong digit", language.gelu, "0.45911", "0.45921", RAGGED_3X3),
-    Mutation("sums past the border", depthwise_gelu._depthwise_gelu,
+    Mutation("sums past the border", depthwise_gelu_kernel,
              "tl.where(here, stored.to(tl.float32), 0.0)", "stored.to(tl.float32)", RAGGED_3X3),
-    Mutation("sums before rounding", depthwise_gelu._depthwise_gelu,
+    Mutation("sums before rounding", depthwise_gelu_kernel,
              "kept += tl.where(here, stored.to(tl.float32), 0.0)", "kept += tl.where(here, gelu(totals[out]), 0.0)",
              RAGGED_3X3, "fp16"),
-    Mutation("sums in another tile", depthwise_gelu._depthwise_gelu, "(sample * tiles + tile)",
+    Mutation("sums in another tile", depthwise_gelu_kernel, "(sample * tiles + tile)",
              "(sample * tiles + tiles - 1 - tile)", RAGGED_3X3),
-    Mutation("dropped column", depthwise._depthwise, "tl.range(0, K,", "tl.range(1, K,", RAGGED_7X7),
-    Mutation("dropped row", depthwise._depthwise, "(down - out < K)", "(down - out < K - 1)", RAGGED_7X7),
-    Mutation("window on its side", depthwise._depthwise, "(down - out) * K + dx", "dx * K + (down - out)", RAGGED_7X7),
-    Mutation("no upper border", depthwise._depthwise, "(r >= 0) & (r < H)", "(r < H)", RAGGED_7X7),
-    Mutation("no bias", depthwise._depthwise, "tl.load(bias + c, mask=has_c, other=0.0)",
+    Mutation("dropped column", depthwise_kernel, "tl.range(0, K,", "tl.range(1, K,", RAGGED_7X7),
+    Mutation("dropped row", depthwise_kernel, "(down - out < K)", "(down - out < K - 1)", RAGGED_7X7),
+    Mutation("window on its side", depthwise_kernel, "(down - out) * K + dx", "dx * K + (down - out)", RAGGED_7X7),
+    Mutation("no upper border", depthwise_kernel, "(r >= 0) & (r < H)", "(r < H)", RAGGED_7X7),
+    Mutation("no bias", depthwise_kernel, "tl.load(bias + c, mask=has_c, other=0.0)",
              "tl.zeros((BLOCK,), tl.float32)", RAGGED_7X7),
-    Mutation("channels past the end", depthwise._depthwise, "has_c = c < C", "has_c = c < C + 1", RAGGED_7X7),
-    Mutation("another eps", layer_norm._layer_norm_modulate, "+ eps", "+ 10 * eps",
+    Mutation("channels past the end", depthwise_kernel, "has_c = c < C", "has_c = c < C + 1", RAGGED_7X7),
+    Mutation("another eps", layer_norm_modulate_kernel, "+ eps", "+ 10 * eps",
              "layer_norm, small values, where eps counts"),
-    Mutation("variance over the block", layer_norm._layer_norm_modulate, "axis=1) / C + eps", "axis=1) / BLOCK + eps",
+    Mutation("variance over the block", layer_norm_modulate_kernel, "axis=1) / C + eps", "axis=1) / BLOCK + eps",
              "layer_norm, ragged"),
-    Mutation("mean over the block", layer_norm._layer_norm_modulate, "mean = tl.sum(v, axis=1) / C",
+    Mutation("mean over the block", layer_norm_modulate_kernel, "mean = tl.sum(v, axis=1) / C",
              "mean = tl.sum(v, axis=1) / BLOCK", "layer_norm, ragged"),
-    Mutation("scale without 1", layer_norm._layer_norm_modulate, "1.0 + tl.load", "tl.load", "layer_norm, ragged"),
-    Mutation("swapped stride of the condition", layer_norm._layer_norm_modulate, "sample * shift_stride",
+    Mutation("scale without 1", layer_norm_modulate_kernel, "1.0 + tl.load", "tl.load", "layer_norm, ragged"),
+    Mutation("swapped stride of the condition", layer_norm_modulate_kernel, "sample * shift_stride",
              "sample * C", "layer_norm, ragged"),
-    Mutation("inner length cut", pointwise.multiply, "range(0, K, BK)", "range(0, K // BK * BK, BK)",
+    Mutation("inner length cut", multiply, "range(0, K, BK)", "range(0, K // BK * BK, BK)",
              "pointwise, ragged"),
-    Mutation("no mask of the inner length", pointwise.multiply, "has_row[:, None] & has_k[None, :]",
+    Mutation("no mask of the inner length", multiply, "has_row[:, None] & has_k[None, :]",
              "has_row[:, None]", "pointwise, ragged"),
-    Mutation("operand not scaled", pointwise.multiply, "* s[None, :]", "", SCALED),
-    Mutation("swapped stride of the weights", pointwise._pointwise, "weight + col * K", "weight + col * C",
+    Mutation("operand not scaled", multiply, "* s[None, :]", "", SCALED),
+    Mutation("swapped stride of the weights", pointwise_kernel, "weight + col * K", "weight + col * C",
              "pointwise, ragged"),
-    Mutation("no bias", pointwise._pointwise, "total += tl.load(bias", "tl.load(bias", "pointwise, ragged"),
-    Mutation("no GELU", pointwise._pointwise, '== "gelu"', '== "GELU"', "pointwise gelu, fewer rows than a tile"),
-    Mutation("no segment boundary", pointwise_squares._pointwise_squares, "(pixel < pixels) & ", "",
+    Mutation("no bias", pointwise_kernel, "total += tl.load(bias", "tl.load(bias", "pointwise, ragged"),
+    Mutation("no GELU", pointwise_kernel, '== "gelu"', '== "GELU"', "pointwise gelu, fewer rows than a tile"),
+    Mutation("no segment boundary", pointwise_squares_kernel, "(pixel < pixels) & ", "",
              "pointwise_squares, a ragged segment"),
-    Mutation("no end of the batch", pointwise_squares._pointwise_squares, " & (sample < samples)", "", SHARED),
-    Mutation("samples run together", pointwise_squares._pointwise_squares,
+    Mutation("no end of the batch", pointwise_squares_kernel, " & (sample < samples)", "", SHARED),
+    Mutation("samples run together", pointwise_squares_kernel,
              "tl.reshape(wide * wide, (PARTS, SEGMENT, BN)), axis=1",
              "tl.reshape(wide * wide, (SEGMENT, PARTS, BN)), axis=0", SHARED),
-    Mutation("sums, not squares", pointwise_squares._pointwise_squares, "wide * wide", "wide", SHARED),
-    Mutation("no gate", pointwise_residual._pointwise_residual, "total *= tl.load(gate", "tl.load(gate", SCALED),
-    Mutation("no residual", pointwise_residual._pointwise_residual, "total += tl.load(residual",
+    Mutation("sums, not squares", pointwise_squares_kernel, "wide * wide", "wide", SHARED),
+    Mutation("no gate", pointwise_residual_kernel, "total *= tl.load(gate", "tl.load(gate", SCALED),
+    Mutation("no residual", pointwise_residual_kernel, "total += tl.load(residual",
              "tl.load(residual", SCALED),
-    Mutation("the first sample's gate", pointwise_residual._pointwise_residual, "sample * gate_stride +", "", SCALED),
-    Mutation("the first sample's factor", pointwise_residual._pointwise_residual, "factor += sample * factor_stride",
+    Mutation("the first sample's gate", pointwise_residual_kernel, "sample * gate_stride +", "", SCALED),
+    Mutation("the first sample's factor", pointwise_residual_kernel, "factor += sample * factor_stride",
              "factor += 0", SCALED),
-    Mutation("mean over tiles", channel_attention._mean, "total / pixels", "total / TILES", "channel_gates"),
-    Mutation("first tiles only", channel_attention._mean, "range(0, TILES, ROWS)", "range(0, ROWS, ROWS)",
+    Mutation("mean over tiles", mean_kernel, "total / pixels", "total / TILES", "channel_gates"),
+    Mutation("first tiles only", mean_kernel, "range(0, TILES, ROWS)", "range(0, ROWS, ROWS)",
              "channel_gates"),
-    Mutation("no sigmoid", pointwise._pointwise, "total = tl.sigmoid(total)", "total = total", "channel_gates"),
-    Mutation("squares, not norms", response_norm._response_factors, "tl.sqrt(total)", "total", "response_factors"),
-    Mutation("no identity", response_norm._response_factors, "1.0 + g", "g", "response_factors"),
-    Mutation("mean over the block", response_norm._response_factors, "axis=0) / C", "axis=0) / BLOCK",
+    Mutation("no sigmoid", pointwise_kernel, "total = tl.sigmoid(total)", "total = total", "channel_gates"),
+    Mutation("squares, not norms", response_factors_kernel, "tl.sqrt(total)", "total", "response_factors"),
+    Mutation("no identity", response_factors_kernel, "1.0 + g", "g", "response_factors"),
+    Mutation("mean over the block", response_factors_kernel, "axis=0) / C", "axis=0) / BLOCK",
              "response_factors"),
-    Mutation("first segments only", response_norm._response_factors, "range(0, SEGMENTS, ROWS)",
+    Mutation("first segments only", response_factors_kernel, "range(0, SEGMENTS, ROWS)",
              "range(0, ROWS, ROWS)", "response_factors"),
 )  # fmt: skip
 
 
-@contextmanager
-def mutated(mutation: Mutation, file: Any) -> Iterator[None]:
-    """Every module of ours sees the changed function in place of the original."""
-    original = mutation.function
-    source = inspect.getsource(original.fn)
-    assert mutation.old in source, f"{mutation.what}: '{mutation.old}' is no longer in the source"
-    file.write_text(source.replace(mutation.old, mutation.new))
-    scope = dict(original.fn.__globals__)
-    exec(compile(file.read_text(), str(file), "exec"), scope)  # a file, as the interpreter reads the source again
-    changed = scope[original.fn.__name__]
-    places = [(m, name) for m in MODULES for name, value in vars(m).items() if value is original]
-    assert places
-    for module, name in places:
-        setattr(module, name, changed)
-    try:
-        yield
-    finally:
-        for module, name in places:
-            setattr(module, name, original)
-
-
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: f"{m.function.fn.__name__}: {m.what}")
 def test_a_mistake_is_seen(mutation: Mutation, tmp_path: Any) -> None:
-    with mutated(mutation, tmp_path / "mutated.py"), pytest.raises(AssertionError, match="off by"):
+    with (
+        mutated(mutation.function, mutation.old, mutation.new, tmp_path / "mutated.py", MODULES),
+        pytest.raises(AssertionError, match="off by"),
+    ):
         check(mutation.case, mutation.precision)
 
 

@@ -19,6 +19,7 @@ def parses(line: str) -> None:
     assert program == "convbench"
     command: click.Command = contents
     while isinstance(command, click.Group):
+        args = getattr(command, "with_default", list)(args)
         if not args:
             raise click.MissingParameter(param_type="command")
         with click.Context(command) as context:

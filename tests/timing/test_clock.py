@@ -163,7 +163,7 @@ def test_inputs_rotate() -> None:
 
 
 def test_the_rules_are_those_of_the_protocol() -> None:
-    """PROTOCOL.md: blocks of 50 and 100 ms, 20 and 15 of them, 0.5 and 2 %, 30 and 20 s."""
+    """docs/protocol.md: blocks of 50 and 100 ms, 20 and 15 of them, 0.5 and 2 %, 30 and 20 s."""
     cuda, cpu = RULES["cuda"], RULES["cpu"]
     assert (cuda.block_s, cuda.min_blocks, cuda.half_width, cuda.cap_s, cuda.min_s) == (0.05, 20, 0.005, 30, 3)
     assert (cpu.block_s, cpu.min_blocks, cpu.half_width, cpu.cap_s) == (0.1, 15, 0.02, 20)

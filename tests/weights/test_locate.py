@@ -294,7 +294,7 @@ def server() -> Iterator[str]:
 
 ASK = """
 import sys
-from convbench import checkpoints
+from convbench.weights import locate as checkpoints
 from convbench.errors import WeightsError
 for words in sys.argv[1:]:
     try:

@@ -130,7 +130,7 @@ def test_a_sampler_that_breaks_says_so() -> None:
 
 PARENT = """
 import os, sys, time
-from convbench.telemetry import Recorder
+from convbench.timing.telemetry.recorder import Recorder
 recorder = Recorder("cpu").__enter__()
 if sys.argv[1] == "fork" and os.fork() == 0:  # holds the sampler's stdin open, as a pool of compile workers would
     os.setsid()

@@ -1,4 +1,4 @@
-"""Who computes the 1x1 products of a fused block, our kernel or the library: what dispatch.toml says."""
+"""The choice between our kernel and the library for each 1x1 product of a fused block, from product_dispatch.toml."""
 
 import math
 import tomllib
@@ -10,38 +10,42 @@ import torch
 from torch import Tensor
 
 PRODUCTS = ("table", "ours", "library")
-"""How ``fuse`` may be told to choose: by the table, or one of the two for every product."""
+"""The choices of ``fuse``: by the table, or one of the two for every product."""
 
 
 @cache
 def table() -> dict[str, Any]:
-    """dispatch.toml as it is."""
-    return tomllib.loads(Path(__file__).with_name("dispatch.toml").read_text("utf-8"))
+    """Read product_dispatch.toml."""
+    return tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 
 
 def rows(family: str, product: str) -> list[dict[str, Any]]:
-    """What is known about one product of one family. Raises KeyError for a product without an entry."""
+    """Return the rows of one product of one family. Raises KeyError for a product without an entry."""
     for entry in table()["products"]:
         if (entry["family"], entry["name"]) == (family, product):
             return list(entry["rows"])
-    raise KeyError(f"dispatch.toml has no product {product} of {family}")
+    raise KeyError(f"product_dispatch.toml has no product {product} of {family}")
 
 
 def row_for(family: str, product: str, gpu: str, channels: int) -> dict[str, Any] | None:
-    """The row of that GPU generation whose width is nearest, by ratio; None for a generation without rows."""
+    """Return the row of a GPU generation whose width is nearest, by ratio; None for a generation without rows."""
     known = [row for row in rows(family, product) if row["gpu"] == gpu]
     return min(known, key=lambda row: abs(math.log(row["channels"] / channels)), default=None)
 
 
 def generation(capability: tuple[int, int]) -> str | None:
-    """The rows that a GPU goes by. The smaller shared memory of consumer parts (8.6, 8.9, 12.x) has none."""
+    """Name the rows that apply to a GPU. Consumer parts (8.6, 8.9, 12.x), with less shared memory, have none."""
     return {(8, 0): "sm_80", (9, 0): "sm_90", (10, 0): "sm_100", (10, 3): "sm_100"}.get(capability)
 
 
 def choose(family: str, product: str, weight: Tensor, products: str) -> bool:
-    """Whether our kernel computes a product of a block, from the device, type and width of the block's first weight.
+    """Decide whether our kernel computes a product of a block, from the device, type and width of its first weight.
 
-    On a CPU every op is its PyTorch reference, so that the reference of each is what is run and tested there.
+    On a CPU the answer is yes: every operation is its PyTorch reference there, and runs and is tested as such.
+
+    Args:
+        weight: First weight of the block, (C, C) or (C, C, 1, 1).
+        products: One of ``PRODUCTS``.
     """
     if products != "table":
         return products == "ours"

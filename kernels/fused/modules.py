@@ -1,4 +1,4 @@
-"""What fused blocks and fused networks have in common: they borrow submodules and keep tensors made from weights.
+"""Base classes of fused blocks and networks: they share a model's weights and hold tensors derived from them.
 
 Shape letters: B batch, C channels, H W latent height and width.
 """
@@ -18,20 +18,20 @@ Vectors = Sequence[Tensor]
 
 
 class Fused(nn.Module):
-    """Keeps tensors that follow from the weights, as buffers that no state dict holds.
+    """A module that holds tensors derived from its weights, as buffers outside the state dict.
 
-    They are made again when the module is moved or cast and when a state dict is loaded into it. Whoever writes into
-    a weight by hand calls ``rebuild`` afterwards.
+    They are computed again when the module is moved or cast and when a state dict is loaded into it. After writing to
+    a weight directly, call ``rebuild``.
     """
 
     products: str
 
     def derive(self) -> dict[str, Tensor]:
-        """The tensors by name, from the weights as they are now."""
+        """Compute the derived tensors, by name, from the weights as they are now."""
         raise NotImplementedError
 
     def rebuild(self) -> None:
-        """Make the derived tensors again, and choose again who computes the products."""
+        """Compute the derived tensors again, and choose again what computes the products."""
         for name, tensor in self.derive().items():
             self.register_buffer(name, tensor.detach(), persistent=False)
 
@@ -42,18 +42,18 @@ class Fused(nn.Module):
 
     def train(self, mode: bool = True) -> Any:
         if mode:
-            raise UsageError("a fused model computes no gradients: unfuse it before training")
+            raise UsageError("a fused model does not compute gradients; unfuse it before training")
         return super().train(mode)
 
 
 def rebuild_after_loading(module: nn.Module, incompatible: object) -> None:
-    """A hook of ``load_state_dict``."""
+    """Rebuild after ``load_state_dict``, as its hook."""
     assert isinstance(module, Fused)
     module.rebuild()
 
 
 class FusedBlock(Fused):
-    """A block that computes with fused ops and owns the submodules of the block it stands for, under their names.
+    """A block that computes with fused operations and owns the submodules of the block it replaces, by the same names.
 
     Called with x in channels_last and the vectors of its modulation, in the order of the block's own chunks.
     """
@@ -62,7 +62,7 @@ class FusedBlock(Fused):
         super().__init__()
         self.training = False
         self.products = products
-        self.stands_for = (block,)  # inside a tuple no walk over submodules finds it
+        self.replaced = (block,)  # inside a tuple, so that no walk over submodules finds it
         for name, child in block.named_children():
             self.add_module(name, child)
         self.register_load_state_dict_post_hook(rebuild_after_loading)  # type: ignore[no-untyped-call]
@@ -70,7 +70,7 @@ class FusedBlock(Fused):
 
     @staticmethod
     def refuses(block: Any) -> str | None:
-        """Why these options of the block have no kernel, or None."""
+        """Say why a block with these options cannot be replaced, or return None if it can."""
         raise NotImplementedError
 
     def derive(self) -> dict[str, Tensor]:
@@ -78,13 +78,13 @@ class FusedBlock(Fused):
 
 
 class FusedNetwork(Fused):
-    """A network whose blocks are fused: one product gives the modulations of all blocks that share a condition."""
+    """A network of fused blocks: one product gives the modulations of all blocks that share a condition."""
 
     relaid: tuple[str, ...]  # convolutions whose weights were not in channels_last before
-    loading: RemovableHandle  # of the hook
+    loading: RemovableHandle  # of the hook on load_state_dict
 
     def sharing(self) -> Sequence[Sequence[nn.Module]]:
-        """For each condition the modules that it modulates, in the order of their calls."""
+        """List, for each condition, the modules that it modulates, in the order of their calls."""
         raise NotImplementedError
 
     def derive(self) -> dict[str, Tensor]:
@@ -101,7 +101,10 @@ class FusedNetwork(Fused):
             conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
 
     def modulations(self, *conditions: Tensor) -> list[Iterator[Vectors]]:
-        """For each condition, (B, C), the vectors of its modules in turn. The activation and the product run once."""
+        """Compute the vectors of every module: an iterator in the order of calls for each condition, (B, C).
+
+        The activation and the product run once for each condition.
+        """
         result = []
         for level, (condition, modules) in enumerate(zip(conditions, self.sharing(), strict=True), start=1):
             weight, bias = (getattr(self, f"modulation_{part}_{level}") for part in ("weight", "bias"))
@@ -117,47 +120,14 @@ class FusedNetwork(Fused):
 
 
 def modulation_of(module: Any) -> nn.Linear:
-    """The projection from the condition to a module's modulation."""
+    """Return the projection from the condition to a module's modulation."""
     linear = (module.affine if hasattr(module, "affine") else module.adaLN_modulation)[1]
     assert isinstance(linear, nn.Linear)
     return linear
 
 
-def embed_times(embedders: Any, t: Tensor) -> list[Tensor]:
-    """The embeddings of t at every width, from one code. (B,) -> a (B, C) for each embedder"""
-    code = embedders[0].code(t)
-    return [embedder.mlp(code.to(embedder.mlp[0].weight.dtype)) for embedder in embedders]
-
-
-def stem(convolution: nn.Module, x: Tensor) -> Tensor:
-    """The first layer, in channels_last. A map of one channel, as of grey pixels, has no layout for it to follow."""
-    y = convolution(x.contiguous(memory_format=torch.channels_last))
-    return y.contiguous(memory_format=torch.channels_last)
-
-
-def run(blocks: Any, x: Tensor, modulations: Iterator[Vectors]) -> Tensor:
-    """Each block with the next vectors. (B, C, H, W) -> (B, C, H, W)"""
-    for block in blocks:
-        x = block(x, next(modulations))
-    return x
-
-
 def dense_convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
-    """The convolutions that stay with the library: windows over all channels, by their path."""
+    """Yield the convolutions that the library computes, with their paths: windows over all channels."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d) and module.groups == 1 and module.kernel_size != (1, 1):
             yield name, module
-
-
-def unlike(conv: Any, *sides: int, depthwise: bool = False) -> str | None:
-    """What keeps a convolution from being one of stride 1 that keeps the size of the map and has a bias, or None."""
-    if not isinstance(conv, nn.Conv2d):
-        return f"is a {type(conv).__name__}, not a convolution"
-    if len(set(conv.kernel_size)) > 1 or conv.kernel_size[0] not in sides:
-        known = " and ".join(f"{side}x{side}" for side in sides)
-        return f"has a window of {'x'.join(map(str, conv.kernel_size))}: there are kernels for {known}"
-    half = conv.kernel_size[0] // 2
-    expected = (1, 1), (half, half), (1, 1), conv.in_channels if depthwise else 1, "zeros"
-    if (conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode) != expected:
-        return "has another stride, padding, dilation or number of groups than the published block"
-    return "has no bias" if conv.bias is None else None

@@ -7,11 +7,11 @@ import torch
 
 from convbench import precision
 from convbench.catalogue import find
-from convbench.kernels.fused import dispatch
+from convbench.kernels.fused import product_dispatch
 
 
 def all_rows() -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    return [(product, row) for product in dispatch.table()["products"] for row in product["rows"]]
+    return [(product, row) for product in product_dispatch.table()["products"] for row in product["rows"]]
 
 
 @pytest.mark.parametrize(
@@ -24,11 +24,11 @@ def test_a_modelled_row_follows_from_its_formula_and_a_measured_one_says_where(p
         assert row["where"] and "margin" not in row
         return
     assert (row["basis"], set(row)) == ("modelled", {"gpu", "level", "channels", "ours", "margin", "basis"})
-    rates, c = dispatch.table()["rates"][row["gpu"]], row["channels"]
+    rates, c = product_dispatch.table()["rates"][row["gpu"]], row["channels"]
     passes = product["saved_passes"] * c * 2 / rates["copy_bytes_per_s"]
     itself = 2 * product["macs_per_c2"] * c**2 / rates["matmul_flops_per_s"]
     assert row["margin"] == pytest.approx(passes / itself, abs=0.006)
-    assert row["ours"] == (passes / itself > dispatch.table()["assumed_shortfall"])
+    assert row["ours"] == (passes / itself > product_dispatch.table()["assumed_shortfall"])
 
 
 def test_the_table_has_every_product_level_and_generation() -> None:
@@ -54,7 +54,7 @@ def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         return Pretended()
 
     def choice(name: str, dtype: torch.dtype = torch.bfloat16, channels: int = 416) -> bool:
-        return dispatch.choose("dico", name, weight(dtype, channels), "table")
+        return product_dispatch.choose("dico", name, weight(dtype, channels), "table")
 
     def generation(*capability: int) -> None:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
@@ -70,8 +70,8 @@ def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not choice("conv3")
     generation(10, 3)
     assert choice("conv3")
-    assert dispatch.choose("dico", "conv3", weight(torch.float32), "ours")
-    assert not dispatch.choose("dico", "conv3", weight(torch.float16), "library")
-    assert dispatch.choose("dico", "conv5", torch.empty(1664, 1664), "table")  # a CPU runs every reference
+    assert product_dispatch.choose("dico", "conv3", weight(torch.float32), "ours")
+    assert not product_dispatch.choose("dico", "conv3", weight(torch.float16), "library")
+    assert product_dispatch.choose("dico", "conv5", torch.empty(1664, 1664), "table")  # a CPU runs every reference
     with pytest.raises(KeyError, match="no product conv6 of dico"):
-        dispatch.rows("dico", "conv6")
+        product_dispatch.rows("dico", "conv6")

@@ -1,91 +1,33 @@
 """``fuse`` replaces the blocks of a network by fused ones that share its weights; ``unfuse`` puts them back."""
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from ...errors import UsageError
-from ...models import dic, dico, dig, fcdm, layers
-from ...models.gla import GLA
-from .dic import FusedDiC, FusedModulatedConvs
-from .dico import FusedDiCo, FusedDiCoBlock
-from .dig import FusedDiG, FusedDiGBlock
-from .dispatch import PRODUCTS
-from .fcdm import FusedFCDM, FusedFCDMBlock
-from .network import Fused, FusedBlock, FusedNetwork, dense_convolutions, rebuild_after_loading
-
-
-@dataclass(frozen=True)
-class Family:
-    """A network that can be fused: what it becomes, what its blocks become, what else it may hold."""
-
-    network: type[FusedNetwork]
-    blocks: Mapping[type[nn.Module], type[FusedBlock]]
-    parts: frozenset[type[nn.Module]]
-
-
-SHARED = (nn.ModuleList, nn.Sequential, nn.Linear, nn.SiLU, nn.Conv2d, nn.Embedding, layers.TimestepEmbedder)
-SHUFFLES = (nn.PixelUnshuffle, nn.PixelShuffle, layers.LayerNorm2d)
-RESAMPLING = (*SHUFFLES, layers.Downsample, layers.Upsample, dic.Stem, dic.Head)
-
-FAMILIES: dict[type[nn.Module], Family] = {
-    dico.DiCo: Family(
-        FusedDiCo,
-        {dico.DiCoBlock: FusedDiCoBlock},
-        frozenset({*SHARED, *RESAMPLING, dico.Stage, dico.LabelEmbedder, nn.AdaptiveAvgPool2d, nn.Sigmoid}),
-    ),
-    fcdm.FCDM: Family(
-        FusedFCDM,
-        {fcdm.FCDMBlock: FusedFCDMBlock},
-        frozenset(
-            {
-                *(*SHARED, *SHUFFLES, fcdm.Downsample, fcdm.Upsample),
-                *(fcdm.Head, fcdm.Stage, fcdm.GlobalResponseNorm, layers.LabelEmbedder),
-            }
-        ),
-    ),
-    dic.DiC: Family(
-        FusedDiC,
-        {dic.ModulatedConvs: FusedModulatedConvs},
-        frozenset(
-            {
-                *(*SHARED, *RESAMPLING, dic.Stage, dic.Encoder, dic.Decoder, dic.DiCBlock),
-                *(nn.GroupNorm, nn.Identity, layers.LabelEmbedder),
-            }
-        ),
-    ),
-    dig.DiG: Family(
-        FusedDiG,
-        {dig.DiGBlock: FusedDiGBlock},
-        frozenset(
-            {
-                *(*SHARED, layers.LabelEmbedder, layers.PatchEmbed, layers.TokenHead, GLA),
-                *(dig.GatedLinearAttention, dig.GatedHeadNorm, dig.SwiGLU),
-            }
-        ),
-    ),
-}
+from .families import FAMILIES
+from .modules import Fused, FusedBlock, FusedNetwork, dense_convolutions, rebuild_after_loading
+from .product_dispatch import PRODUCTS
 
 
 def fuse(model: nn.Module, products: str = "table") -> nn.Module:
     """Replace every block of a DiC, DiCo, DiG or FCDM by a fused one, in place; returns the model.
 
     The fused model takes the same inputs and gives the same outputs, in channels_last. Its state dict has the same
-    keys, and either kind loads the other's. Weights are shared with the blocks that ``unfuse`` puts back; the
+    keys, and either kind loads the other's. Weights are shared with the blocks that ``unfuse`` puts back. The
     projections of all modulations are held a second time, as one matrix for each condition.
 
     Args:
-        products: who computes the 1x1 products, "ours", "library" or what dispatch.toml says, "table". The table is
-            read, with the device, type and TF32 switch of the moment, when the model is fused, moved or cast.
+        products: What computes the 1x1 products: "ours", our kernels; "library", PyTorch's; or "table", whichever
+            product_dispatch.toml names. The table is read, with the device, type and TF32 switch of the moment, when
+            the model is fused, moved or cast.
 
     Raises:
-        UsageError: with the reason, for a model that cannot be fused. It is left as it was.
+        UsageError: with the reason, for a model that cannot be fused. The model is left as it was.
     """
     if products not in PRODUCTS:
-        raise UsageError(f"unknown products '{products}': there are {', '.join(PRODUCTS)}")
+        raise UsageError(f"unknown products '{products}'; choose from {', '.join(PRODUCTS)}")
     if reason := unfusable(model):
         raise UsageError(f"cannot fuse this {type(model).__name__}: {reason}")
     family = FAMILIES[type(model)]
@@ -111,7 +53,7 @@ def unfuse(model: nn.Module) -> nn.Module:
         raise UsageError(f"cannot unfuse this {type(model).__name__}: it is not fused")
     for name, module in list(model.named_modules()):
         if isinstance(module, FusedBlock):
-            model.set_submodule(name, module.stands_for[0])
+            model.set_submodule(name, module.replaced[0])
     for name in model.derive():
         delattr(model, name)
     for name in model.relaid:
@@ -127,7 +69,7 @@ def unfuse(model: nn.Module) -> nn.Module:
 
 
 def fused_copy(model: nn.Module, products: str = "table") -> nn.Module:
-    """``fuse`` of a copy that shares the weights. The model itself stays as it is, the layout of its weights too."""
+    """Fuse a copy that shares the weights. The model itself stays as it is, and so does the layout of its weights."""
     shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
     for parameter in model.parameters():
         shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
@@ -135,21 +77,21 @@ def fused_copy(model: nn.Module, products: str = "table") -> nn.Module:
 
 
 def unfusable(model: nn.Module) -> str | None:
-    """Why a model cannot be fused, in one line, or None if it can."""
+    """Say in one line why a model cannot be fused, or return None if it can."""
     if isinstance(model, Fused):
-        return "it is fused already"
+        return "it is already fused"
     if type(model) not in FAMILIES:
         known = sorted(network.__name__ for network in FAMILIES)
-        return f"there are fused blocks for {', '.join(known[:-1])} and {known[-1]}"
+        return f"only {', '.join(known[:-1])} and {known[-1]} have fused blocks"
     family = FAMILIES[type(model)]
     for name, module in model.named_modules():
         place = name or "the model"
         if module.training:
-            return f"{place} is in training mode, and the fused kernels compute no gradients: call .eval() first"
+            return f"{place} is in training mode, but fused kernels do not compute gradients; call .eval() first"
         if name and type(module) not in family.parts and type(module) not in family.blocks:
-            return f"{place} is a {type(module).__name__}, which no kernel stands for"
+            return f"{place} is of type {type(module).__name__}, which has no fused counterpart"
         if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
-            return f"{place} has a forward hook or a forward of its own, which fused blocks would not call"
+            return f"{place} has a forward hook or a replaced forward, which fused blocks would not call"
     for name, module in model.named_modules():
         if type(module) in family.blocks and (reason := family.blocks[type(module)].refuses(module)):
             return f"{name}: {reason}"
