@@ -46,7 +46,7 @@ def beside_baseline(table: "DataFrame", baseline: str = BASELINE) -> "DataFrame"
     for row in rows:
         if row["model"] == baseline and row["status"] == "ok":
             held = known.setdefault(conditions(row), row)
-            if not is_ranked(held) and is_ranked(row):
+            if _preference(row) < _preference(held):
                 known[conditions(row)] = row
     ranks = _ranks(rows)
     done = [
@@ -54,6 +54,11 @@ def beside_baseline(table: "DataFrame", baseline: str = BASELINE) -> "DataFrame"
         for position, row in enumerate(rows)
     ]
     return frame(done) if done else table
+
+
+def _preference(row: Row) -> tuple[bool, int]:
+    """The least is the baseline: a valid row, and of two valid ones not the repeat of an A/A comparison."""
+    return not is_ranked(row), row["repeat"] or 1
 
 
 def _ratio(row: Row, known: dict[tuple[Any, ...], Row]) -> Row:

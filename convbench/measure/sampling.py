@@ -149,7 +149,8 @@ class _Bundle:
         if opened.proof.findings:
             return opened.proof.findings
         walk = _Walk(case, plan, made, opened.step)
-        lanes = {name: Lane(run, around) for name, run in walk.parts().items()}
+        with around():  # one call of the network gives the sampler's part its input
+            lanes = {name: Lane(run, around) for name, run in walk.parts().items()}
         lanes["decoder"] = Lane(_decoder(case, plan, walk.start), around)
         return _Trajectory(case, plan, made, opened, walk, plain, lanes)
 

@@ -252,6 +252,7 @@ PROOF_FAULTS = {
     "ignores_x": {"DEP"},
     "ignores_t": {"DEP"},
     "ignores_y": {"DEP"},
+    **{f"one_image_ignores_{name}": {"DEP"} for name in "xty"},
     "first_label_for_all": {"REF", "PERM"},
     "cached": {"DEP", "PERM"},
     "cached_by_x": {"DEP"},
@@ -276,10 +277,11 @@ def test_what_is_wrong_is_not_timed(name: str, made_up: None) -> None:
     assert result.params == counted("dico_s").params  # what was counted stays known
 
 
-@pytest.mark.parametrize(("name", "input"), [("ignores_x", "x"), ("ignores_t", "t"), ("ignores_y", "y")])
-def test_what_is_ignored_is_named(name: str, input: str, made_up: None) -> None:
-    (result,) = measured(case(f"faulty:{name}"))
-    assert f"DEP: 2 of 2 outputs do not change with {input}" in result.reason
+@pytest.mark.parametrize("input", ["x", "t", "y"])
+@pytest.mark.parametrize(("name", "images"), [("ignores", 2), ("one_image_ignores", 1)])
+def test_what_is_ignored_is_named(name: str, images: int, input: str, made_up: None) -> None:
+    (result,) = measured(case(f"faulty:{name}_{input}"))
+    assert f"DEP: {images} of 2 outputs do not change with {input}" in result.reason
     assert result.reason.count("DEP") == 1
 
 
