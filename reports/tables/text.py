@@ -3,12 +3,15 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from convbench.reports.columns import COLUMNS, NOTHING, Column
 
 Row = dict[str, Any]
+LINE_BREAKS = re.compile("[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]+")  # in a cell they would begin another row
+OBEYED = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")  # at the start of a cell, by programs that calculate
 
 
 def render(
@@ -58,7 +61,7 @@ def split(rows: Sequence[Row], keys: Sequence[str]) -> tuple[list[str], list[str
 def cell_text(row: Row, key: str) -> str:
     column = COLUMNS[key]
     value = column.of(row) if column.of else row.get(key)
-    return NOTHING if value is None else column.text(value)
+    return NOTHING if value is None else LINE_BREAKS.sub(" ", column.text(value))
 
 
 def _markdown(keys: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
@@ -73,10 +76,15 @@ def _csv(rows: Sequence[Row]) -> str:
     every = dict.fromkeys(key for row in rows for key in row)  # a row that was skipped has fewer
     keys = [key for key in every if not any(isinstance(row.get(key), list | dict) for row in rows)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, keys, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_csv_cell, keys))
+    writer.writerows([_csv_cell(row.get(key)) for key in keys] for row in rows)
     return text.getvalue().rstrip("\n")
+
+
+def _csv_cell(value: Any) -> Any:
+    """The value; a text that a spreadsheet would take for a formula with an apostrophe before it. Numbers stay."""
+    return f"'{value}" if isinstance(value, str) and OBEYED.match(value) else value
 
 
 def _terminal(
