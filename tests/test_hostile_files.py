@@ -181,11 +181,11 @@ def test_what_never_ends_is_not_read(reader: str, kind: str, convbench: Callable
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_file_larger_than_the_memory_takes_little_of_it(reader: str, tmp_path: Path) -> None:
-    """A sparse file of 3 GB without a line break."""
+    """A sparse file of 1.2 GB without a line break."""
     path = tmp_path / "huge"
     with path.open("wb") as file:
         file.write(b'{"schema": 1, ')
-        file.truncate(3 * 10**9)
+        file.truncate(1200 * 10**6)
     arguments = [path if word == "TARGET" else word for word in READERS[reader]]
     done = in_little_memory(*arguments, limit=2**30, imports="pandas,torch")
     # A result file without a line break is one whose only line is torn: there is nothing in it.
@@ -274,7 +274,7 @@ def test_a_long_torn_line_takes_little_memory(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "run.jsonl", [measured("dico_s"), measured("dic_s")])
     with path.open("ab") as file:
         file.write(b'{"schema": 1, ')
-        file.truncate(2 * 10**9)  # sparse
+        file.truncate(500 * 10**6)  # sparse
     done = in_little_memory("compare", path, path, limit=2**28, imports="pandas,convbench.reports.tables.text")
     assert done.returncode == 0, done.stderr
 
