@@ -123,8 +123,8 @@ def _of_measurement(row: Row) -> Iterator[str]:
         if key in row and row[key] not in known:
             yield f"{key} {shown(row[key])}"
     for key in ("images_per_s", "ratio"):
-        low, value, high = (row.get(name) for name in (f"{key}_low", key, f"{key}_high"))
-        if None not in (low, value, high) and not low <= value <= high:
+        low, value, high = row.get(f"{key}_low"), row.get(key), row.get(f"{key}_high")
+        if low is not None and value is not None and high is not None and not low <= value <= high:
             yield f"{key} {shown(value)}, outside its interval"
     gpus = row.get("environment", {}).get("gpus") or []
     if not isinstance(gpus, list) or not all(isinstance(gpu, dict) and _has_name(gpu) for gpu in gpus):
