@@ -300,7 +300,7 @@ def _decoder(case: Case, plan: Plan, start: Tensor) -> Callable[[], object]:
     if not plan.decode:
         return lambda: None
     by_config = takes.factor != 1 and not plan.vae
-    decode = random_decoder(case.device) if by_config else decoding.create_decoder(takes, plan.vae, case.device)
+    decode = random_decoder(case.device, takes) if by_config else decoding.create_decoder(takes, plan.vae, case.device)
     return lambda: decoding.bytes_from_pixels(decode(start)).cpu()
 
 

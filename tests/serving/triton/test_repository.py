@@ -192,6 +192,12 @@ def test_each_backend_gets_its_file_and_configuration(
             "no engines of TensorRT-RTX",
         ),
         ({"batch": (4, 4)}, {}, r"takes at least 4 images.* export with --batch 1\.\.4"),
+        ({"model": "sana_600m"}, {"guidance": True}, "--guidance does not suit sana_600m: it has no index"),
+        (
+            {"model": "jit_b_16"},
+            {"guidance": True},
+            "--guidance does not suit jit_b_16: it is guided within an interval",
+        ),
         ({}, {"max_batch": 9}, "--max-batch 9 does not suit this artefact: it takes at most 8 images"),
     ],
 )
