@@ -17,7 +17,7 @@ from ..timing.clock import Block, Clock, CudaClock, Inputs, Lane
 from .differences import Way
 
 
-class Run:
+class WaySteps:
     """Each call is one step of a variant."""
 
     def __init__(self, way: Way, model: nn.Module, sets: list[Inputs]) -> None:
@@ -39,7 +39,7 @@ def _inputs(way: Way, sets: list[Inputs]) -> list[Inputs]:
 
 
 class ReplayClock(CudaClock):
-    """Times each variant in the way of its Run."""
+    """Times each variant in the way of its WaySteps."""
 
     def __init__(self, own: Clock) -> None:
         self.own = own
@@ -48,7 +48,7 @@ class ReplayClock(CudaClock):
         self.own.wait()
 
     def block(self, run: Callable[[], object], steps: int) -> Block:
-        assert isinstance(run, Run)
+        assert isinstance(run, WaySteps)
         if isinstance(self.own, CudaClock):
             run()  # takes the memory that the block before may have given back
             self.wait()
@@ -78,7 +78,7 @@ def around(way: Way, model: nn.Module) -> Iterator[None]:
 
 
 @dataclass
-class Variant:
+class TimedWay:
     """A way, and what timing it gave."""
 
     way: Way
