@@ -9,6 +9,7 @@ from ablated import OURS
 
 from convbench import models
 from convbench.catalogue import families, find
+from convbench.catalogue.ablations import option_lines
 from convbench.counting import Count, count
 from convbench.errors import UsageError
 from convbench.models.counts import count_variant, meta_inputs
