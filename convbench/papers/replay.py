@@ -30,7 +30,7 @@ from ..schema import Case, ReplayStep, Row, Second
 from ..timing.clock import RULES, Clock, Inputs, Lane, Rules, clock_of, time_lanes
 from ..timing.telemetry.recorder import Recorder
 from .differences import FIXED, KNOBS, Way, missing, ours, papers_way
-from .ways import ReplayClock, TimedWay, WaySteps, around
+from .ways import ReplayClock, TimedWay, WayStep, conditions
 
 BLOCKS = 12  # of each variant: what is wanted is a ratio with its interval, however narrow that is
 WORKER = "convbench.papers.worker"
@@ -186,7 +186,7 @@ def _chain(
 ) -> tuple[list[TimedWay], list[Flip], Flip | None]:
     def variant(way: Way) -> TimedWay:
         sets = input_sets(replace(case, batch=int(way["batch"])))
-        return TimedWay(way, Lane(WaySteps(way, model, sets), partial(around, way, model)))
+        return TimedWay(way, Lane(WayStep(way, model, sets), partial(conditions, way, model)))
 
     reasons = reasons_not_to_flip(paper, case.device, theirs, own)
     chain = [variant({knob: own[knob] if reasons[knob] else theirs[knob] for knob in KNOBS})]
