@@ -1,16 +1,18 @@
-"""MACs, bytes and parameters of a network, counted on the meta device: no weights in memory, nothing computed.
+"""MACs, bytes and parameters of a network, counted on the meta device, without weights in memory or computation.
 
-Two conventions, because the field uses both and seldom says which:
+There are two conventions, because the field uses both and seldom says which:
 
-* ``macs``: torchprofile's. Convolutions, linear layers, matrix products and fused attention in full; one for
-  each output element of an elementwise product, a mean or pooling, and a norm with affine; nothing for
-  additions, ``addcmul``, activations, softmax, vector norms, norms without affine, and whatever happens inside
-  an operator that a tracer cannot open (DiG's linear attention, Mamba's scan). The papers print this under "FLOPs".
-* ``macs_full``: multiply-accumulates of convolutions, linear layers and matrix products, those inside such an
-  operator included, and nothing elementwise.
+* ``macs``: as torchprofile counts. Convolutions, linear layers, matrix products and fused attention in full; one per
+  output element of an elementwise product, a mean or pooling, and a norm with affine; zero for additions,
+  ``addcmul``, activations, softmax, vector norms, norms without affine, and everything inside an operator that a
+  tracer cannot open (the linear attention of DiG, the scan of Mamba). The papers print this under "FLOPs".
+* ``macs_full``: multiply-accumulates of convolutions, linear layers and matrix products, including those inside such
+  operators, without elementwise operations.
 
-Both are for one image and one forward pass. The rules are one table, ``RULES``, from the name of a torch
-function to the kind it is counted under and its MACs.
+Neither includes the samples of FlowDCN's deformable operator, which are counted in ``dcn_samples``.
+
+Both refer to one image and one forward pass. The table ``RULES`` maps the name of a torch function to a rule, which
+returns the kind and the MACs of a call.
 """
 
 from collections import Counter
@@ -26,10 +28,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 ELEMENTWISE = frozenset({"mul", "norm", "pool_mean", "einsum", "resize"})
-"""Kinds that are no products of matrices: in ``macs``, not in ``macs_full``."""
+"""Kinds that are not matrix products: part of ``macs``, not of ``macs_full``."""
 
 HIDDEN = frozenset({"gla_core", "scan_core"})
-"""Kinds that a tracer cannot see: in ``macs_full``, not in ``macs``."""
+"""Kinds that a tracer cannot see: part of ``macs_full``, not of ``macs``."""
+
+UNCOUNTED = frozenset({"dcn_samples"})
+"""Kinds in neither: weighted samples of a deformable operator. Each is one product with its weight and, if it lies
+between tokens, four more with the weights of its corners; no convention defines how many of them count."""
 
 WINOGRAD = (4, 9)
 """F(2x2, 3x3) needs 16 products where the direct form needs 36 (Lavin and Gray 2016)."""
@@ -37,10 +43,10 @@ WINOGRAD = (4, 9)
 
 @dataclass(frozen=True)
 class Operation:
-    """One call of a torch function inside the network."""
+    """A call of a torch function in the network."""
 
     module: str  # dotted path of the innermost module
-    in_block: bool  # inside a module whose class is called ...Block
+    in_block: bool  # inside a module whose class name ends with Block
     kind: str
     macs: int
     bytes: int  # read and written, without weights
@@ -48,10 +54,10 @@ class Operation:
 
 @dataclass
 class Count:
-    """Everything counted in one forward pass of one image.
+    """Counts of one forward pass of one image.
 
-    Bytes are those of the given element size; ``activation_bytes`` is what unfused operators read and write
-    apart from weights, ``peak_activation_bytes`` the most that lives at one time.
+    Bytes refer to the given element size; ``activation_bytes`` are read and written by unfused operators, without
+    weights; ``peak_activation_bytes`` is the maximum alive at the same time.
     """
 
     params: int
@@ -60,27 +66,32 @@ class Count:
     peak_activation_bytes: int = 0
 
     def by_kind(self) -> dict[str, int]:
-        """MACs by kind, hidden kinds included, largest first."""
+        """MACs by kind, including hidden kinds, largest first."""
         kinds: Counter[str] = Counter()
         for op in self.operations:
-            kinds[op.kind] += op.macs
+            kinds[op.kind] += 0 if op.kind in UNCOUNTED else op.macs
         return {kind: macs for kind, macs in kinds.most_common() if macs}
 
     def by_module(self, depth: int = 2) -> dict[str, int]:
-        """MACs in torchprofile's convention by the first ``depth`` parts of the module path, in order of the calls."""
+        """MACs as torchprofile counts, by the first ``depth`` parts of the module path, in the order of the calls."""
         modules: dict[str, int] = {}
         for op in self.operations:
             path = ".".join(op.module.split(".")[:depth]) or "(top)"
-            modules[path] = modules.get(path, 0) + (0 if op.kind in HIDDEN else op.macs)
+            modules[path] = modules.get(path, 0) + (0 if op.kind in HIDDEN | UNCOUNTED else op.macs)
         return {path: macs for path, macs in modules.items() if macs}
 
     @property
     def macs(self) -> int:
-        return sum(op.macs for op in self.operations if op.kind not in HIDDEN)
+        return sum(op.macs for op in self.operations if op.kind not in HIDDEN | UNCOUNTED)
 
     @property
     def macs_full(self) -> int:
-        return sum(op.macs for op in self.operations if op.kind not in ELEMENTWISE)
+        return sum(op.macs for op in self.operations if op.kind not in ELEMENTWISE | UNCOUNTED)
+
+    @property
+    def dcn_samples(self) -> int:
+        """Weighted samples of deformable operators, which are part of neither ``macs`` nor ``macs_full``."""
+        return sum(op.macs for op in self.operations if op.kind in UNCOUNTED)
 
     @property
     def activation_bytes(self) -> int:
@@ -88,29 +99,29 @@ class Count:
 
     @property
     def winograd_macs(self) -> int:
-        """The papers' rule: 4/9 of the dense 3x3 convolutions inside blocks, everything else in full."""
+        """MACs by the papers' rule: 4/9 of the dense 3x3 convolutions inside blocks, everything else in full."""
         return self._with_winograd(lambda op: op.in_block)
 
     @property
     def winograd_macs_all(self) -> int:
-        """4/9 of every dense stride-1 3x3 convolution, everything else in full."""
+        """MACs with 4/9 of every dense stride-1 3x3 convolution, everything else in full."""
         return self._with_winograd(lambda op: True)
 
     def _with_winograd(self, applies: Callable[[Operation], bool]) -> int:
         dense = sum(op.macs for op in self.operations if op.kind == "conv3x3_s1" and applies(op))
-        kept, of = WINOGRAD
-        return self.macs - dense + dense * kept // of  # exact: every such convolution is a multiple of 9
+        numerator, denominator = WINOGRAD
+        return self.macs - dense + dense * numerator // denominator  # exact: every such count is a multiple of 9
 
     def without(self, parts: list[str]) -> int:
-        """``macs`` less the operations named by "end of the module path/kind", such as "mlp.down_proj/linear".
+        """Compute ``macs`` without the operations named by "end of the module path/kind", e.g. "mlp.down_proj/linear".
 
-        "*" in place of the path stands for every module.
+        "*" in place of the path matches every module.
         """
         left_out = [part.rsplit("/", 1) for part in parts]
         return sum(
             op.macs
             for op in self.operations
-            if op.kind not in HIDDEN
+            if op.kind not in HIDDEN | UNCOUNTED
             and not any(
                 op.kind == kind and (path == "*" or f".{op.module}".endswith(f".{path}")) for path, kind in left_out
             )
@@ -212,7 +223,7 @@ RULES: dict[str, Rule] = {
 
 
 class _Recorder(TorchFunctionMode):
-    """Sees each outermost torch function of a forward pass and which module called it."""
+    """Recorder of each outermost torch function of a forward pass and the module that called it."""
 
     def __init__(self, count: Count, element_size: int) -> None:
         super().__init__()
@@ -259,7 +270,7 @@ class _Recorder(TorchFunctionMode):
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
-        """Follow the calls of the model's modules."""
+        """Track which module of the model is being called."""
         handles = []
         for path, module in model.named_modules():
             handles.append(module.register_forward_pre_hook(self._enter(path)))
@@ -274,7 +285,7 @@ class _Recorder(TorchFunctionMode):
         def hook(module: nn.Module, args: Any) -> None:
             in_block = self.modules[-1][1] or type(module).__name__.endswith("Block")
             self.modules.append((path, in_block))
-            # A module that a profiler cannot open counts itself; see gla.py.
+            # A module that a profiler cannot open counts itself, see gla.py.
             if hasattr(module, "count_macs"):
                 moved = self._bytes([a for a in args if isinstance(a, Tensor)])
                 own: dict[str, int] = module.count_macs(*args)  # type: ignore[operator]
@@ -294,11 +305,11 @@ class _Recorder(TorchFunctionMode):
 
 
 def count(model: nn.Module, inputs: tuple[Tensor, ...], element_size: int = 4) -> Count:
-    """Count one forward pass of a network that lies on the meta device.
+    """Count one forward pass of a network on the meta device.
 
     Args:
         model: a network on the meta device, in evaluation mode.
-        inputs: its arguments, batch 1, on the meta device.
+        inputs: its arguments with batch 1, on the meta device, e.g. x (1, C, H, W), t (1,) and y (1,).
         element_size: bytes of a weight and of an activation: 4 for fp32, 2 for fp16 and bf16.
     """
     params = sum(p.numel() for p in model.parameters())

@@ -1,4 +1,4 @@
-"""What a number was measured with: versions, devices, memory."""
+"""Environment of a measurement: versions, devices, memory."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from . import __version__
 
 
 def describe() -> dict[str, Any]:
-    """Everything about this machine and its software that can change a number."""
+    """Describe everything about this machine and its software that can affect a number."""
     return {
         "convbench": __version__,
         "torch": torch.__version__,
@@ -30,23 +30,23 @@ def describe() -> dict[str, Any]:
 
 
 def default_device() -> str:
-    """ "cuda" where torch sees a GPU, else "cpu"."""
+    """Default device: "cuda" if torch finds a GPU, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def cores() -> int:
-    """Physical cores this process may use: hyper-threads and cores outside a container's share do not count."""
+    """Count the physical cores that this process may use, without hyper-threads and cores outside its container."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
 def free_bytes(device: str) -> int:
-    """Memory that could be taken now, on the device."""
+    """Free memory of the device in bytes."""
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")  # a container's own limit, which the machine's figures do not show
-    with suppress(OSError, ValueError):  # no such limit
+    group = Path("/sys/fs/cgroup")  # limit of a container, which is not part of the machine's figures
+    with suppress(OSError, ValueError):  # no limit
         free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return free
 

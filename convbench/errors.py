@@ -6,6 +6,15 @@ ConvbenchError
 └── NothingMeasured     3  no case of the run could be measured
 """
 
+import re
+
+# What a terminal obeys (C0, DEL, C1), what turns or hides text (marks of direction, invisible characters, tags), and
+# what no encoding can hold (lone surrogates). Line breaks and tabs stay.
+OBEYED = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff"
+    "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+
 
 class ConvbenchError(Exception):
     """Base of the errors that a user can fix."""
@@ -32,3 +41,8 @@ class NothingMeasured(ConvbenchError):
 def first_line(error: BaseException, most: int = 160) -> str:
     """First line of a foreign error, short enough for a message; its class where it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
+def printable(text: str) -> str:
+    """The text with every character that a terminal would obey or could not show written as an escape, ``\\x1b``."""
+    return OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -1,4 +1,4 @@
-"""What a precision label means on a device, set before a case, read back, and put back after it."""
+"""Precision labels: their switches on a device, set before a case, read back, and restored after it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,14 +17,14 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """The type of weights and activations."""
+    """Type of weights and activations."""
     return DTYPES.get(precision, torch.float32)
 
 
 def unsupported(precision: str, device: str) -> str | None:
-    """Why this device cannot compute in this precision, or None if it can."""
+    """Explain why the device cannot compute in the precision; None if it can."""
     if device == "cpu" and precision == "tf32":
-        return "a CPU has no TF32 units; fp32 is what it computes"
+        return "a CPU has no TF32 units; use fp32"
     if device == "cuda" and precision in ("tf32", "torch-default") and torch.cuda.get_device_capability() < (8, 0):
         return "TF32 needs an NVIDIA GPU of compute capability 8.0 (Ampere) or newer"
     return None
@@ -32,22 +32,22 @@ def unsupported(precision: str, device: str) -> str | None:
 
 @contextmanager
 def applied(precision: str) -> Iterator[dict[str, str]]:
-    """Set the switches of the label; yields them as read back. Restores the earlier ones.
+    """Set the switches of a label, yield them as read back, and restore the earlier ones.
 
-    The older names are set, as they set the newer per-backend ones too; setting those alone makes torch refuse
-    to read the older ones, which torch.compile does.
+    Sets the older names, which also set the newer per-backend ones. If only the newer ones are set, torch refuses to
+    read the older ones, which torch.compile does.
     """
     conv, matmul = TF32_FLAGS[precision]
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = conv, matmul
     try:
-        yield read()
+        yield read_switches()
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def read() -> dict[str, str]:
-    """The switches as they are now. "none" means that nothing was asked for at that level: IEEE float32."""
+def read_switches() -> dict[str, str]:
+    """Read the current switches. "none" means that nothing was requested at that level: IEEE float32."""
     backends: Any = torch.backends  # torch's stubs lack the per-backend names
     return {
         "cudnn.allow_tf32": str(backends.cudnn.allow_tf32),
@@ -60,8 +60,8 @@ def read() -> dict[str, str]:
     }
 
 
-def label(flags: dict[str, str], precision: str, device: str) -> str:
-    """The label that the switches read back deserve, which is not always the one that was asked for."""
+def effective_label(flags: dict[str, str], precision: str, device: str) -> str:
+    """Find the label that matches the switches as read back, which may differ from the requested one."""
     if precision in DTYPES or device == "cpu":
         return precision
     conv, matmul = (flags[key] == "True" for key in ("cudnn.allow_tf32", "cuda.matmul.allow_tf32"))

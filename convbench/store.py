@@ -2,16 +2,21 @@
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import files
 from .errors import UsageError
 from .schema import KINDS, Measurement, Row
-from .schema.upgrade import SCHEMA, upgraded
+from .schema.rowcheck import row_problem
+from .schema.typecheck import shown
+from .schema.upgrade import SCHEMA, move_ratios, renamed
 
 if TYPE_CHECKING:
     import pandas
@@ -23,6 +28,7 @@ Key = tuple[str, str | None]
 """Names a stored row: its case, and the counterpart that it was compared with, or None for whichever."""
 
 HEAD = b'{"schema": '  # every line begins with it, a torn one with as much of it as was written
+BLOCK = 2**20  # bytes read at a time
 
 
 class Results:
@@ -52,13 +58,16 @@ class Results:
 def append(path: Path, row: Row) -> None:
     """Add one line and wait until it is on the disk. A torn line of an earlier kill is cut off first.
 
-    The file is locked meanwhile, so several runs can share it. Raises UsageError where the disk is full.
+    The file is locked meanwhile, so several runs can share it. Raises UsageError where the disk is full, and for a
+    file that ends in something else than a line of ours.
     """
     line = json.dumps({"schema": SCHEMA, **row.to_json()}, allow_nan=False).encode() + b"\n"
     try:
-        with path.open("ab+", buffering=0) as file:
+        with files.appended(path) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             whole = _end_of_last_line(file)
+            file.seek(whole)
+            _require_torn_line(path, file.read(len(HEAD)))
             file.truncate(whole)
             try:
                 if file.write(line) != len(line):
@@ -71,13 +80,48 @@ def append(path: Path, row: Row) -> None:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _end_of_last_line(file: Any) -> int:
-    size = file.seek(0, os.SEEK_END)
-    if size == 0:
-        return 0
-    file.seek(max(0, size - 2**20))
-    tail = file.read()
-    return int(size - len(tail) + tail.rfind(b"\n") + 1) if not tail.endswith(b"\n") else int(size)
+def _end_of_last_line(file: FileIO) -> int:
+    """Offset of the end of the last whole line, searched from the end of the file, a block at a time."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - BLOCK)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _require_torn_line(path: Path, start: bytes) -> None:
+    """Raise UsageError unless this, which stands behind the last line break, may be the start of a line of ours."""
+    if start[: len(HEAD)] != HEAD[: len(start)]:
+        raise UsageError(f"{path} ends in something else than a measurement: not a result file of convbench")
+
+
+def lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """The number and the value of every whole line, one in memory at a time; a torn last line is left out.
+
+    Raises UsageError for a file that cannot be read, and for a line that is not JSON or too long.
+    """
+    try:
+        with files.opened(path) as file:
+            for number in itertools.count(1):
+                line = file.readline(files.MOST_LINE)
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    value = files.json_value(line)
+                except ValueError:
+                    raise UsageError(f"{path} line {number} is not JSON: not a result file of convbench") from None
+                yield number, value
+            start, more = line[: len(HEAD)], line
+            while more := file.readline(BLOCK):  # a torn line may have any length
+                if more.endswith(b"\n"):
+                    raise UsageError(f"{path} line {number} is too long: not a result file of convbench")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    _require_torn_line(path, start)
 
 
 def rows_of(path: Path) -> list[Row]:
@@ -98,40 +142,32 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _upgraded_lines(path: Path) -> list[dict[str, Any]]:
-    lines = upgraded(list(_lines(path)))
-    for number, line in enumerate(lines, start=1):
-        if line["kind"] not in KINDS:
-            raise UsageError(f"{path} line {number} is of an unknown kind '{line['kind']}': not a file of convbench")
-    return lines
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    for number, line in enumerate(lines[:-1], start=1):  # behind the last line break stands nothing, or a torn line
-        try:
-            row = json.loads(line)
-        except ValueError:
-            raise UsageError(f"{path} line {number} is not JSON: not a result file of convbench") from None
-        named = isinstance(row, dict) and isinstance(row.get("case", row.get("sampling_case")), str)
-        if not named or not isinstance(row.get("schema"), int):
+    """The rows of a file in today's schema, each checked before its values are used."""
+    rows, earlier = [], []
+    for number, line in lines(path):
+        schema = line.get("schema") if isinstance(line, dict) else None
+        named = isinstance(line, dict) and ("case" in line or "sampling_case" in line)
+        if not named or not isinstance(schema, int) or isinstance(schema, bool):
             raise UsageError(f"{path} line {number} is not a measurement: not a result file of convbench")
-        if row["schema"] > SCHEMA:
-            raise UsageError(f"{path} line {number} was written by a newer convbench (schema {row['schema']}): upgrade")
-        yield row
-    if lines[-1][: len(HEAD)] != HEAD[: len(lines[-1])]:
-        raise UsageError(f"{path} ends in something else than a measurement: not a result file of convbench")
+        if schema > SCHEMA:
+            raise UsageError(f"{path} line {number} was written by a newer convbench (schema {schema}): upgrade")
+        row = renamed(line)
+        if not isinstance(row["case"], str):
+            raise UsageError(f"{path} row {number} has case {shown(row['case'])}: not a result file of convbench")
+        if not isinstance(row.get("kind"), str) or row["kind"] not in KINDS:
+            raise UsageError(f"{path} line {number} is of an unknown kind {shown(row.get('kind'))}: upgrade convbench")
+        if found := row_problem(row):
+            raise UsageError(f"{path} row {number} has {found}: not a result file of convbench")
+        rows.append(row)
+        earlier += [row] if row is not line else []
+    move_ratios(earlier)
+    return rows
 
 
 def require_writable(path: Path) -> None:
     """Raise UsageError unless lines can be added to the file, before anything expensive is done."""
-    if not path.parent.is_dir():
-        raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+    files.require_writable(path)
     try:
-        if path.exists() and not path.is_file():
-            raise UsageError(f"cannot write {path}: it is not an ordinary file")
         # A new file is not made and removed again: another run might write its first line in between.
         with path.open("ab") if path.exists() else tempfile.TemporaryFile(dir=path.parent):
             pass

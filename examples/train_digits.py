@@ -1,11 +1,11 @@
-"""Train one of the small backbones that ship with convbench: on a CPU, in minutes, with a fixed seed.
+"""Train one of the small backbones that ship with convbench: a few minutes on a CPU, with a fixed seed.
 
     pip install scikit-learn
     python examples/train_digits.py dico_digits
 
-The data are scikit-learn's 1,797 digits of 8x8 pixels. DiCo and DiC learn to predict noise and variance (iDDPM),
-FCDM a velocity (flow matching): the variant's ``predicts`` says which. The averaged weights are rounded to float16,
-as they are stored, before the last loss is taken; beside them lies a record of the training.
+The data are the 1,797 digits of 8x8 pixels in scikit-learn. DiCo and DiC learn to predict noise and variance (iDDPM),
+FCDM a velocity (flow matching), according to ``predicts`` of the variant. The averaged weights are rounded to float16,
+as stored, before the final loss is computed. A record of the training is written beside them.
 """
 
 import copy
@@ -26,16 +26,19 @@ from torch import Tensor, nn
 
 import convbench
 from convbench import models
-from convbench.catalogue import FOLDER, Variant, find
+from convbench.catalogue import Variant, find
 from convbench.files import write_whole
 from convbench.sampling import diffusion, flow
 
-DROPPED = 0.1  # labels replaced by "no class", so that guidance has both
-WARM_UP = 100  # steps to the full learning rate; from there it falls to zero along a cosine
-AVERAGED = 0.998  # decay of the averaged weights, less in the first steps
+DROPPED = 0.1  # share of labels replaced by "no class", for guidance
+WARM_UP = 100  # steps to the full learning rate, which then decreases to zero along a cosine
+AVERAGED = 0.998  # decay of the averaged weights, smaller in the first steps
 LOSSES_KEPT = 40  # points of the loss curve in the record
 
+WEIGHTS = Path(convbench.__file__).parent / "weights" / "shipped"
+
 Loss = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
+"""(network, data (B, 1, 8, 8), classes (B,), generator) -> loss of each image (B,)."""
 
 
 @click.command()
@@ -44,7 +47,7 @@ Loss = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 @click.option("--batch", default=128, show_default=True)
 @click.option("--rate", default=2e-3, show_default=True, help="Highest learning rate.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--out", default=str(FOLDER / "models" / "weights"), show_default=True, help="Folder of the result.")
+@click.option("--out", default=str(WEIGHTS), show_default=True, help="Folder of the result.")
 def main(model: str, steps: int, batch: int, rate: float, seed: int, out: str) -> None:
     """Train MODEL and write MODEL.safetensors and its record MODEL.json."""
     torch.manual_seed(seed)
@@ -59,7 +62,7 @@ def main(model: str, steps: int, batch: int, rate: float, seed: int, out: str) -
     seconds = time.perf_counter() - started
 
     state = {key: value.half() for key, value in averaged.state_dict().items()}
-    averaged.load_state_dict(state)  # what is judged is what is stored
+    averaged.load_state_dict(state)  # evaluate the stored weights
     final = mean_loss(averaged, images, classes, loss_of)
     file = Path(out) / f"{model}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +94,7 @@ def main(model: str, steps: int, batch: int, rate: float, seed: int, out: str) -
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    """The images (1797, 1, 8, 8) in [-1, 1] and their classes (1797,)."""
+    """Load the images (1797, 1, 8, 8) in [-1, 1] and their classes (1797,)."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -99,7 +102,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 def start_at_zero(network: nn.Module) -> None:
-    """Every block starts as the identity and the network at zero (adaLN-Zero, Peebles and Xie 2023)."""
+    """Initialise every block as the identity and the output as zero (adaLN-Zero, Peebles and Xie 2023)."""
     for name, module in network.named_modules():
         if name.rsplit(".", 1)[-1] in ("adaLN_modulation", "affine") or name in (
             "final_layer.out_proj",
@@ -111,25 +114,25 @@ def start_at_zero(network: nn.Module) -> None:
 
 
 def diffusion_loss(network: nn.Module, data: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
-    """Of iDDPM over the 1000 original steps. -> (B,)"""
-    t = (spread(len(data), generator) * len(SCHEDULE.betas)).long()
+    """Compute the iDDPM loss over the 1000 original steps. data (B, 1, 8, 8), classes (B,) -> (B,)"""
+    t = (stratified(len(data), generator) * len(SCHEDULE.betas)).long()
     noise = torch.randn(data.shape, generator=generator)
-    x = diffusion.noised(SCHEDULE, data, t, noise)
+    x = diffusion.add_noise(SCHEDULE, data, t, noise)
     return diffusion.training_loss(SCHEDULE, network(x, t.float(), classes), data, x, t, noise).total
 
 
 def flow_loss(network: nn.Module, data: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
-    """Of flow matching. -> (B,)"""
-    t = spread(len(data), generator)
-    x, velocity = flow.noised(data, t, torch.randn(data.shape, generator=generator))
+    """Compute the loss of flow matching. data (B, 1, 8, 8), classes (B,) -> (B,)"""
+    t = stratified(len(data), generator)
+    x, velocity = flow.add_noise(data, t, torch.randn(data.shape, generator=generator))
     return flow.training_loss(network(x, t, classes), velocity)
 
 
 SCHEDULE = diffusion.Schedule.spaced()
 
 
-def spread(count: int, generator: torch.Generator) -> Tensor:
-    """Uniform in [0, 1), one in each of ``count`` equal parts, shuffled: less noise in the loss than free draws."""
+def stratified(count: int, generator: torch.Generator) -> Tensor:
+    """Draw uniformly in [0, 1), one value per part of ``count`` equal parts, for a less noisy loss. -> (count,)"""
     return (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
 
 
@@ -144,7 +147,10 @@ def train(
     rate: float,
     seed: int,
 ) -> tuple[nn.Module, list[tuple[int, float]]]:
-    """The averaged network, and the mean loss since the point before at some of the steps."""
+    """Train a network on images (N, 1, 8, 8) with classes (N,).
+
+    Returns the averaged network, and at some of the steps the mean loss since the previous point.
+    """
     generator = torch.Generator().manual_seed(seed)
     averaged = copy.deepcopy(network).requires_grad_(False)
     optimiser = torch.optim.AdamW(network.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
@@ -174,13 +180,13 @@ def train(
 
 @torch.no_grad()
 def mean_loss(network: nn.Module, images: Tensor, classes: Tensor, loss_of: Loss) -> float:
-    """Over all images with their classes, eight times of each."""
+    """Compute the mean loss over all images (N, 1, 8, 8) with their classes (N,), eight times each."""
     generator = torch.Generator().manual_seed(1)
     return torch.cat([loss_of(network, images, classes, generator) for _ in range(8)]).mean().item()
 
 
 def commit() -> str:
-    """Of the checkout this runs from."""
+    """Commit of the checkout that contains this script."""
     found = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )

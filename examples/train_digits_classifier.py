@@ -1,10 +1,10 @@
-"""Train the classifier that judges sampled digits: on a CPU, in a minute, with a fixed seed.
+"""Train the classifier that evaluates sampled digits: a minute on a CPU, with a fixed seed.
 
     pip install scikit-learn
     python examples/train_digits_classifier.py
 
-Four fifths of scikit-learn's 1,797 digits are learned from; every fifth is held out, and the record says how many of
-those are recognised. The mean and covariance of the features over all real digits are stored beside the weights.
+It is trained on four fifths of the 1,797 digits in scikit-learn; every fifth is held out, and the record contains the
+accuracy on those. The mean and covariance of the features over all real digits are stored beside the weights.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from train_digits import commit, digits
 
 from convbench.files import write_whole
-from convbench.sampling.figures import WEIGHTS, DigitClassifier
+from convbench.sampling.digit_quality import WEIGHTS, DigitClassifier
 
 EPOCHS, BATCH, RATE = 60, 64, 2e-3
 
@@ -64,7 +64,7 @@ def main(seed: int, out: str) -> None:
 
 
 def train(classifier: DigitClassifier, images: torch.Tensor, classes: torch.Tensor, seed: int) -> None:
-    """Cross entropy on images with a little noise, so that no single pixel decides."""
+    """Train on images (N, 1, 8, 8) with classes (N,), with noise so that no single pixel decides."""
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(classifier.parameters(), lr=RATE, weight_decay=0.05)
     steps = EPOCHS * (len(images) // BATCH)

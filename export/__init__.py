@@ -3,7 +3,7 @@
 An artefact is a folder, written whole or not at all:
 
     manifest.json       what it is: the fields of ``folder.Manifest``, and a "schema" number
-    verification.json   how far it was from fp32 PyTorch when it was made; ``convbench verify`` writes it anew
+    verification.json   how far it was from fp32 PyTorch when it was made; ``convbench verify`` rewrites it
     layers.json         ONNX and OpenVINO: which value of the graph is the output or the input of which layer
     README.md           for a colleague: what it takes, what it returns, how to run it
     model.onnx          ONNX; weights above 2 GB lie beside it in model.onnx.data, and the two must move together

@@ -12,9 +12,10 @@ from torch import nn
 from convbench.errors import UsageError
 from convbench.schema import Step
 
+from .manifest import ENTRIES
 from .shapes import Shapes
 
-ENTRY = "model.pt2"
+ENTRY = ENTRIES["aoti"]
 CAPABILITIES = ("DEFAULT", "NO AVX", "AVX2", "AVX512")  # of torch, each running what is compiled for those before it
 PACKED = re.compile(
     rb"aoti_torch_cpu_mkldnn__convolution_pointwise\w*\(|aoti_torch_cpu__(?:mkl_)?linear_pointwise\w*\("
@@ -50,14 +51,14 @@ def write(model: nn.Module, shapes: Shapes, file: Path) -> dict[str, Any]:
 
 
 def packed_operators(file: Path) -> int:
-    """How many calls of operators with packed weights the compiled code holds."""
+    """Number of calls of operators with packed weights in the compiled code."""
     with zipfile.ZipFile(file) as package:
         sources = [name for name in package.namelist() if name.endswith(".wrapper.cpp")]
         return sum(len(PACKED.findall(package.read(name))) for name in sources)
 
 
 def target(device: str) -> dict[str, str]:
-    """What a file that is compiled here will need."""
+    """Requirements of a file that is compiled here."""
     if device == "cuda":
         return {"device": "cuda", "gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
     return {"device": "cpu", "capability": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__}

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from torch import Tensor, nn
 from convbench import catalogue
 from convbench.environment import describe
 from convbench.errors import UsageError
+from convbench.files import cache_home
 from convbench.schema import Case, Second, Step
 
-from . import folder, make, shapes
-from .folder import Manifest
+from . import folder, make, shapes, trust
+from .manifest import NATIVE, Manifest
 
 MANY = 64  # images of a call that a file with a batch that may vary takes at least
 
@@ -41,12 +41,6 @@ class Built:
 
     def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         return self.step(x, t, y)
-
-
-def home() -> Path:
-    """Where they are kept: $CONVBENCH_CACHE, or convbench in the user's cache. It can be removed at any time."""
-    own = os.environ.get("CONVBENCH_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convbench"
 
 
 def prepared(network: nn.Module, case: Case, to: str, one_batch: bool) -> Prepared:
@@ -74,23 +68,31 @@ def prepared(network: nn.Module, case: Case, to: str, one_batch: bool) -> Prepar
         "machine": [facts["cpu"], facts["cpu_features"], facts["gpus"]] if to in ("aoti", "tensorrt") else None,
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    path = home() / "artefacts" / f"{re.sub(r'[^a-z0-9_.]', '-', case.model)}-{case.res}-{to}-{name}"
-    if (path / folder.MANIFEST).is_file():
-        manifest = folder.read(path)
-        if not folder.changed_files(path, manifest):
-            return Prepared(path, manifest, 0.0)
+    path = cache_home() / "artefacts" / f"{re.sub(r'[^a-z0-9_.]', '-', case.model)}-{case.res}-{to}-{name}"
+    if held := _held(path, to):
+        return Prepared(path, held, 0.0)
     started = time.perf_counter()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     network = network if _is_plain(network, to, case.device) else _copied(network, to, case.device)
     with folder.making(path, force=True) as partial:
         manifest = make.build(
-            network, sizes, wanted, partial, timing=home() / "timing.cache", tf32=case.precision == "tf32"
+            network, sizes, wanted, partial, timing=cache_home() / "timing.cache", tf32=case.precision == "tf32"
         )
     return Prepared(path, manifest, time.perf_counter() - started)
 
 
+def _held(path: Path, to: str) -> Manifest | None:
+    """The manifest of a whole artefact in the cache; machine code that this user did not build here is built again."""
+    if not (path / folder.MANIFEST).is_file():
+        return None
+    manifest = folder.read(path)
+    if manifest.to != to or folder.changed_files(path, manifest):
+        return None
+    return manifest if to not in NATIVE or trust.built_here(manifest) else None
+
+
 def _is_plain(network: nn.Module, to: str, device: str) -> bool:
-    """Whether an artefact can be made from it as it is."""
+    """True if an artefact can be made from the network as it is."""
     first = next(network.parameters())
     return first.dtype == torch.float32 and first.device.type == (device if to == "aoti" else "cpu")
 
@@ -102,7 +104,7 @@ def _copied(network: nn.Module, to: str, device: str) -> nn.Module:
 
 
 def unsupported(case: Case, to: str, precisions: tuple[str, ...]) -> str | None:
-    """Why no artefact can be made for a case, in words for a table; None if one can."""
+    """Reason why no artefact can be made for a case, or None."""
     if case.mode != "forward":
         return f"{to} files compute the forward pass only"
     if case.precision not in precisions:

@@ -1,60 +1,31 @@
 """The folder of an artefact: written whole or not at all, described by its manifest, checked by its hashes."""
 
 import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from convbench.errors import UsageError
+from convbench.errors import UsageError, first_line
+from convbench.files import json_value, opened, read_json
 
-SCHEMA = 1
+from .manifest import MOST_BYTES, SCHEMA, Manifest, Port, parsed
+
+__all__ = ["SCHEMA", "Manifest", "Port"]
+
 MANIFEST, VERIFICATION, LAYERS, README = "manifest.json", "verification.json", "layers.json", "README.md"
+CHANGED = "is not the file that was made: its SHA-256 differs"
+BLOCK = 2**20  # bytes copied at a time
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output. ``shape``: numbers, and for what may vary a name or a multiple of one, such as "4*h4"."""
-
-    name: str
-    dtype: str  # float32 or int64
-    shape: tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What an artefact is."""
-
-    model: str  # an id of `convbench models`, or the class of a network of one's own
-    res: int  # side of the decoded image, pixels
-    to: str  # one of TARGETS
-    precision: str  # one of PRECISIONS
-    batch: tuple[int, int]  # the fewest and most images of a call
-    dimensions: dict[str, tuple[int, int]]  # the smallest and largest value of each name in the shapes
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-    entry: str  # the file that a runtime opens
-    weights: dict[str, str]  # "source" in words or a path, "sha256" of the parameters
-    versions: dict[str, str]
-    target: dict[str, str]  # where it runs: "device", and for compiled code what that must be
-    command: str
-    created_utc: str
-    build_s: float
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # "sha256" and "bytes" of each
-    details: dict[str, Any] = field(default_factory=dict)  # of one target: opset, packed operators, profiles
-
-    @property
-    def dynamic(self) -> bool:
-        """Whether height and width may vary."""
-        return any(name != "batch" for name in self.dimensions)
 
 
 @contextmanager
@@ -67,6 +38,7 @@ def making(out: Path, force: bool = False) -> Iterator[Path]:
     require_free(out, force)
     _remove_leftovers(out)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process of the same number
     try:
         partial.mkdir()
         yield partial
@@ -90,12 +62,23 @@ def require_free(out: Path, force: bool = False) -> None:
         raise UsageError(f"cannot write {out}: there is no folder {out.absolute().parent}")
     if not os.access(out.absolute().parent, os.W_OK):
         raise UsageError(f"cannot write {out}: its folder is write-protected")
-    if not out.exists():
+    if not out.exists() and not out.is_symlink():
         return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
-        raise UsageError(f"{out} exists and is no artefact of convbench: give another --out")
+    if out.is_symlink():
+        raise UsageError(f"{out} is a symbolic link: give another --out")
+    if not out.is_dir() or (any(out.iterdir()) and not _is_ours(out)):
+        raise UsageError(f"{out} exists and is not an artefact of convbench: give another --out")
     if not force:
         raise UsageError(f"{out} exists: give another --out, or --force to replace it")
+
+
+def _is_ours(out: Path) -> bool:
+    """True for an artefact, even a damaged one; a manifest.json alone is also part of many web pages."""
+    try:
+        content = read_json(out / MANIFEST, MOST_BYTES)
+    except UsageError:
+        return False
+    return isinstance(content, dict) and {"schema", "model", "entry", "files"} <= set(content)
 
 
 def _move(partial: Path, out: Path) -> None:
@@ -110,7 +93,7 @@ def _move(partial: Path, out: Path) -> None:
 
 def _remove_leftovers(out: Path) -> None:
     """Folders of processes that were killed."""
-    for leftover in out.parent.glob(f".{out.name}.partial-*"):
+    for leftover in out.parent.glob(f".{glob.escape(out.name)}.partial-*"):
         pid = leftover.name.rpartition("partial-")[2].partition("-")[0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             if leftover.name.endswith("-old") and not out.exists():  # killed between two renames: it is the only one
@@ -128,7 +111,7 @@ def _sync(path: Path) -> None:
 
 
 def _disk(error: Exception, out: Path) -> str | None:
-    """What an error says about the disk, or None where it is about something else."""
+    """Message on a full or broken disk, or None for any other error."""
     if isinstance(error, OSError) and error.errno and error.errno not in FULL:
         return error.strerror if error.errno in (errno.EACCES, errno.EROFS, errno.EIO) else None
     free = shutil.disk_usage(out.parent).free
@@ -152,44 +135,100 @@ def write(folder: Path, manifest: Manifest) -> Manifest:
 
 
 def read(folder: Path) -> Manifest:
-    """Raises UsageError for what is no artefact, or one of a newer convbench."""
+    """The manifest of a folder, every field checked. Raises UsageError for what is not an artefact of today."""
+    path = folder / MANIFEST
     try:
-        content = json.loads((folder / MANIFEST).read_text("utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{folder} is no artefact: it has no {MANIFEST}; `convbench export` makes one") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {folder / MANIFEST}: {error}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
-        raise UsageError(f"{folder / MANIFEST} is not a manifest of convbench")
-    if content.pop("schema") > SCHEMA:
+        with opened(path, follow=False) as file:
+            text = file.read(MOST_BYTES + 1)
+        content = json_value(text) if len(text) <= MOST_BYTES else None
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{folder} is not an artefact: it has no {MANIFEST}; `convbench export` makes one") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"cannot read {path}: it is not a manifest of convbench: {first_line(error)}") from None
+    schema = content.pop("schema", None) if isinstance(content, dict) else None
+    if type(schema) is not int:
+        raise UsageError(f"{path} is not a manifest of convbench")
+    if schema > SCHEMA:
         raise UsageError(f"{folder} was made by a newer convbench: upgrade")
+    if schema < SCHEMA:
+        raise UsageError(f"{folder} was made by an older convbench: export it again")
     try:
-        ports = {
-            key: tuple(Port(port["name"], port["dtype"], tuple(port["shape"])) for port in content[key])
-            for key in ("inputs", "outputs")
-        }
-        dimensions = {name: (int(low), int(high)) for name, (low, high) in content["dimensions"].items()}
-        low, high = content["batch"]
-        manifest = Manifest(**{**content, **ports, "dimensions": dimensions, "batch": (int(low), int(high))})
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{folder / MANIFEST} is not a manifest of convbench: {error}") from None
-    for name in (manifest.entry, *manifest.files):
-        if Path(name).name != name:
-            raise UsageError(f"{folder / MANIFEST} names a file outside its folder: {name}")
-    return manifest
+        return parsed(content)
+    except ValueError as error:
+        raise UsageError(f"{path} is not a manifest of convbench: {error}") from None
 
 
 def changed_files(folder: Path, manifest: Manifest) -> list[str]:
-    """What is missing or no longer what the manifest says, in words."""
+    """Files that are missing or differ from the manifest, in words."""
     found = []
     for name, facts in manifest.files.items():
-        if not (folder / name).is_file():
+        try:
+            same = (sha256(folder / name), (folder / name).stat().st_size) == (facts["sha256"], facts["bytes"])
+        except FileNotFoundError:
             found.append(f"{name} is missing")
-        elif sha256(folder / name) != facts["sha256"]:
-            found.append(f"{name} is not the file that was made: its SHA-256 differs")
+        except OSError as error:  # a link, a pipe or a folder of that name
+            found.append(f"{name} cannot be read: {error.strerror}")
+        else:
+            found += [] if same else [f"{name} {CHANGED}"]
     return found
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    """Hash of a regular file that is not a link. Raises OSError for anything else."""
+    with opened(path, follow=False) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Damaged(UsageError):
+    """An artefact whose files are not those of its manifest."""
+
+    def __init__(self, folder: Path, changes: list[str]) -> None:
+        super().__init__(f"{folder} is damaged: {'; '.join(changes)}: export it again")
+        self.changes = changes
+
+
+@contextmanager
+def sealed(folder: Path, manifest: Manifest) -> Iterator[Path]:
+    """A private copy of the files that a manifest lists, each with the SHA-256 that it lists; nothing else is there.
+
+    What is opened from it is what was hashed, whoever writes into the folder meanwhile, and a file in it that names
+    another finds only listed ones.
+
+    Raises:
+        Damaged: a file is missing, is a link or not a regular file, or has another hash.
+        UsageError: there is no room for the copy.
+    """
+    needed = sum(facts["bytes"] for facts in manifest.files.values())
+    with tempfile.TemporaryDirectory(prefix="convbench-") as private:
+        free = shutil.disk_usage(private).free
+        if needed > free:
+            raise UsageError(f"{folder} has {needed} bytes, {private} has room for {free}: set TMPDIR to another place")
+        try:
+            changes = [_copied(folder / name, Path(private, name), facts) for name, facts in manifest.files.items()]
+        except OSError as error:
+            raise UsageError(f"cannot copy {folder}: {error.strerror}") from None
+        if found := [change for change in changes if change]:
+            raise Damaged(folder, found)
+        yield Path(private)
+
+
+def _copied(source: Path, target: Path, facts: dict[str, Any]) -> str | None:
+    """Copy a file and hash what was copied. Returns what is wrong with it."""
+    digest = hashlib.sha256()
+    try:
+        file = opened(source, follow=False)
+    except FileNotFoundError:
+        return f"{source.name} is missing"
+    except OSError as error:
+        return f"{source.name} cannot be read: {error.strerror}"
+    with file, target.open("xb") as copy:
+        if os.fstat(file.fileno()).st_size != facts["bytes"]:
+            return f"{source.name} {CHANGED}"
+        while block := file.read(BLOCK):
+            digest.update(block)
+            copy.write(block)
+            if copy.tell() > facts["bytes"]:  # it grows while it is read
+                break
+    return None if digest.hexdigest() == facts["sha256"] else f"{source.name} {CHANGED}"

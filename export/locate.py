@@ -1,11 +1,10 @@
-"""Which layer of a wrong artefact is the first to differ from the network: bisection over values of its graph.
+"""First layer of a wrong artefact that differs from the network, by bisection over values of its graph.
 
 Only values that lie one behind the other can be bisected: what depends on a wrong value is wrong, what does not may
 be right though it is computed later. So a longest chain of layers is searched first, and then what leads to its first
 wrong member but not to the last right one.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,14 @@ from torch import Tensor, nn
 
 from convbench import packages
 from convbench.checks.output import relative_error
+from convbench.errors import UsageError
+from convbench.files import read_json
+from convbench.schema.typecheck import problem
 from convbench.timing.clock import Inputs
 from convbench.tolerances import RELATIVE_L2
 
 from . import folder, onnxruntime, openvino
-from .folder import Manifest
+from .manifest import Manifest
 from .onnx import Layer
 
 Found = dict[str, Any]
@@ -37,7 +39,9 @@ def first_difference(artefact: Path, manifest: Manifest, network: nn.Module, inp
     """
     if not (artefact / folder.LAYERS).is_file():
         return None
-    layers: list[Layer] = json.loads((artefact / folder.LAYERS).read_text("utf-8"))
+    layers: list[Layer] = read_json(artefact / folder.LAYERS)
+    if misfit := problem(layers, list[dict[str, str]]):
+        raise UsageError(f"{folder.LAYERS} holds {misfit}")
     graph = (
         _onnx_graph(artefact / manifest.entry) if manifest.to == "onnx" else _openvino_graph(artefact / manifest.entry)
     )
@@ -85,7 +89,7 @@ def _text(
     errors: dict[str, float],
     wrong: Callable[[Sequence[str]], list[str]],
 ) -> str:
-    """What is wrong, in words: the layer itself, or the operators before it that belong to no layer."""
+    """Place of the difference, in words: the layer itself, or the operators before it that belong to no layer."""
     name, side = taps[first]
     told = f"the first layer to differ is {name} (relative error {errors[first]:.1e})"
     between = _operators_before(graph, set(taps), first)
@@ -208,7 +212,7 @@ def _name(output: Any) -> str:
 
 
 def _values(artefact: Path, manifest: Manifest, inputs: Inputs, names: Sequence[str]) -> list[Tensor]:
-    """What the artefact computes at these places."""
+    """Values of the artefact at these places."""
     given = dict(zip(("x", "t", "y"), (v.numpy() for v in inputs), strict=True))
     file = artefact / manifest.entry
     if manifest.to == "onnx":

@@ -1,7 +1,8 @@
-"""What ``convbench export`` does: build an artefact, prove it, describe it."""
+"""``convbench export``: build an artefact, prove it, describe it."""
 
 import hashlib
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -16,8 +17,8 @@ from torch import nn
 from convbench import __version__, catalogue, models, packages
 from convbench.errors import ConvbenchError, UsageError
 
-from . import PRECISIONS, TARGETS, aoti, autocast, folder, onnx, openvino, quantize, shapes, tensorrt
-from .folder import Manifest
+from . import PRECISIONS, TARGETS, aoti, autocast, folder, onnx, openvino, quantize, shapes, tensorrt, trust
+from .manifest import NATIVE, Manifest
 from .shapes import Shapes
 
 Report = Callable[[str], None]
@@ -34,11 +35,12 @@ SUPPORTED = {
     "aoti": ("fp32",),
 }
 SCRATCH = "scratch"
+RANDOM, SHIPPED = "random, seed 0", "shipped"  # sources of weights that name no file
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to export."""
+    """A request for an artefact."""
 
     model: str
     res: int
@@ -68,7 +70,7 @@ def export(wanted: Wanted, out: Path, force: bool = False, report: Report = lamb
     with folder.making(out, force) as partial:
         manifest = build(network, sizes, wanted, partial, report)
         report("verifying")
-        found = verify.check(partial, network, sizes)
+        found = verify.check(partial, network, sizes, trust_native=True)
         (partial / folder.VERIFICATION).write_text(json.dumps(found, indent=1) + "\n", "utf-8")
         if found["status"] == "failed":
             raise ConvbenchError(f"the exported file is wrong and was not kept: {found['reason']}")
@@ -159,8 +161,9 @@ def build(
         dimensions=sizes.dimensions,
         inputs=inputs,
         outputs=outputs,
+        signature=sizes.takes,
         entry=entry,
-        weights={"source": wanted.weights or "random, seed 0", "sha256": parameters_sha256(network)},
+        weights={"source": wanted.weights or RANDOM, "sha256": parameters_sha256(network)},
         versions=versions(wanted.to),
         target=target,
         command=wanted.command,
@@ -168,7 +171,13 @@ def build(
         build_s=round(time.perf_counter() - started, 3),
         details=details,
     )
-    return folder.write(into, manifest)
+    manifest = folder.write(into, manifest)
+    if wanted.to in NATIVE:
+        try:
+            trust.add(manifest)
+        except OSError as error:
+            report(f"not remembered as built here ({error.strerror}): opening it will need --trust-native")
+    return manifest
 
 
 def _onnx(
@@ -202,16 +211,16 @@ def _present(layers: list[onnx.Layer], values: set[str]) -> list[onnx.Layer]:
 
 
 def parameters_sha256(network: nn.Module) -> str:
-    """Of names, types, shapes and values of all parameters: the same for the same weights from whatever file."""
+    """Hash of names, types, shapes and values of all parameters: equal for equal weights from any file."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def versions(to: str) -> dict[str, str]:
-    """Of what takes part in making such an artefact."""
+    """Versions of the packages that make such an artefact."""
     names = {
         "onnx": ("onnx", "onnxscript", "onnxruntime", "nvidia-modelopt"),
         "openvino": ("onnx", "onnxscript", "openvino"),
@@ -277,11 +286,25 @@ x: the noisy latents. t: the timestep of each image. y: its class, or the number
 
 Verification: {found["status"]}. {found["reason"]} Do it again with
 
-    convbench verify .
+    {_verify_again(manifest)}
 
 which compares with the PyTorch network and says which layer differs first, should one. `manifest.json` holds the
 hashes of all files, the versions they were made with and everything else that is known.
 """
+
+
+def _verify_again(manifest: Manifest) -> str:
+    """The command, with what convbench does not take from a manifest."""
+    parts = ["convbench", "verify", "."]
+    parts += ["--model", manifest.model] if ":" in manifest.model else []
+    parts += ["--weights", manifest.weights["source"]] if not is_self_contained(manifest) else []
+    parts += ["--trust-native"] if manifest.to in NATIVE else []
+    return shlex.join(parts)
+
+
+def is_self_contained(manifest: Manifest) -> bool:
+    """True if the weights are random or part of convbench."""
+    return manifest.weights["source"] in (RANDOM, SHIPPED)
 
 
 def _size(shape: tuple[int | str, ...], sizes: dict[str, int]) -> str:

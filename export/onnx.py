@@ -15,9 +15,10 @@ from convbench import packages
 from convbench.checks.operators import operators_seen
 from convbench.errors import UsageError
 
+from .manifest import ENTRIES
 from .shapes import Shapes
 
-ENTRY = "model.onnx"
+ENTRY = ENTRIES["onnx"]
 OPSET = 21  # the first with a GroupNormalization that runtimes know as one operator
 OPSET_ATTENTION = 23  # the first with Attention
 OPSET_INT8 = 20  # what ONNX Runtime's quantiser can read
@@ -77,7 +78,7 @@ def tried(model: nn.Module, shapes: Shapes) -> tuple[int, int]:
 
 
 def layers(graph: Any, model: nn.Module) -> list[Layer]:
-    """Which values of the graph are outputs of which modules, and inputs of those without modules inside.
+    """Values of the graph that are outputs of modules, and inputs of modules without modules inside.
 
     In the order in which they are computed. From the names of modules that the exporter notes on each node.
     """

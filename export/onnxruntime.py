@@ -15,7 +15,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def missing_provider(device: str) -> str | None:
-    """Why ONNX Runtime cannot run on the device, or None if it can."""
+    """Reason why ONNX Runtime cannot run on the device, or None."""
     if reason := packages.missing("onnxruntime"):
         return reason
     ort = packages.require("onnxruntime")

@@ -10,7 +10,9 @@ from torch import Tensor
 from convbench import packages
 from convbench.schema import Step
 
-ENTRY = "model.xml"
+from .manifest import ENTRIES
+
+ENTRY = ENTRIES["openvino"]
 
 
 def write(source: Path, folder: Path) -> None:
@@ -33,7 +35,7 @@ def session(
     """
     ov = packages.require("openvino")
     core = ov.Core()
-    model = core.read_model(str(file))
+    model = core.read_model(str(file), str(file.with_suffix(".bin")))  # whatever else the file may name
     if taps:
         model.add_outputs(list(taps))
     if fixed:

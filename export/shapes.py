@@ -1,4 +1,4 @@
-"""Which batches and sizes an artefact takes, and what it must know to say so."""
+"""Batches and sizes that an artefact takes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +9,12 @@ from convbench.catalogue import Signature, Variant
 from convbench.errors import UsageError
 from convbench.timing.clock import Inputs
 
-from .folder import Port
+from .manifest import Port
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a network is exported for. Height and width are those of x, not of the image."""
+    """Sizes that a network is exported for. Height and width are those of x, not of the image."""
 
     takes: Signature
     batch: tuple[int, int]
@@ -25,7 +25,7 @@ class Shapes:
 
     @property
     def names(self) -> tuple[str, str]:
-        """Of height and width, over ``multiple``: the files then state the divisibility as 4*h4."""
+        """Factors of height and width over ``multiple``: the files then state the divisibility as 4*h4."""
         suffix = str(self.multiple) if self.multiple > 1 else ""
         return f"h{suffix}", f"w{suffix}"
 
@@ -73,8 +73,8 @@ class Shapes:
         generator = torch.Generator().manual_seed(seed)
         takes = self.takes
         x = torch.randn(batch, takes.channels, height or self.side, width or self.side, generator=generator)
-        t = torch.rand(batch, generator=generator) * (takes.t_end - takes.t_end / 1000)
-        ends = torch.tensor([takes.t_end - takes.t_end / 1000, 0.0])
+        t = takes.time(torch.rand(batch, generator=generator) * 999)
+        ends = torch.tensor([takes.time(999.0), takes.time(0.0)])
         t[: min(2, batch)] = ends[: min(2, batch)]
         if takes.caption:
             return x, t, torch.randn(batch, *takes.caption, generator=generator)
@@ -110,7 +110,20 @@ def of_ports(
     takes: Signature,
     side: int,
 ) -> Shapes:
-    """The shapes that a manifest states."""
+    """The shapes that a manifest states. Raises UsageError where they are not those of such a network."""
+    found = _of_ports(inputs, outputs, dimensions, takes, side)
+    if found.ports() != (inputs, outputs) or found.dimensions != dimensions:
+        raise UsageError("the manifest states inputs, outputs and dimensions that do not belong together")
+    return found
+
+
+def _of_ports(
+    inputs: tuple[Port, ...],
+    outputs: tuple[Port, ...],
+    dimensions: dict[str, tuple[int, int]],
+    takes: Signature,
+    side: int,
+) -> Shapes:
     batch = inputs[0].shape[0]
     fixed = (batch, batch) if isinstance(batch, int) else dimensions["batch"]
     height, channels = inputs[0].shape[2], outputs[0].shape[1]

@@ -24,10 +24,11 @@ from convbench import packages
 from convbench.errors import UsageError
 from convbench.schema import Step
 
+from .manifest import ENTRIES
 from .shapes import Shapes
 
 _HOME = str(Path(convbench.__file__).parents[1])
-ENTRY, TIMING = "engine.plan", "timing.cache"
+ENTRY, TIMING = ENTRIES["tensorrt"], "timing.cache"
 LIBRARIES = {  # the name that is imported -> the name that is printed; the first that works is taken
     "tensorrt": "TensorRT",
     "tensorrt_bindings": "TensorRT",
@@ -80,7 +81,7 @@ def _absent(module: str) -> bool:
 def _probe(module: str) -> tuple[str | None, str]:
     """The version of a library whose builder works, or why it does not."""
     done = subprocess.run(
-        [sys.executable, "-m", "convbench.export.tensorrt_probe", module],
+        [sys.executable, "-P", "-m", "convbench.export.tensorrt_probe", module],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [_HOME, os.environ.get("PYTHONPATH")]))},
         capture_output=True,
         text=True,
@@ -184,7 +185,7 @@ def profile_of(shapes: Shapes) -> dict[str, tuple[tuple[int, ...], ...]]:
 
 
 def target() -> dict[str, str]:
-    """What an engine that is built here will need."""
+    """Requirements of an engine that is built here."""
     chosen = library()
     found = {"device": "cuda", "library": str(chosen)}
     if torch.cuda.is_available():

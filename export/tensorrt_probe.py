@@ -1,4 +1,4 @@
-"""What a TensorRT library can do here, found out in a process of its own: without a driver some crash it.
+"""Capabilities of a TensorRT library, probed in a separate process: without a driver some libraries crash.
 
 ``python -m convbench.export.tensorrt_probe MODULE`` writes one line of JSON.
 """

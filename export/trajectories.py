@@ -1,12 +1,12 @@
-"""What a network is given while images are sampled with it: to calibrate with, and to follow an artefact along."""
+"""Inputs of a network while images are sampled with it: to calibrate with, and to follow an artefact along."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from convbench.sampling import samplers
-from convbench.sampling.noise import PerImage, classes
+from convbench.sampling import sampler_names, samplers
+from convbench.sampling.noise import PerImage, draw_classes
 from convbench.sampling.sampler import Sampler
 
 from .shapes import Shapes
@@ -19,10 +19,10 @@ CLIP_RANDOM = (
 
 
 def sampler(sizes: Shapes, steps: int, trained: bool) -> Sampler:
-    """A deterministic one that suits what the network predicts."""
-    if sizes.takes.predicts == "velocity":
-        return samplers.create("euler", steps)
-    return samplers.create("ddim", steps, clip=CLIP.get(sizes.takes.factor, 4.0) if trained else CLIP_RANDOM)
+    """A deterministic one that suits what the network predicts. ``clip``: those that predict noise alone have one."""
+    name = sampler_names.DETERMINISTIC[sampler_names.prediction(sizes.takes)]
+    clip = CLIP.get(sizes.takes.factor, 4.0) if trained else CLIP_RANDOM
+    return samplers.create(name, steps, clip, noise=sizes.takes.noise)
 
 
 def sample(
@@ -37,7 +37,7 @@ def sample(
     takes = sizes.takes
     numbers = range(images)
     noise = PerImage(0, numbers, (takes.channels, sizes.side, sizes.side))
-    y = sizes.inputs(images)[2] if takes.caption else torch.tensor(classes(0, numbers, takes.classes))
+    y = sizes.inputs(images)[2] if takes.caption else torch.tensor(draw_classes(0, numbers, takes.classes))
 
     def watched(x: Tensor, t: Tensor) -> Tensor:
         t = t.contiguous()

@@ -1,4 +1,4 @@
-"""Whether an artefact computes what fp32 PyTorch computes: over batches, sizes, timesteps, classes and a trajectory."""
+"""Verification of an artefact against fp32 PyTorch: over batches, sizes, timesteps, classes and a trajectory."""
 
 import math
 from collections.abc import Iterator
@@ -9,17 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convbench import models
+from convbench.catalogue import Variant
 from convbench.checks.output import relative_error
 from convbench.errors import UsageError, first_line
 from convbench.schema import Step
 from convbench.timing.clock import Inputs
 from convbench.tolerances import RELATIVE_L2, TRAJECTORY_L2
 
-from . import folder, locate, runtimes, trajectories
+from . import folder, locate, runtimes, trajectories, trust
+from .manifest import Manifest
 from .shapes import Shapes
 
 BATCHES = (2, 3, 8)  # beside the smallest: of several images, of an odd number, of many
 TRAJECTORY_STEPS = 10
+MOST_NUMBERS_A_BYTE, LEAST_NUMBERS = 4, 2**24  # int8 has one, and fixed tables may be folded away
 Row = dict[str, Any]
 
 
@@ -30,11 +34,13 @@ def check(
     takes_trajectory: bool = True,
     threads: int | None = None,
     report: Any = lambda what: None,
+    trust_native: bool = False,
 ) -> dict[str, Any]:
-    """Compare an artefact with the network it was made from.
+    """Compare an artefact with the network it was made from. Opens nothing whose hash is not the manifest's.
 
     Args:
         network: in fp32, with the weights of the artefact.
+        trust_native: open machine code that was not built here.
 
     Returns what ``verification.json`` holds: ``status`` (passed, failed or unchecked), ``reason``, ``precision``,
     ``limit`` of the relative L2 error of the worst image, one row in ``checks`` for each batch and size, and where
@@ -51,37 +57,61 @@ def check(
         "checks": [],
         "layer": None,
     }
-    changed = folder.changed_files(artefact, manifest)
     if reason := _unchecked(manifest):
+        changed = folder.changed_files(artefact, manifest)
         return {**found, "status": "failed" if changed else "unchecked", "reason": "; ".join([*changed, reason])}
+    trust.require(artefact, manifest, trust_native)
+    try:
+        with folder.sealed(artefact, manifest) as private:
+            return _checked(private, manifest, network, sizes, takes_trajectory, threads, report, found)
+    except folder.Damaged as damaged:
+        return {**found, "status": "failed", "reason": "; ".join(damaged.changes)}
+
+
+def _checked(
+    private: Path,
+    manifest: Manifest,
+    network: nn.Module,
+    sizes: Shapes,
+    takes_trajectory: bool,
+    threads: int | None,
+    report: Any,
+    found: dict[str, Any],
+) -> dict[str, Any]:
+    """``found`` with what came of running the files of a private copy."""
+    limit = found["limit"]
     rows: list[Row] = found["checks"]
     worst: tuple[float, Inputs] | None = None
     try:
-        with runtimes.opened(artefact, threads) as step, torch.inference_mode():
+        file, device = private / manifest.entry, manifest.target["device"]
+        with runtimes.open_file(file, manifest, threads, device) as step, torch.inference_mode():
             for inputs in pool(sizes):
                 report(f"batch {len(inputs[0])} of {inputs[0].shape[2]}x{inputs[0].shape[3]}")
-                out, reference = _run(step, inputs, manifest.target["device"]), network(*inputs)
+                out, reference = _run(step, inputs, device), network(*inputs)
                 rows.append(_compared(out, reference, inputs, limit))
-                if not rows[-1]["ok"] and (worst is None or rows[-1]["relative_l2"] > worst[0]):
-                    worst = rows[-1]["relative_l2"], inputs
+                error = math.inf if rows[-1]["relative_l2"] is None else rows[-1]["relative_l2"]
+                if not rows[-1]["ok"] and (worst is None or error > worst[0]):
+                    worst = error, inputs
             if takes_trajectory and not worst and sizes.takes.predicts != "logits":
                 report("a trajectory")
                 found["trajectory"] = _trajectory(step, network, sizes, manifest)
-    except UsageError as error:
-        return {**found, "status": "failed" if changed else "unchecked", "reason": "; ".join([*changed, str(error)])}
+    except runtimes.Unreadable as unreadable:
+        return {**found, "status": "failed", "reason": f"it does not run: {unreadable}"}
+    except UsageError as refused:
+        return {**found, "status": "unchecked", "reason": str(refused)}
     except Exception as error:  # a runtime may raise anything about a file that is damaged
-        return {
-            **found,
-            "status": "failed",
-            "reason": "; ".join([*changed, f"it does not run: {first_line(error, 300)}"]),
-        }
+        return {**found, "status": "failed", "reason": f"it does not run: {first_line(error, 300)}"}
     if worst:
-        found["layer"] = locate.first_difference(artefact, manifest, network, worst[1])
-    return found | _verdict(found, changed)
+        try:
+            found["layer"] = locate.first_difference(private, manifest, network, worst[1])
+        except Exception as error:  # the names of layers and the graph come from the same files
+            text = f"which layer differs first cannot be told: {first_line(error)}"
+            found["layer"] = {"layer": None, "relative_l2": None, "text": text}
+    return found | _verdict(found)
 
 
-def _unchecked(manifest: folder.Manifest) -> str | None:
-    """Why nothing here can run the artefact."""
+def _unchecked(manifest: Manifest) -> str | None:
+    """Reason why nothing here can run the artefact."""
     if manifest.to == "onnx" and manifest.precision == "bf16" and manifest.target["device"] == "cpu":
         return "ONNX Runtime has no bf16 convolution on a processor: verify it on a GPU"
     if manifest.target["device"] == "cuda" and not torch.cuda.is_available():
@@ -89,10 +119,10 @@ def _unchecked(manifest: folder.Manifest) -> str | None:
     return None
 
 
-def _verdict(found: dict[str, Any], changed: list[str]) -> dict[str, Any]:
+def _verdict(found: dict[str, Any]) -> dict[str, Any]:
     rows, walk = found["checks"], found.get("trajectory")
     failed = [row for row in rows if not row["ok"]]
-    reasons = list(changed)
+    reasons = []
     if failed:
         row = max(failed, key=lambda row: row["relative_l2"] if row["relative_l2"] is not None else math.inf)
         size = "not finite or of another shape" if row["relative_l2"] is None else f"{row['relative_l2']:.1e}"
@@ -117,7 +147,7 @@ def _verdict(found: dict[str, Any], changed: list[str]) -> dict[str, Any]:
 
 
 def pool(sizes: Shapes) -> Iterator[Inputs]:
-    """What is compared: both ends of t and y and values between them, in several batches; other sizes, not square."""
+    """Cases to compare: both ends of t and y and values between them, in several batches; other sizes, not square."""
     low, high = sizes.batch
     batches = sorted({low, *(min(max(low, batch), high) for batch in BATCHES)})
     images = max(sum(batches), 4 * low)
@@ -164,7 +194,7 @@ def _compared(out: Tensor, reference: Tensor, inputs: Inputs, limit: float) -> R
     }
 
 
-def _trajectory(step: Step, network: nn.Module, sizes: Shapes, manifest: folder.Manifest) -> Row:
+def _trajectory(step: Step, network: nn.Module, sizes: Shapes, manifest: Manifest) -> Row:
     """The same start, noise and class through the sampler with both; how far apart the images are at the end."""
     device, images = manifest.target["device"], max(1, sizes.batch[0])
     trained = not manifest.weights["source"].startswith("random")
@@ -179,3 +209,19 @@ def _trajectory(step: Step, network: nn.Module, sizes: Shapes, manifest: folder.
         "limit": limit,
         "ok": error <= limit,
     }
+
+
+def require_plausible(artefact: Path, manifest: Manifest, variant: Variant) -> None:
+    """Raise UsageError for a model of convbench that is far larger than its files, before it is built.
+
+    Otherwise a manifest of some bytes could ask for all memory there is.
+    """
+    if variant.factory:
+        return
+    numbers = sum(math.prod(value.shape) for value in models.on_meta(variant, manifest.res).state_dict().values())
+    held = sum(facts["bytes"] for facts in manifest.files.values())
+    if numbers > MOST_NUMBERS_A_BYTE * held + LEAST_NUMBERS:
+        raise UsageError(
+            f"{artefact} has {held} bytes, which cannot hold the {numbers} numbers of {manifest.model} at "
+            f"{manifest.res} pixels"
+        )

@@ -1,15 +1,18 @@
 """Stored files of every kind that convbench writes. The kind of a row is recognised here and nowhere else."""
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbench.errors import NothingMeasured, UsageError
-from convbench.schema import STATUSES, Measurement
-from convbench.schema.upgrade import upgraded
+from convbench.files import MOST_JSON, json_value, opened, read_bytes
+from convbench.schema import KINDS, Measurement
+from convbench.schema.rowcheck import row_problem
+from convbench.schema.upgrade import renamed
 from convbench.store import read
+
+from .listed_rows import LISTS, TYPES, incomplete, list_of, listed_problem
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -23,13 +26,6 @@ PLACES = {  # kind of a stored row -> the list of Runs that holds it
     "tf32": "tf32",
     "kernel": "kernels",
 }
-LISTS: tuple[tuple[str, Callable[[Row], bool]], ...] = (  # rows of a JSON list that say no kind; the first that fits
-    ("audit", lambda row: "implied_flops_per_s" in row),
-    ("kinds", lambda row: "kind" in row and "share" in row),
-    ("modules", lambda row: "module" in row and "share" in row),
-    ("counts", lambda row: "weight_bytes" in row and "macs_full" in row and "case" not in row),
-)
-NUMBERS = ("images_per_s", "images_per_s_low", "images_per_s_high", "latency_s_p50", "params", "macs", "limit_fraction")
 
 
 @dataclass
@@ -104,45 +100,42 @@ def _files(path: Path) -> list[Path]:
 
 
 def _rows(file: Path) -> tuple[list[Row], bool]:
-    """The rows of a file; True if its last line is torn."""
+    """The rows of a file, and whether its last line is torn."""
+    start, end = _ends(file)
+    if not start.lstrip().startswith(b"["):
+        return read(file), not end.endswith(b"\n") and bool(end)
     try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from None
-    if not content.lstrip().startswith(b"["):
-        return read(file), not content.endswith(b"\n") and bool(content)
-    try:
-        rows = json.loads(content)
+        rows = json_value(read_bytes(file, MOST_JSON))
     except ValueError:
         raise UsageError(f"{file} is not JSON: not a file of convbench, or cut off") from None
     if not all(isinstance(row, dict) for row in rows):
         raise UsageError(f"{file} is not a list of rows: not a file of convbench")
-    stored = [row for row in rows if "case" in row or "sampling_case" in row]
-    return upgraded(rows) if len(stored) == len(rows) else rows, False
+    for number, row in enumerate(rows):
+        if isinstance(row.get("case", row.get("sampling_case")), str):
+            rows[number] = renamed(row)
+    return rows, False
+
+
+def _ends(file: Path) -> tuple[bytes, bytes]:
+    """The first and the last bytes of a file."""
+    try:
+        with opened(file) as stream:
+            start = stream.read(100)
+            stream.seek(max(0, stream.seek(0, 2) - 1))
+            return start, stream.read(1)
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from None
 
 
 def _place(runs: Runs, row: Row, file: Path, number: int) -> None:
-    place = PLACES.get(row.get("kind", "")) or next((place for place, fits in LISTS if fits(row)), None)
-    if place is None:
+    kind = row.get("kind")
+    stored = isinstance(kind, str) and kind in PLACES and "case" in row
+    listed = None if stored else list_of(row)
+    if not stored and listed is None:
         raise UsageError(f"{file} row {number} is not a row of convbench: {', '.join(list(row)[:4])} …")
-    row = {"file": str(file), **row}
-    if place == "measurements":
-        row = {"file": str(file), **dict.fromkeys(Measurement.keys()), **row}
-        if wrong := _wrong(row):
-            raise UsageError(f"{file} row {number} has {wrong}: not a result file of convbench")
-    getattr(runs, place).append(row)
-
-
-def _wrong(row: Row) -> str | None:
-    """The first impossible value of a measurement; None if there is none."""
-    if row["status"] not in STATUSES:
-        return f"status {row['status']!r}"
-    if not isinstance(row["model"], str):
-        return f"model {row['model']!r}"
-    numbers = ("res", "batch", *(key for key in NUMBERS if row[key] is not None or _measured(row, key)))
-    bad = [key for key in numbers if not isinstance(row[key], int | float) or isinstance(row[key], bool)]
-    return f"{bad[0]} {row[bad[0]]!r}" if bad else None
-
-
-def _measured(row: Row, key: str) -> bool:
-    return row["status"] == "ok" and key.startswith("images_per_s")
+    wrong = row_problem(row) if stored else listed_problem(row, str(listed))
+    if wrong or (wrong := incomplete(row, str(kind if stored else listed))):
+        raise UsageError(f"{file} row {number} has {wrong}: not a result file of convbench")
+    keys = KINDS[str(kind)].keys() if stored else list(TYPES[str(listed)])
+    place = PLACES[str(kind)] if stored else str(listed)
+    getattr(runs, place).append({"file": str(file), **dict.fromkeys(keys), **row})

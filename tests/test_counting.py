@@ -1,4 +1,4 @@
-"""MACs, bytes and parameters against the reference counts, torchprofile, the papers' prints, and sums by hand."""
+"""MACs, bytes and parameters compared with reference counts, torchprofile, published numbers and manual sums."""
 
 import copy
 import json
@@ -37,8 +37,8 @@ def counted(id: str, res: int) -> Count:
 
 
 @pytest.mark.parametrize("id", ALL)
-def test_sizes_listed_without_counting_are_those_counted(id: str) -> None:
-    """The variant tables hold them, so that `convbench models` answers at once."""
+def test_listed_sizes_equal_the_counts(id: str) -> None:
+    """The variant tables store them, so that `convbench models` does not count."""
     at_home = counted(id, find(id).res)
     assert (find(id).params, find(id).macs) == (at_home.params, at_home.macs)
 
@@ -46,13 +46,13 @@ def test_sizes_listed_without_counting_are_those_counted(id: str) -> None:
 # ---- the reference counts, to the unit ----
 
 
-def test_the_reference_has_every_variant_that_is_compared(reference: dict[str, Any]) -> None:
+def test_the_reference_has_every_compared_variant(reference: dict[str, Any]) -> None:
     assert sorted(IN_REFERENCE) == sorted(reference)
 
 
 @pytest.mark.parametrize("res", RESOLUTIONS)
 @pytest.mark.parametrize("id", IN_REFERENCE)
-def test_macs_in_total_and_by_kind(id: str, res: int, reference: dict[str, Any]) -> None:
+def test_macs_in_total_and_by_kind_equal_the_reference(id: str, res: int, reference: dict[str, Any]) -> None:
     found, latent = counted(id, res), str(res // 8)
     assert found.macs == reference[id]["macs_torchprofile"][latent]
     kinds = {kind: macs for kind, macs in reference[id]["macs_by_kind"][latent].items() if macs}
@@ -63,7 +63,7 @@ def test_macs_in_total_and_by_kind(id: str, res: int, reference: dict[str, Any])
 
 @pytest.mark.parametrize("res", RESOLUTIONS)
 @pytest.mark.parametrize("id", [id for id in IN_REFERENCE if not find(id).fixed_res])
-def test_macs_under_both_winograd_rules(id: str, res: int, reference: dict[str, Any]) -> None:
+def test_macs_under_both_winograd_rules_equal_the_reference(id: str, res: int, reference: dict[str, Any]) -> None:
     found, expected = counted(id, res), reference[id]["winograd"][str(res // 8)]
     assert found.winograd_macs == expected["total_block_convs_only"]
     assert found.winograd_macs_all == expected["total_all_dense_3x3_stride1"]
@@ -75,14 +75,14 @@ def test_macs_under_both_winograd_rules(id: str, res: int, reference: dict[str, 
 
 @pytest.mark.parametrize("res", RESOLUTIONS)
 @pytest.mark.parametrize("id", [id for id in OF_CORE if find(id).fixed_res])
-def test_winograd_leaves_the_token_models_as_they_are(id: str, res: int) -> None:
+def test_winograd_does_not_change_token_models(id: str, res: int) -> None:
     found = counted(id, res)
     assert found.winograd_macs == found.winograd_macs_all == found.macs
 
 
 @pytest.mark.parametrize("res", RESOLUTIONS)
 @pytest.mark.parametrize("id", DIG)
-def test_the_conventions_of_dig(id: str, res: int, reference: dict[str, Any]) -> None:
+def test_dig_under_each_convention(id: str, res: int, reference: dict[str, Any]) -> None:
     found, expected = counted(id, res), reference[id]["dig_counting"][str(res // 8)]
     leave_out = find(id).family.facts["counting"]["papers_leave_out"]
     assert found.macs_full == expected["total_linear_conv_plus_recurrent_core"]
@@ -95,7 +95,7 @@ def test_the_conventions_of_dig(id: str, res: int, reference: dict[str, Any]) ->
 
 @pytest.mark.parametrize("res", RESOLUTIONS)
 @pytest.mark.parametrize("id", ALL)
-def test_parts_add_up_to_the_whole(id: str, res: int) -> None:
+def test_parts_add_up_to_the_total(id: str, res: int) -> None:
     found = counted(id, res)
     hidden = sum(macs for kind, macs in found.by_kind().items() if kind in HIDDEN)
     elementwise = sum(macs for kind, macs in found.by_kind().items() if kind in ELEMENTWISE)
@@ -107,8 +107,8 @@ def test_parts_add_up_to_the_whole(id: str, res: int) -> None:
     assert list(found.by_kind().values()) == sorted(found.by_kind().values(), reverse=True)
 
 
-def test_parts_of_a_model_carry_its_own_names() -> None:
-    """By hand, DiC-S at 256: a stem of 4 to 96 channels on 32x32, a head of 96 to 8; in the order of the calls."""
+def test_parts_have_the_names_of_the_modules() -> None:
+    """DiC-S at 256 by hand: a stem from 4 to 96 channels on 32x32, a head from 96 to 8; in the order of the calls."""
     parts = counted("dic_s", 256).by_module(1)
     order = "t_embedder_ls x_embedder enc_blocks downs lat_blocks ups dec_blocks output final_layer"
     assert list(parts) == order.split()
@@ -122,8 +122,8 @@ def test_parts_of_a_model_carry_its_own_names() -> None:
 
 @pytest.mark.parametrize("id", ["dic_s", "dico_s", "fcdm_s", "dit_s_2"])
 @pytest.mark.filterwarnings("ignore")  # torchprofile traces with torch.jit and names what it counts as nothing
-def test_torchprofile_counts_the_same_on_our_own_model(id: str) -> None:
-    """To the unit: the reference counts are those of the official code, these are of ours."""
+def test_torchprofile_counts_the_same_macs(id: str) -> None:
+    """Exactly: the reference counts are of the official code, these are of ours."""
     inputs = torch.zeros(1, 4, 32, 32), torch.zeros(1), torch.zeros(1, dtype=torch.long)
     assert torchprofile.profile_macs(create(id), inputs) == counted(id, 256).macs
 
@@ -185,7 +185,7 @@ PRINTED = list(dict.fromkeys(PRINTED))  # papers quote each other
 
 
 def fixed_table(id: str, res: int) -> int:
-    """The positions of the tokens, a parameter that is never learned: the papers leave it out."""
+    """Count the fixed table of positions, which the papers omit."""
     if not find(id).fixed_res:
         return 0
     return sum(p.numel() for p in on_meta(find(id), res).parameters() if not p.requires_grad)
@@ -197,7 +197,7 @@ def decimals(printed: float) -> int:
 
 @pytest.mark.parametrize(("model", "res", "key", "printed"), PRINTED, ids=str)
 def test_printed_numbers(model: str, res: int, key: str, printed: float) -> None:
-    """Equal after rounding to the printed digits, but for the listed rows, and DiG's, which lie 0.3 % above ours."""
+    """Published numbers equal ours rounded to their digits, except for the listed rows and DiG (0.3 % higher)."""
     variant = find_printed(model, res)
     assert variant is not None
     found = counted(variant.id, res)
@@ -215,7 +215,7 @@ def test_printed_numbers(model: str, res: int, key: str, printed: float) -> None
         assert round(ours, decimals(printed)) == printed
 
 
-def test_every_exception_is_a_printed_row() -> None:
+def test_every_exception_is_a_published_row() -> None:
     assert set(NOT_AS_PRINTED) <= set(PRINTED)
     assert {row["model"] for family in families().values() for row in family.published} >= NOT_BUILT
     assert len(PRINTED) > 60
@@ -225,7 +225,7 @@ def test_every_exception_is_a_printed_row() -> None:
 
 
 class Applied(nn.Module):
-    """A function as a network; modules among its parts keep their names."""
+    """Wrap a function as a network; its modules keep their names."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -240,7 +240,7 @@ MAP = (1, 4, 6, 6)  # 144 elements
 
 @dataclass
 class Case:
-    """``elements`` are read and written, weights apart; torchprofile has another opinion where ``traced`` is given."""
+    """``elements`` are read and written without weights; ``traced`` is the count of torchprofile if it differs."""
 
     name: str
     function: Callable[..., Tensor]
@@ -311,7 +311,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_one_operation_by_hand(case: Case) -> None:
+def test_an_operation_by_hand(case: Case) -> None:
     network = Applied(copy.deepcopy(case.function)).to("meta")
     found = count(network, tuple(torch.empty(shape, device="meta") for shape in case.shapes))
     assert found.by_kind() == case.macs
@@ -321,13 +321,13 @@ def test_one_operation_by_hand(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.filterwarnings("ignore")
-def test_one_operation_by_torchprofile(case: Case) -> None:
+def test_an_operation_by_torchprofile(case: Case) -> None:
     macs = torchprofile.profile_macs(Applied(case.function), tuple(torch.ones(shape) for shape in case.shapes))
     assert macs == (case.traced if case.traced is not None else sum(case.macs.values()))
 
 
 def test_an_einsum_of_one_operand_counts_its_elements() -> None:
-    """As torchprofile does: the last step of DiT and DiG."""
+    """As in torchprofile; it is the last step of DiT and DiG."""
     network = Applied(lambda x: torch.einsum("nhwpqc->nchpwq", x))
     assert count(network, (torch.empty(1, 2, 2, 3, 3, 5, device="meta"),)).by_kind() == {"einsum": 180}
     with_dots = Applied(lambda x: torch.einsum("...ab->...ba", x))
@@ -386,7 +386,7 @@ def test_a_small_network_by_hand() -> None:
 
 
 def test_peak_memory_of_activations_by_hand() -> None:
-    """At the sum x, y, the product and the sum itself are alive; the norm's output is gone since the convolution."""
+    """At the sum, x, y, the product and the sum are alive; the output of the norm was freed by the convolution."""
     assert count_toy().peak_activation_bytes == 4 * 4 * 288
 
     class Chain(nn.Module):
@@ -398,7 +398,7 @@ def test_peak_memory_of_activations_by_hand() -> None:
     assert count(Chain(), (torch.empty(MAP, device="meta"),)).peak_activation_bytes == 4 * 2 * 144
 
 
-def test_half_precision_halves_the_bytes_and_not_the_macs() -> None:
+def test_half_precision_halves_the_bytes_but_not_the_macs() -> None:
     whole, half = count_toy(4), count_toy(2)
     assert (half.macs, half.params) == (whole.macs, whole.params)
     for name in ("weight_bytes", "activation_bytes", "peak_activation_bytes"):
@@ -406,14 +406,14 @@ def test_half_precision_halves_the_bytes_and_not_the_macs() -> None:
 
 
 def test_integers_keep_their_size_in_half_precision() -> None:
-    """Class indices are int64: 8 bytes each, 3 of them, and 3 rows of 5 floats come out."""
+    """Three int64 class indices of 8 bytes give 3 rows of 5 floats."""
     table = nn.Embedding(10, 5, device="meta")
     found = count(table, (torch.empty(3, dtype=torch.long, device="meta"),), element_size=2)
     assert found.activation_bytes == 3 * 8 + 3 * 5 * 2
 
 
 class Opaque(nn.Module):
-    """What a profiler cannot open: it counts itself."""
+    """A module that a profiler cannot open and that counts itself."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (x @ x.mT).exp() * 2
@@ -433,7 +433,7 @@ class WithOpaque(nn.Module):
         return self.inner(x) * 2
 
 
-def test_inside_an_opaque_module_only_its_own_count_holds() -> None:
+def test_only_its_own_count_applies_inside_an_opaque_module() -> None:
     found = count(WithOpaque(), (torch.empty(1, 3, 3, device="meta"),))
     assert found.by_kind() == {"gla_core": 1000, "mul": 7 + 9}
     assert found.macs == 7 + 9
@@ -442,7 +442,7 @@ def test_inside_an_opaque_module_only_its_own_count_holds() -> None:
     assert found.activation_bytes == 4 * (9 + 9 + 9)  # what goes into the opaque module; the product outside
 
 
-def test_counting_leaves_the_model_as_it_was() -> None:
+def test_counting_does_not_change_the_model() -> None:
     with torch.device("meta"):
         model = DiCo(16, (1, 1, 1, 1, 1))
     first = count(model, meta_inputs(64))
@@ -463,7 +463,7 @@ def test_counting_leaves_the_model_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("id", ["dic_s", "dig_s_2"])
-def test_flops_gives_one_number_under_each_convention(id: str) -> None:
+def test_flops_returns_a_number_for_each_convention(id: str) -> None:
     found, row = counted(id, 512), flops(id, 512)
     assert (row["model"], row["res"]) == (id, 512)
     for key in ("params", "macs", "macs_full", "winograd_macs", "winograd_macs_all", "weight_bytes"):
@@ -476,7 +476,7 @@ def test_flops_gives_one_number_under_each_convention(id: str) -> None:
     assert json.loads(json.dumps(row)) == row
 
 
-def test_flops_refuses_what_cannot_be() -> None:
+def test_flops_refuses_invalid_arguments() -> None:
     with pytest.raises(UsageError, match="did you mean dic_xl"):
         flops("dic_xll")
     with pytest.raises(UsageError, match="--res 250 does not suit dic_s"):
@@ -484,7 +484,7 @@ def test_flops_refuses_what_cannot_be() -> None:
 
 
 def test_the_largest_model_at_512_pixels_takes_little_memory() -> None:
-    """DiC-H has 4.1 GB of weights. In a process of its own, whose parent is small: exec inherits the parent's peak."""
+    """DiC-H has 4.1 GB of weights. Runs in a process whose parent is small, as exec inherits the parent's peak."""
     program = "from convbench import flops; print(flops('dic_h', 512)['macs'])"
     measure = (
         "import resource, subprocess, sys;"

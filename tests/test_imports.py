@@ -156,5 +156,6 @@ def test_no_two_public_classes_share_a_name() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 homes.setdefault(node.name, []).append(module)
     shared = {name: sorted(where) for name, where in homes.items() if len(where) > 1}
+    shared.pop("TritonPythonModel", None)  # the name that Triton's Python backend asks for
     # Layers of model families bear the names that their papers give them.
     assert {name: where for name, where in shared.items() if not all("models" in module for module in where)} == {}

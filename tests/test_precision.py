@@ -1,11 +1,11 @@
-"""Precision switches: set, read back, put back; and on a GPU, what they do to a product."""
+"""Precision switches: set, read back and restored; on a GPU, also their effect on a product."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from convbench.precision import DTYPES, TF32_FLAGS, applied, dtype_of, label, read, unsupported
+from convbench.precision import DTYPES, TF32_FLAGS, applied, dtype_of, effective_label, read_switches, unsupported
 from convbench.schema import PRECISIONS
 
 FLAGS = {  # label -> (cuDNN, matrix products), as docs/protocol.md has them
@@ -21,7 +21,7 @@ NEW = ("cudnn.conv.fp32_precision", "cuda.matmul.fp32_precision")
 
 @pytest.fixture(params=[(True, False), (False, True)], ids=["torch's defaults", "the opposite"])
 def earlier(request: pytest.FixtureRequest) -> Iterator[tuple[bool, bool]]:
-    """Switches as another program left them."""
+    """Set switches as another program may leave them."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = request.param
     yield request.param
@@ -41,7 +41,7 @@ def test_switches_are_set_read_back_and_restored(precision: str, earlier: tuple[
     with applied(precision) as flags:
         assert tuple(flags[key] for key in OLD) == FLAGS[precision]
         assert tuple(map(str, now())) == FLAGS[precision]
-        assert flags == read()
+        assert flags == read_switches()
     assert now() == earlier
 
 
@@ -59,7 +59,7 @@ def test_switches_are_restored_when_the_body_raises(precision: str, earlier: tup
     assert now() == earlier
 
 
-def test_nested_switches_come_back_one_by_one(earlier: tuple[bool, bool]) -> None:
+def test_nested_switches_are_restored_one_by_one(earlier: tuple[bool, bool]) -> None:
     with applied("tf32"):
         with applied("torch-default"):
             assert now() == (True, False)
@@ -67,19 +67,19 @@ def test_nested_switches_come_back_one_by_one(earlier: tuple[bool, bool]) -> Non
     assert now() == earlier
 
 
-def test_autocast_of_a_cpu_is_read_back() -> None:
+def test_autocast_on_a_cpu_is_read_back() -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        assert read()["autocast"] == "True"
-    assert read()["autocast"] == "False"
+        assert read_switches()["autocast"] == "True"
+    assert read_switches()["autocast"] == "False"
 
 
-def test_autocast_is_read_back() -> None:
-    """Of a GPU: nothing here turns it on, so a True would come from the code around."""
+def test_autocast_on_a_gpu_is_read_back() -> None:
+    """convbench never enables it, so True would come from the calling code."""
     with applied("fp32") as flags:
         assert flags["autocast"] == "False"
     torch.set_autocast_enabled("cuda", True)
     try:
-        assert read()["autocast"] == "True"
+        assert read_switches()["autocast"] == "True"
     finally:
         torch.set_autocast_enabled("cuda", False)
 
@@ -104,25 +104,25 @@ def test_dtype_of() -> None:
     ],
 )
 @pytest.mark.parametrize("asked", ["fp32", "tf32", "torch-default"])
-def test_label_on_a_gpu_is_what_the_switches_say(asked: str, conv: str, matmul: str, expected: str) -> None:
-    assert label(dict(zip(OLD, (conv, matmul), strict=True)), asked, "cuda") == expected
+def test_label_on_a_gpu_follows_the_switches(asked: str, conv: str, matmul: str, expected: str) -> None:
+    assert effective_label(dict(zip(OLD, (conv, matmul), strict=True)), asked, "cuda") == expected
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_label_of_switches_as_they_were_applied(precision: str) -> None:
+def test_label_of_applied_switches_is_the_requested_one(precision: str) -> None:
     with applied(precision) as flags:
-        assert label(flags, precision, "cuda") == precision
-        assert label(flags, precision, "cpu") == precision
+        assert effective_label(flags, precision, "cuda") == precision
+        assert effective_label(flags, precision, "cpu") == precision
 
 
 @pytest.mark.parametrize("precision", sorted(DTYPES))
-def test_label_of_halves_is_their_type_whatever_the_switches(precision: str) -> None:
-    assert label(dict.fromkeys(OLD, "True"), precision, "cuda") == precision
+def test_label_of_half_precision_does_not_depend_on_the_switches(precision: str) -> None:
+    assert effective_label(dict.fromkeys(OLD, "True"), precision, "cuda") == precision
 
 
 def test_a_cpu_has_no_tf32() -> None:
     reasons = {precision: unsupported(precision, "cpu") for precision in PRECISIONS}
-    assert reasons.pop("tf32") == "a CPU has no TF32 units; fp32 is what it computes"
+    assert reasons.pop("tf32") == "a CPU has no TF32 units; use fp32"
     assert set(reasons.values()) == {None}
 
 
@@ -133,7 +133,7 @@ def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "torch-default"])
 def test_a_product_and_a_convolution_have_the_error_of_their_switch(precision: str) -> None:
-    """TF32 keeps 10 bits of a factor: relative errors near 3e-4; FP32 stays under 1e-5. Ampere or newer."""
+    """TF32 keeps 10 bits of a factor: relative errors near 3e-4; FP32 stays below 1e-5. Needs Ampere or newer."""
     if reason := unsupported(precision, "cuda"):
         pytest.skip(reason)
     generator = torch.Generator("cuda").manual_seed(0)
@@ -150,7 +150,7 @@ def test_a_product_and_a_convolution_have_the_error_of_their_switch(precision: s
 
 
 @pytest.mark.gpu
-def test_halves_differ_in_how_many_bits_they_keep() -> None:
+def test_bf16_and_fp16_have_different_errors() -> None:
     generator = torch.Generator("cuda").manual_seed(0)
     a, b = (torch.randn(1024, 1024, device="cuda", generator=generator) for _ in range(2))
     exact = a.double() @ b.double()

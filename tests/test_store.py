@@ -338,7 +338,12 @@ def test_schema_1_kept_a_ratio_on_the_row_of_the_counterpart(file: Path) -> None
 
 
 def test_schema_1_says_no_kind(file: Path) -> None:
-    sampled = {"sampling_case": "dico_s/64px/b1/steps=5,cfg=1", "model": "dico_s", "res": 64, "batch": 1}
+    sampled: dict[str, Any] = {
+        "sampling_case": "dico_s/64px/b1/steps=5,cfg=1",
+        "model": "dico_s",
+        "res": 64,
+        "batch": 1,
+    }
     sampled |= {"sampler": "iddpm", "steps": 5, "cfg_scale": 1.0, "decode": False, "finished_images_per_s": 2.0}
     replayed = {"case": "replay/dico/x/sync_end", "paper": "dico", "model": "x", "res": 64, "device": "cpu"}
     replayed |= {"threads": 1, "step": "knob", "knob": "sync_end", "from": "no", "to": "yes"}

@@ -1,4 +1,4 @@
-"""What is known about models, papers and devices. Nothing here imports torch."""
+"""Facts about models, papers and devices. Nothing here imports torch."""
 
 from .families import (
     Family,
@@ -12,7 +12,7 @@ from .families import (
     printed_only,
     variants,
 )
-from .resolve import find, find_printed
+from .resolve import find, find_in_zoo, find_printed
 
 __all__ = [
     "Family",
@@ -21,6 +21,7 @@ __all__ = [
     "devices",
     "families",
     "find",
+    "find_in_zoo",
     "find_printed",
     "other_systems",
     "papers",

@@ -1,69 +1,119 @@
-"""Models from outside the zoo, by what stands after --model.
+"""External models, which are not part of the zoo, by the argument of --model.
 
-``package.module:factory``  a function of your own: ``factory(res)`` returns a network called as (x, t, y)
-``NAME``                    the same, behind an entry point of that name in the group ``convbench.models``
+``package.module:factory``  your own function: ``factory(res)`` returns a network called as (x, t, y)
+``NAME``                    the same, registered as an entry point of that name in the group ``convbench.models``
 ``timm:NAME``               a classifier of timm, with random weights: images in, no t and no y
 ``diffusers:FILE.json``     a diffusers model from its config: 2-D U-Nets and class-conditional transformers
 
-What a factory's network takes is said by a dictionary beside it, ``factory.inputs``: keys of ``catalogue.Signature``,
-and ``res_multiple``. Left out, it is that of the usual latent models: 4 channels, 8 pixels to a latent one, 1000
-classes. Nothing here imports torch before a model is asked for.
+A factory may describe the inputs of its network in a dictionary, ``factory.inputs``: the fields of
+``catalogue.Signature``, and ``res_multiple``. The defaults are those of the usual latent models: 4 channels, 8 image
+pixels per latent pixel, 1000 classes. Nothing here imports torch until a model is requested.
 """
 
 import difflib
-import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import UsageError, first_line
+from ..files import read_json
 from .families import Family, Signature, Variant
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 GROUP = "convbench.models"
+MAX_CONFIG_BYTES = 2**20
 IMAGES = {"channels": 3, "factor": 1, "takes": ("x",), "predicts": "logits"}
 
 
-def names() -> list[str]:
-    """The models that installed packages offer by entry point. Imports none of them."""
+def registered_names() -> list[str]:
+    """List the models that installed packages register as entry points, without importing them."""
     return sorted(point.name for point in entry_points(group=GROUP))
 
 
 @cache
 def variant_of(id: str) -> Variant | None:
-    """The model from outside of that id; None where the id is of no such kind. Raises UsageError where it fails."""
+    """Build the variant of an external id; None if the id is not external. Raises UsageError if the model fails."""
     source, _, rest = id.partition(":")
     points = {point.name: point for point in entry_points(group=GROUP)}
     if id in points:
-        return _of_factory(id, points[id].load())
+        return _of_factory(id, _loaded(id, points[id].load))
     if not rest:
         return None
     if source in ("timm", "diffusers"):
         return (_of_timm if source == "timm" else _of_diffusers)(id, rest)
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # the installed command does not look where it is called, `python -m` does
+    return _of_module(id, source, rest)
+
+
+def _of_module(id: str, module: str, name: str) -> Variant:
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise UsageError(f"'{id[:200]}' is not of the form package.module:function")
+    factory = _loaded(id, lambda: getattr(import_module(module), name))
+
+    def build(res: int) -> Any:
+        with _working_folder():  # the function may import further modules
+            return factory(res)
+
+    return _of_factory(id, factory, build if callable(factory) else factory)
+
+
+def _loaded(id: str, load: Callable[[], Any]) -> Any:
+    """Load external code. Raises UsageError with one line for any error of that code."""
     try:
-        return _of_factory(id, getattr(import_module(source), rest))
+        with _working_folder():
+            return load()
     except (ImportError, AttributeError) as error:
-        raise UsageError(f"no model at '{id}': {error}") from None
+        raise UsageError(f"no model at '{id}': {first_line(error)}") from None
+    except Exception as error:
+        raise UsageError(f"no model at '{id}': {type(error).__name__}: {first_line(error)}") from None
 
 
-def _of_factory(id: str, factory: Any, **known: Any) -> Variant:
+@contextmanager
+def _working_folder() -> Iterator[None]:
+    """Make modules of the working directory importable; installed ones take precedence."""
+    here = os.getcwd()
+    known = here in sys.path or "" in sys.path  # e.g. with `python -m`
+    sys.path += [] if known else [here]
+    try:
+        yield
+    finally:
+        if not known:
+            sys.path.remove(here)
+
+
+@dataclass(frozen=True)
+class WrappedNetwork:
+    """A network with a separate function (x, t, y) -> output that calls it."""
+
+    network: Any
+    step: Callable[..., Any]
+
+
+def _of_factory(id: str, declared: Any, factory: Any = None, **known: Any) -> Variant:
+    """Build the variant of a factory.
+
+    Args:
+        declared: callable with the attribute ``inputs``; also the factory, unless one is given.
+    """
+    factory = factory or declared
     if not callable(factory):
-        raise UsageError(f"'{id}' is a {type(factory).__name__}, not a function from a resolution to a network")
-    inputs = {**getattr(factory, "inputs", {}), **known}
+        kind = type(factory).__name__
+        raise UsageError(f"'{id}' is a {kind}, not a function that takes a resolution and returns a network")
+    inputs = {**getattr(declared, "inputs", {}), **known}
     multiple = inputs.pop("res_multiple", inputs.get("factor", Signature.factor))
     try:
         signature = Signature(**inputs)
     except TypeError as error:
         fields = ", ".join(Signature.__dataclass_fields__)
-        raise UsageError(f"'{id}' has inputs that convbench does not know ({error}): there are {fields}") from None
+        raise UsageError(f"'{id}' declares unknown inputs ({error}); the known ones are {fields}") from None
     facts = {"family": "outside", "source": {"repository": id, "commit": "", "licence": ""}, "arxiv": ""}
     family = Family("outside", facts)
     return Variant(id, id, family, {}, multiple, False, None, None, signature, factory=factory)
@@ -73,14 +123,14 @@ def _of_timm(id: str, name: str) -> Variant:
     timm: Any = _needed("timm", id)
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise UsageError(f"timm knows no model '{name}'" + (f": did you mean {' or '.join(near)}?" if near else ""))
+        raise UsageError(f"timm has no model '{name}'" + (f": did you mean {' or '.join(near)}?" if near else ""))
 
-    def factory(res: int) -> "nn.Module":
+    def factory(res: int) -> WrappedNetwork:
         try:
             network = timm.create_model(name, pretrained=False, img_size=res)
         except TypeError:  # fully convolutional: takes no size
             network = timm.create_model(name, pretrained=False)
-        return _as_step(lambda x, t, y: network(x), network)
+        return WrappedNetwork(network, lambda x, t, y: network(x))
 
     return _of_factory(id, factory, **IMAGES)
 
@@ -88,23 +138,25 @@ def _of_timm(id: str, name: str) -> Variant:
 def _of_diffusers(id: str, path: str) -> Variant:
     diffusers: Any = _needed("diffusers", id)
     try:
-        config = json.loads(Path(path).read_text("utf-8"))
+        config = read_json(Path(path), MAX_CONFIG_BYTES)
         kind = getattr(diffusers, config["_class_name"])
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise UsageError(f"{path} is no config of a diffusers model: {error}") from None
+        if not issubclass(kind, diffusers.ModelMixin):
+            raise TypeError(f"{config['_class_name']} is not a model class")
+    except (UsageError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} is not the config of a diffusers model: {error}") from None
     classes = config.get("num_class_embeds") or config.get("num_embeds_ada_norm")
     caption = config.get("cross_attention_dim") if "Condition" in config["_class_name"] else None
     channels = config.get("in_channels", 4)
     second = "class_labels" if classes else "encoder_hidden_states" if caption else None
 
-    def factory(res: int) -> "nn.Module":
+    def factory(res: int) -> WrappedNetwork:
         network = kind.from_config({**config, "sample_size": res // (1 if channels == 3 else 8)})
 
         def step(x: "Tensor", t: "Tensor", y: "Tensor") -> "Tensor":
             out: Any = network(x, timestep=t, **({second: y} if second else {}), return_dict=False)
             return out[0]
 
-        return _as_step(step, network)
+        return WrappedNetwork(network, step)
 
     return _of_factory(
         id,
@@ -123,18 +175,3 @@ def _needed(package: str, id: str) -> Any:
         return import_module(package)
     except ImportError:
         raise UsageError(f"--model {id} needs a package: pip install {package}") from None
-
-
-def _as_step(call: Callable[..., "Tensor"], network: "nn.Module") -> "nn.Module":
-    """The network with the arguments that every model here has."""
-    from torch import nn
-
-    class Outside(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, x: "Tensor", t: "Tensor", y: "Tensor") -> "Tensor":
-            return call(x, t, y)
-
-    return Outside()

@@ -1,4 +1,4 @@
-"""Families, variants, papers and devices: the .toml files of this folder and of ``models/``, read once."""
+"""Families, variants, papers and devices, read once from the .toml files of this folder and of ``models/``."""
 
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -10,13 +10,14 @@ from typing import Any
 from ..errors import UsageError
 
 FOLDER = Path(__file__).parent
+MOST_RES = 16384  # pixels: eight times the largest of any paper here
 
 
 @dataclass(frozen=True)
 class Family:
-    """One .toml: a published family of models."""
+    """A published family of models: one .toml file."""
 
-    module: str  # the stem of the .py that computes it
+    module: str  # stem of the .py file that implements it
     facts: Mapping[str, Any]
 
     @property
@@ -25,26 +26,46 @@ class Family:
 
     @property
     def published(self) -> list[dict[str, Any]]:
-        """Printed numbers, a dictionary for each row of a table of a paper."""
+        """Published numbers, one dictionary per line of a paper's table."""
         return list(self.facts.get("published", []))
+
+    @property
+    def readme(self) -> list[dict[str, Any]]:
+        """Numbers that the readme of the official repository prints; none of them are speeds."""
+        return list(self.facts.get("readme", []))
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a network takes and returns: the ``inputs`` of a family's .toml, or of one of its variants.
+    """Inputs and output of a network: ``inputs`` in the .toml of a family or in one of its variants.
 
     x (B, channels, S, S) with S = res / factor; t (B,) float32; y (B,) class indices, or with ``caption``
-    (B, tokens, width) float32 embeddings of a text.
+    (B, tokens, width) float32 text embeddings.
     """
 
     channels: int = 4
-    factor: int = 8  # pixels of the decoded image to one of x: 8 for latents of the usual decoder, 1 in pixel space
+    factor: int = 8  # image pixels per pixel of x along a side: 8 for the usual latents, 1 in pixel space
     classes: int = 1000
     null_class: bool = True  # y = classes means no class
     caption: tuple[int, int] | None = None  # (tokens, width)
-    t_end: float = 1000  # t lies in [0, t_end): whole diffusion steps, or with 1 the time of flow matching
-    predicts: str = "noise and variance"  # or "noise", "velocity"; "logits" of a classifier
+    t_start: float = 0  # above 0: t is a noise level, spread evenly on a logarithmic scale from here to t_end
+    t_end: float = 1000  # t lies in [t_start, t_end): whole diffusion steps, or with 1 the time of flow matching
+    noise: float = 1  # standard deviation of the noise that images are mixed with
+    # Or "noise", "velocity" (data less noise); "reverse velocity" (noise less data); "data", of a flow, or "denoised",
+    # of a noise level, for the clean image; "logits" of a classifier.
+    predicts: str = "noise and variance"
     takes: tuple[str, ...] = ("x", "t", "y")  # what the output depends on
+    guided_channels: int | None = None  # of the published guidance; None: the first three of four or more, as DiT's
+    guidance_interval: tuple[float, float] | None = None  # of t, outside which it does not guide
+    guidance_power: float | None = None  # of the scale's growth from 1 at the noise; None: one scale throughout
+    sampler: str | None = None  # the authors' sampler, where it is not the usual one of such networks
+    shift: float = 1  # of the times of Euler's method: above 1 towards the data, below 1 towards the noise
+
+    def time(self, step: Any) -> Any:
+        """The t at a step between 0 (``t_start``) and 1000 (``t_end``), fractions too: a number or a tensor of them."""
+        if self.t_start:
+            return self.t_start * (self.t_end / self.t_start) ** (step / 1000)
+        return step * (self.t_end / 1000)
 
 
 @dataclass(frozen=True)
@@ -57,27 +78,29 @@ class Variant:
     options: Mapping[str, Any]  # the constructor's arguments
     res_multiple: int
     fixed_res: bool
-    # At ``res`` pixels; held equal to the counter's by a test, so that lists need not count. None from outside.
+    # At ``res`` pixels; a test compares them with the counter, so that lists need not count. None if external.
     params: int | None
     macs: int | None
     signature: Signature = Signature()
-    res: int = 256  # the side of an image that ``params`` and ``macs`` are given for
-    shipped: str | None = None  # trained weights that are part of the package: the name of a file of models/weights
-    network: str | None = None  # the name of its class, where that is not the family's
-    stages: tuple[str, ...] = ()  # of a cascade: the ids of the networks it consists of
-    printed_as: str | None = None  # what the papers' lines call it, where that is not the id
-    runs: str = "yes"  # or with what
-    remark: str = ""  # what has to be known about this model
-    ablated: bool = False  # a variant of a variant (ablations.py)
-    factory: Callable[[int], Any] | None = None  # from outside the zoo (outside.py): a resolution to a network
+    res: int = 256  # side in pixels of the image that ``params`` and ``macs`` are given for
+    shipped: str | None = None  # file name of the trained weights in weights/shipped, if the package has some
+    network: str | None = None  # class name, if it differs from the family's
+    stages: tuple[str, ...] = ()  # ids of the networks that a cascade consists of
+    printed_as: str | None = None  # id in the published tables, if it differs
+    runs: str = "yes"  # or the requirement
+    remark: str = ""  # caveats of this model
+    ablated: bool = False  # an ablation of another variant (ablations.py)
+    factory: Callable[[int], Any] | None = None  # external models (external.py): takes a resolution, returns a network
 
     @property
     def shipped_weights(self) -> Path | None:
-        """The file of trained weights that is part of the package, or None."""
+        """Path of the trained weights that are part of the package, or None."""
         return FOLDER.parent / "weights" / "shipped" / self.shipped if self.shipped else None
 
     def require_res(self, res: int) -> None:
         """Raise UsageError unless the model can be built for images of ``res`` pixels."""
+        if res > MOST_RES:
+            raise UsageError(f"--res {res} does not suit {self.id}: at most {MOST_RES} pixels")
         if res <= 0 or res % self.res_multiple:
             below = max(self.res_multiple, res // self.res_multiple * self.res_multiple)
             near = sorted({below, below + self.res_multiple})
@@ -87,21 +110,21 @@ class Variant:
             )
 
     def constructor_arguments(self, res: int) -> dict[str, Any]:
-        """What the family's class is called with for images of ``res`` pixels."""
+        """Keyword arguments of the family's class for images of ``res`` pixels."""
         parts = {"stages": [variants()[id].constructor_arguments(res) for id in self.stages]} if self.stages else {}
         return {**self.options, **parts, **({"res": res} if self.fixed_res else {})}
 
 
 @cache
 def families() -> dict[str, Family]:
-    """Every family by the stem of its files."""
+    """Read every family, by the stem of its files."""
     files = sorted((FOLDER.parent / "models").glob("*.toml"))
     return {file.stem: Family(file.stem, tomllib.loads(file.read_text("utf-8"))) for file in files}
 
 
 @cache
 def variants() -> dict[str, Variant]:
-    """Every model id, in the order of the families' tables."""
+    """Build every variant by its id, in the order of the families' tables."""
     return {variant.id: variant for family in families().values() for variant in _rows(family)}
 
 
@@ -109,8 +132,7 @@ def _rows(family: Family) -> Iterator[Variant]:
     for id, row in family.facts["variants"].items():
         options = dict(row)
         inputs = {**family.facts.get("inputs", {}), **options.pop("inputs", {})}
-        if "caption" in inputs:
-            inputs["caption"] = tuple(inputs["caption"])
+        inputs |= {key: tuple(inputs[key]) for key in ("caption", "guidance_interval") if key in inputs}
         yield Variant(
             id=id,
             name=options.pop("name"),
@@ -133,29 +155,29 @@ def _rows(family: Family) -> Iterator[Variant]:
 
 @cache
 def papers() -> dict[str, dict[str, Any]]:
-    """The sources of printed numbers and the conditions they state, by the key used in the families' tables."""
+    """Read the papers and the conditions they state for their numbers, by the key used in the families' tables."""
     return tomllib.loads((FOLDER / "papers.toml").read_text("utf-8"))
 
 
 @cache
 def other_systems() -> dict[str, Any]:
-    """Systems of the papers' tables that are no variants: ``printed_only``, ``published`` lines; and ``sizes``."""
+    """Read the systems of the papers' tables that are not variants; keys: see the sections of published.toml."""
     return tomllib.loads((FOLDER / "published.toml").read_text("utf-8"))
 
 
 def printed_only() -> dict[str, dict[str, Any]]:
-    """Systems that nobody outside their papers can run, by id: ``name``, ``source`` and ``reason``."""
+    """Systems without an implementation, by id: ``name``, ``source`` and ``reason``."""
     return dict(other_systems()["printed_only"])
 
 
 @cache
 def devices() -> dict[str, dict[str, Any]]:
-    """Data-sheet peaks by device, for where nothing could be measured."""
+    """Read the data-sheet peaks of each device, used if nothing could be measured."""
     return tomllib.loads((FOLDER / "devices.toml").read_text("utf-8"))
 
 
 def printed_lines() -> list[dict[str, Any]]:
-    """Every line of every paper's tables; ``model`` is None for a line that has only its ``label``."""
+    """List every line of every paper's tables; ``model`` is None for a line that only has a ``label``."""
     names = {id: variant.name for id, variant in variants().items()}
     own = [row for family in families().values() for row in family.published]
     return [

@@ -1,1 +1,1 @@
-"""What is checked before, while and after something is timed; each check gives a finding or None."""
+"""Checks before, during and after timing; each returns a finding or None."""

@@ -1,14 +1,16 @@
 """The command line. One module a command, loaded when it is called; this one is the table of contents."""
 
+import errno
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 import click
 
 from .. import __version__
-from ..errors import ConvbenchError
+from ..errors import ConvbenchError, printable
 
 COMMANDS = {  # name -> what it is for; the module of that name holds `command`
     "models": "list every known model: size, source, licence, and whether it runs here",
@@ -31,6 +33,7 @@ COMMANDS = {  # name -> what it is for; the module of that name holds `command`
     "env": "show this machine: devices, versions, measured peaks",
 }
 INTERRUPTED = 130
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 class Contents(click.Group):
@@ -78,6 +81,8 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _run(args: list[str] | None) -> int:
+    if not _streams_are_open():
+        return _fail("stdout is closed: redirect it to a file, or to /dev/null", 2)
     try:
         code: Any = contents.main(args, prog_name="convbench", standalone_mode=False)
         sys.stdout.flush()
@@ -94,10 +99,45 @@ def _run(args: list[str] | None) -> int:
     except SystemExit:  # what click makes of a closed pipe: the reader, such as `head`, has seen enough
         return 0
     except BrokenPipeError:  # the same, at the last flush
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return 0
+    except OSError as error:  # a disk or a device, wherever it stops
+        return _fail(_words(error), 2)
+    except MemoryError:
+        return _fail("there is not enough memory for this", 2)
+
+
+def _streams_are_open() -> bool:
+    """Open /dev/null for each standard stream that was closed, and say whether stdout was not.
+
+    Otherwise a result file would get the number of the stream, and what libraries write to stderr would go into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    return sys.stdout is not None
+
+
+def _words(error: OSError) -> str:
+    """Message of a system error and the file it is about."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _give_up_stdout()
+    if error.filename:
+        return f"{error.filename}: {error.strerror}"
+    # Without a name it was a stream that could not be written: stdout, where it leads to a file or a device.
+    return f"cannot write: {error.strerror}" if error.errno in FULL else error.strerror or str(error)
+
+
+def _give_up_stdout() -> None:
+    """Let what is still buffered go nowhere, or Python would fail once more when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"convbench: {' '.join(message.split())}", err=True)
+    with suppress(OSError):  # stderr is full or closed: the exit code is all that can be said
+        click.echo(f"convbench: {printable(' '.join(message.split()))}", err=True)
     return code

@@ -23,7 +23,7 @@ KEYS = (
 
 @click.command(
     "audit",
-    short_help="the papers' printed throughputs against what a GPU can do",
+    short_help="check the papers' printed throughputs against GPU peaks",
     epilog="\b\nExamples:\n  convbench audit --paper fcdm --model dic_xl,dico_xl,fcdm_xl\n"
     "  convbench audit --model dit_xl_2 --format json",
 )
@@ -31,9 +31,9 @@ KEYS = (
     "--paper",
     type=options.CommaList(known=lambda: list(catalogue.papers())),
     metavar="P[,P…]",
-    help=f"Only what these papers print: {', '.join(catalogue.papers())}.",
+    help=f"Papers to audit: {', '.join(catalogue.papers())}.",
 )
-@options.model(required=False, help="Only these models, by id; those of the papers' tables that do not run here too.")
+@options.model(required=False, help="Models to audit, by id; printed-only models, too.")
 @options.form()
 def command(paper: list[str] | None, model: list[str] | None, form: str) -> None:
     """Audit every throughput that the papers print: the FLOP/s it implies, as a share of the GPU's data-sheet peaks.

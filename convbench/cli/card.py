@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from ..files import read_toml
 from ..papers import cards
 from . import options
 
@@ -15,9 +16,9 @@ NOTE = (
 )
 
 
-@click.group("card", short_help="how published throughputs were made: protocol cards")
+@click.group("card", short_help="protocol cards: how published throughputs were measured")
 def command() -> None:
-    """Protocol cards: what is known of how a published throughput was made, field by field, with its evidence."""
+    """Protocol cards: the known conditions of a published throughput, field by field, with their evidence."""
 
 
 @command.command(
@@ -39,15 +40,16 @@ def list_cards(form: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def check_cards(file: Path) -> int:
     """Check the cards of a TOML file, one line a problem; exit 1 if there is one."""
+    read_toml(file)  # refuses what is not a regular file, is huge or nested too deep, before it is read whole
     found = cards.read(file)
     problems = [f"{name}: {problem}" for name, card in found.items() for problem in cards.check(card)]
     for problem in problems:
-        click.echo(problem)
+        options.say(problem)
     if problems:
         return 1
     for name, card in found.items():
         why = cards.unranked(card)
-        click.echo(f"{name}: no problems; " + (why or f"{cards.completeness(card)} fields of its protocol are known"))
+        options.say(f"{name}: no problems; " + (why or f"{cards.completeness(card)} fields of its protocol are known"))
     return 0
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from ..schema.rowcheck import has_speeds
 from ..store import changed_conditions
 from ..timing.compare import compare_rows
 from . import options
@@ -30,7 +31,7 @@ class Share(click.ParamType):  # type: ignore[type-arg] # generic in the newest 
 
 @click.command(
     "compare",
-    short_help="two stored runs, case by case",
+    short_help="compare two stored runs, case by case",
     epilog="\b\nExamples:\n  convbench compare before.jsonl after.jsonl\n"
     "  convbench compare before.jsonl after.jsonl --fail-above 3% --format markdown",
 )
@@ -49,7 +50,7 @@ def command(a: Path, b: Path, fail_above: float | None, form: str) -> int:
 
     before, after = runs = [{row["case"]: row for row in read(path)} for path in (a, b)]
     matched = [case for case in runs[0] if case in runs[1]]
-    usable = [case for case in matched if all(run[case]["status"] == "ok" for run in runs)]
+    usable = [case for case in matched if all(_is_usable(run[case]) for run in runs)]
     rows: list[dict[str, Any]] = []
     for case in usable:
         first, second = (run[case] for run in runs)
@@ -73,11 +74,15 @@ def command(a: Path, b: Path, fail_above: float | None, form: str) -> int:
     notes += [f"slower by more than {fail_above:.1%}: {row['case']}" for row in slower]
     if form in ("json", "csv"):
         for note in notes:
-            click.echo(note, err=True)
+            options.say(note, err=True)
     options.show(rows, KEYS, form, notes)
     if not rows:
         raise NothingMeasured(f"{a} and {b} have no measured case in common")
     return 1 if slower else 0
+
+
+def _is_usable(row: dict[str, Any]) -> bool:
+    return row["status"] == "ok" and has_speeds(row)
 
 
 def _changed(runs: list[dict[str, dict[str, Any]]], cases: list[str]) -> list[str]:
@@ -86,6 +91,6 @@ def _changed(runs: list[dict[str, dict[str, Any]]], cases: list[str]) -> list[st
         {
             f"environments differ in {change}"
             for case in cases
-            for change in changed_conditions(*(run[case]["environment"] for run in runs))
+            for change in changed_conditions(*(run[case]["environment"] or {} for run in runs))
         }
     )

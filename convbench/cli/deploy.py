@@ -16,24 +16,30 @@ ENGINES = ("triton-server",)
     "  convbench deploy dico_s.onnx.d --to triton-server --out repository --backend python --guidance",
 )
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--to", type=click.Choice(ENGINES), required=True, help="The serving engine.")
+@click.option("--to", type=click.Choice(ENGINES), required=True, help="Serving engine.")
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, metavar="REPOSITORY", help="Written whole or not at all."
 )
 @click.option(
     "--backend",
     type=click.Choice(("onnxruntime", "tensorrt", "openvino", "python")),
-    help="Triton's own, which must have it [default: the artefact's runtime].",
+    help="Triton backend; the server must provide it [default: the artefact's runtime].",
 )
 @click.option("--max-batch", type=click.IntRange(min=1), help="Images of a batch [default: the artefact's most].")
 @click.option(
-    "--max-delay", type=options.Duration(), default="5ms", show_default=True, help="How long a batch waits for more."
+    "--max-delay",
+    type=options.Duration(60),
+    default="5ms",
+    show_default=True,
+    help="Time that an incomplete batch waits for more.",
 )
-@click.option("--queue", type=click.IntRange(min=1), default=256, show_default=True, help="Requests that may wait.")
-@click.option("--instances", type=click.IntRange(min=1), default=1, show_default=True, help="Copies that run at once.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each [default: what the runtime takes].")
-@click.option("--guidance", is_flag=True, help="A second model, which guides: it takes cfg_scale besides.")
-@click.option("--force", is_flag=True, help="Replace a repository that is there already.")
+@click.option("--queue", type=click.IntRange(1, 2**20), default=256, show_default=True, help="Requests that may wait.")
+@click.option(
+    "--instances", type=click.IntRange(1, 1024), default=1, show_default=True, help="Copies that run at once."
+)
+@click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads of each [default: what the runtime takes].")
+@click.option("--guidance", is_flag=True, help="Also write a guidance model with a cfg_scale input.")
+@click.option("--force", is_flag=True, help="Replace an existing repository.")
 def command(
     folder: Path,
     to: str,

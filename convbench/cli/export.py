@@ -36,22 +36,26 @@ class BatchRange(click.ParamType):  # type: ignore[type-arg] # generic in the ne
 
 @click.command(
     "export",
-    short_help="make an ONNX, TensorRT, OpenVINO or AOTInductor artefact",
+    short_help="build an ONNX, TensorRT, OpenVINO or AOTInductor artefact",
     epilog="\b\nExamples:\n  convbench export --model dico_s --res 256 --to onnx --out dico_s_onnx\n"
     "  convbench export --model dic_s --to openvino --precision int8 --out dic_s_int8",
 )
 @click.option("--model", required=True, metavar="ID", help="A model id, as `convbench models` lists them.")
 @click.option("--res", type=int, default=256, show_default=True, metavar="PX", help="Side of the decoded image.")
-@click.option("--to", type=click.Choice(TARGETS), required=True, help="What to make.")
+@click.option("--to", type=click.Choice(TARGETS), required=True, help="Format of the artefact.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     required=True,
     metavar="FOLDER",
-    help="The folder to make, whole or not at all.",
+    help="Folder to create; it appears only when it is complete.",
 )
 @click.option(
-    "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Of weights and arithmetic."
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="fp32",
+    show_default=True,
+    help="Precision of weights and arithmetic.",
 )
 @click.option(
     "--batch",
@@ -59,11 +63,11 @@ class BatchRange(click.ParamType):  # type: ignore[type-arg] # generic in the ne
     default="1..64",
     show_default=True,
     metavar="N|N..M",
-    help="Images that one call takes.",
+    help="Images per call.",
 )
-@click.option("--dynamic", is_flag=True, help="Height and width from half to twice --res, not only --res.")
-@click.option("--weights", help="A checkpoint [default: random weights].")
-@click.option("--force", is_flag=True, help="Replace an artefact that is there already.")
+@click.option("--dynamic", is_flag=True, help="Allow heights and widths from half to twice --res.")
+@click.option("--weights", help="Checkpoint [default: random weights].")
+@click.option("--force", is_flag=True, help="Replace an existing artefact.")
 @options.form()
 def command(
     model: str,
@@ -112,7 +116,7 @@ def stages() -> Iterator[Any]:
     """
     if not sys.stderr.isatty():
         started = time.monotonic()
-        yield lambda what: click.echo(f"[{time.monotonic() - started:.0f} s] {what}", err=True)
+        yield lambda what: options.say(f"[{time.monotonic() - started:.0f} s] {what}", err=True)
         return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn

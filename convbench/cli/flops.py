@@ -16,6 +16,7 @@ KEYS = (
     "macs_full",
     "macs_as_printed",
     "macs_torchprofile",
+    "dcn_samples",
     "weight_bytes",
     "activation_bytes",
     "arithmetic_intensity",
@@ -45,6 +46,7 @@ def command(model: list[str], res: list[int], by: str | None, profiler: str | No
     winograd_macs_all  4/9 of every dense 3x3 convolution of stride 1
     macs_full          products only, those included that no profiler sees (linear attention, scans)
     macs_as_printed    without what the papers' profilers left out (DiG, DiM, DiMSUM)
+    dcn_samples        weighted samples of deformable convolutions (FlowDCN), in none of these
     """
     from .. import catalogue
     from ..models import counts
@@ -67,7 +69,8 @@ def command(model: list[str], res: list[int], by: str | None, profiler: str | No
     if by:
         options.show(rows, ("model", "res", by, "macs", "share"), form, _split_notes(by))
     else:
-        options.show(rows, KEYS, form, [NOTE])
+        sampled = any(row["dcn_samples"] for row in rows)
+        options.show(rows, [key for key in KEYS if sampled or key != "dcn_samples"], form, [NOTE])
 
 
 def _split(row: dict[str, Any], by: str, counted: Any) -> list[dict[str, Any]]:

@@ -31,16 +31,22 @@ LATE = 0.1  # of the median latency: from there on the client, not the server, m
     "  convbench load http://127.0.0.1:8000 --slo 500ms --format json",
 )
 @click.argument("url")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Requests a second, at Poisson times.")
+@click.option("--rate", type=options.Number(min=0, min_open=True, max=1e6), help="Requests a second, at Poisson times.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), help="Clients, each waiting for its answer [default: 1].")
 @click.option(
-    "--slo", type=options.Duration(), help="Find the highest rate whose 99th percentile stays within this time."
+    "--slo", type=options.Duration(3600), help="Find the highest rate whose 99th percentile stays within this time."
 )
 @click.option(
-    "--duration", type=options.Duration(), default="10s", show_default=True, help="Of a run; of each step with --slo."
+    "--duration",
+    type=options.Duration(24 * 3600),
+    default="10s",
+    show_default=True,
+    help="Duration of the run; of each step with --slo.",
 )
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images of a request.")
-@click.option("--side", type=click.IntRange(min=1), help="Height and width of x, where they may vary [default: least].")
+@click.option("--batch", type=click.IntRange(1, 2**16), default=1, show_default=True, help="Images of a request.")
+@click.option(
+    "--side", type=click.IntRange(1, 2**14), help="Height and width of x, where they may vary [default: least]."
+)
 @click.option("--model", metavar="NAME", help="Where the server has several.")
 @options.form()
 def command(
@@ -57,7 +63,7 @@ def command(
     """Send requests to a server that speaks the KServe v2 protocol, such as `convbench serve` or Triton.
 
     With --rate, requests leave at times drawn beforehand and latencies count from those times, so that a server which
-    stalls shows it. With --concurrency, clients wait for each other's answers and latencies look better than they are.
+    stalls shows it. With --concurrency, clients wait for each other, and latencies look better than callers see.
     """
     if sum(value is not None for value in (rate, concurrency, slo)) > 1:
         raise UsageError("--rate, --concurrency and --slo exclude each other: give one")
@@ -79,4 +85,4 @@ def command(
         notes.append("this client was late itself: use another machine, or a lower rate")
     options.show(rows, KEYS, form, notes)
     if form != "table":
-        click.echo("\n".join(notes), err=True)
+        options.say("\n".join(notes), err=True)

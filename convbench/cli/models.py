@@ -7,7 +7,7 @@ import click
 from . import options
 
 ABLATION_KEYS = ("model", "label", "printed_in", "gmacs_printed", "macs", "params_m_printed", "params", "remark")
-KEYS = ("model", "name", "params", "macs", "source", "licence", "runs")
+KEYS = ("model", "name", "params", "macs", "source", "licence", "weights_licence", "runs")
 
 
 @click.command(
@@ -15,24 +15,24 @@ KEYS = ("model", "name", "params", "macs", "source", "licence", "runs")
     short_help="list every known model",
     epilog="\b\nExamples:\n  convbench models --family dico --format json\n  convbench models --ablations",
 )
-@click.option("--family", help="Only the models of this family.")
-@click.option("--ablations", is_flag=True, help="Instead: the papers' ablations, and what may stand behind an id.")
+@click.option("--family", help="List only this family.")
+@click.option("--ablations", is_flag=True, help="List the papers' ablations and the changes that an id accepts.")
 @options.form()
 def command(family: str | None, ablations: bool, form: str) -> None:
     """List every known model: id, size (at the pixels of `res`), official code, its licence, and whether it runs here.
 
-    What is printed only stands in the papers' tables and cannot be run: it is never measured, never ranked.
+    Printed-only models appear in published tables; no implementation exists, so they are never measured.
 
-    The licences are those of the official code; none of it is part of convbench.
+    The licences are those of the official code and of the authors' weights; neither is part of convbench.
     """
     from .. import catalogue
     from ..errors import UsageError
 
     if ablations:
-        from ..catalogue.ablations import options as changes
+        from ..catalogue.ablations import option_lines
         from ..papers.ablations import printed
 
-        options.show(printed(), ABLATION_KEYS, form, list(changes()))
+        options.show(printed(), ABLATION_KEYS, form, list(option_lines()))
         return
     known = catalogue.families()
     if family is not None and family not in known:
@@ -49,6 +49,7 @@ def command(family: str | None, ablations: bool, form: str) -> None:
                     "source": source["repository"],
                     "commit": source["commit"],
                     "licence": source["licence"],
+                    "weights_licence": _weights_licence(variant),
                     "paper": variant.family.facts["arxiv"],
                     "res": variant.res,
                     "params": variant.params,
@@ -62,8 +63,15 @@ def command(family: str | None, ablations: bool, form: str) -> None:
     options.show(rows, KEYS, form, [f"{row['model']}: {row['remark']}." for row in rows if row["remark"]])
 
 
+def _weights_licence(variant: Any) -> str | None:
+    """What the authors say about their weights; None where nobody has looked."""
+    facts = variant.family.facts
+    listed = [entry["licence"] for entry in facts.get("official", {}).get(variant.id, [])]
+    return facts["source"].get("weights_licence") or next(iter(listed), None)
+
+
 def _printed_only(id: str, system: dict[str, Any]) -> dict[str, Any]:
-    unknown = dict.fromkeys(("family", "commit", "res", "params", "macs"))
+    unknown = dict.fromkeys(("family", "commit", "res", "params", "macs", "weights_licence"))
     return {
         "model": id,
         "name": system["name"],

@@ -1,5 +1,7 @@
 """Options that several commands share, so that the same option has the same name, help and default everywhere."""
 
+import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,10 +10,13 @@ import click
 from click.shell_completion import CompletionItem
 
 from .. import backends, catalogue
+from ..errors import printable
 from ..run.plan import DEVICES
 from ..schema import PRECISIONS
 
 FORMATS = ("table", "json", "csv", "markdown")
+MOST_VALUES = 256  # of one list: the cases of a run are the product of several
+MOST_WHOLE = 10**9  # larger than any size, batch or count here
 Decorator = Callable[[Any], Any]
 
 
@@ -28,12 +33,21 @@ class CommaList(click.ParamType):  # type: ignore[type-arg] # generic in the new
         if isinstance(value, list):
             return value
         parts = [part.strip() for part in value.split(",")]
+        if len(parts) > MOST_VALUES:
+            self.fail(f"a list of {len(parts)} values; at most {MOST_VALUES} are taken", param, ctx)
         if not all(parts):
             self.fail(f"'{value}' has an empty place between commas", param, ctx)
         try:
-            return [self.type(part) for part in parts]
+            found = [self.type(part) for part in parts]
         except ValueError:
             self.fail(f"'{value}' is not a list of whole numbers such as 256,512", param, ctx)
+        return [self.bounded(each, param, ctx) for each in found]
+
+    def bounded(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value, unless it is a number beyond all reason."""
+        if isinstance(value, int) and abs(value) > MOST_WHOLE:
+            self.fail(f"a number beyond {MOST_WHOLE}", param, ctx)
+        return value
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         before, comma, last = incomplete.rpartition(",")
@@ -53,15 +67,29 @@ class BatchList(CommaList):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[Any]:
         parts = super().convert(value, param, ctx)
         try:
-            return [part if part == "max" else int(part) for part in parts]
+            found = [part if part == "max" else int(part) for part in parts]
         except ValueError:
             self.fail(f"'{value}' is not a list of whole numbers, or max", param, ctx)
+        return [self.bounded(each, param, ctx) for each in found]
+
+
+class Number(click.FloatRange):
+    """A number within limits; neither nan nor infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"'{value}' is not a finite number", param, ctx)
+        return number
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
-    """Seconds, or a number with ms, s, m or h behind it."""
+    """Seconds, or a number with ms, s, m or h behind it: longer than nothing, and at most ``most_s``."""
 
     name = "duration"
+
+    def __init__(self, most_s: float = 720 * 3600) -> None:
+        self.most_s = most_s
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         text = str(value).strip()
@@ -71,8 +99,9 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
             seconds = float(number) * unit if unit else float(text)
         except ValueError:
             self.fail(f"'{value}' is not a time such as 90s, 30m or 2h", param, ctx)
-        if not 0 < seconds < float("inf"):
-            self.fail(f"'{value}' must be greater than 0", param, ctx)
+        most = f"{self.most_s / 3600:g}h" if self.most_s >= 3600 else f"{self.most_s:g}s"
+        if not 0 < seconds <= self.most_s:
+            self.fail(f"'{value}' must be greater than 0 and at most {most}", param, ctx)
         return seconds
 
 
@@ -134,4 +163,26 @@ def show(rows: Sequence[dict[str, Any]], keys: Sequence[str], form: str, notes: 
     if form == "table":
         form = "table" if sys.stdout.isatty() else "plain"
     # A pipe has no width to keep to; a terminal says its own.
-    click.echo(render(list(rows), keys, form, notes, width=None if form == "table" else 200))
+    width = None if form == "table" else 200
+    if form == "json":
+        say_json(rows)
+    else:  # made safe before it is laid out: a table on a terminal has colours of its own
+        click.echo(render(_made_printable(rows), keys, form, _made_printable(notes), width))
+
+
+def say(text: str, err: bool = False) -> None:
+    """Print a text; what is in it of files, names and other programs cannot steer the terminal."""
+    click.echo(printable(text), err=err)
+
+
+def say_json(value: Any) -> None:
+    """Print JSON to stdout, in ASCII; also what JSON leaves as it is, though a terminal may not."""
+    click.echo(json.dumps(value, indent=1).replace("\x7f", "\\u007f"))
+
+
+def _made_printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {_made_printable(key): _made_printable(each) for key, each in value.items()}
+    return [_made_printable(each) for each in value] if isinstance(value, list | tuple) else value

@@ -1,6 +1,5 @@
 """``convbench report``: tables, plots and the page, from stored runs."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,12 +81,15 @@ def command(
     A ratio to the baseline is one of the same run: same file, machine, size, batch, backend, precision, threads and
     mode. Otherwise the cell says "not comparable". INVALID rows and rows that are listed only have no rank.
     """
+    from ..files import require_writable
     from ..reports.runs import read_runs
 
     _refuse(paper, {"--html": html, "--explain": explain, "--sort": sort, "--baseline": baseline})
+    if html is not None:
+        require_writable(html)
     read = read_runs(runs)
     for note in read.notes:
-        click.echo(note, err=True)
+        options.say(note, err=True)
     if plots is not None:
         _draw(read, plots, where, baseline)
     if html is not None:
@@ -130,7 +132,7 @@ def _explain(runs: "Runs", asked: str, where: list[str] | None, baseline: str | 
     from ..reports.explain import as_text, explained
 
     found = explained(selection.compared_rows(runs, where or [], baseline), asked)
-    click.echo(json.dumps(found, indent=1) if form == "json" else as_text(found))
+    options.say_json(found) if form == "json" else options.say(as_text(found))
 
 
 def _draw(runs: "Runs", folder: Path, where: list[str] | None, baseline: str | None) -> None:
@@ -143,7 +145,7 @@ def _draw(runs: "Runs", folder: Path, where: list[str] | None, baseline: str | N
     selection.require_baseline(runs, baseline)
     kept = replace(runs, measurements=selection.where(runs.measurements, where or []))
     for file in draw(kept, folder, baseline or BASELINE):
-        click.echo(f"wrote {file}", err=True)
+        options.say(f"wrote {file}", err=True)
 
 
 def _paper_tables(runs: "Runs", names: str, columns: list[str] | None, where: list[str] | None, form: str) -> None:
@@ -163,5 +165,5 @@ def _paper_tables(runs: "Runs", names: str, columns: list[str] | None, where: li
         return
     for number, table in enumerate(tables):
         sign = {"markdown": "### ", "latex": "% "}.get(form, "")
-        click.echo(("\n" if number else "") + sign + table.heading + ("\n" if form == "markdown" else ""))
+        options.say(("\n" if number else "") + sign + table.heading + ("\n" if form == "markdown" else ""))
         options.show(table.rows, selection.shown_columns(columns, table.keys, table.rows, form), form, table.notes)

@@ -7,6 +7,7 @@ import click
 
 from .. import backends, catalogue
 from ..errors import UsageError
+from ..files import require_writable
 from ..schema import PRECISIONS
 from . import options, sample_drift
 from .progress import ImageProgress
@@ -22,7 +23,7 @@ BATCH = {"cpu": 40, "cuda": 64}
 SMALL_STEP = 2e9  # MACs of a guided step
 
 
-class Labels(click.ParamType):  # type: ignore[type-arg]
+class ClassList(click.ParamType):  # type: ignore[type-arg]
     """Whole numbers with commas between them, or the words all and random."""
 
     name = "labels"
@@ -38,7 +39,7 @@ class Labels(click.ParamType):  # type: ignore[type-arg]
 
 @click.command(
     "sample",
-    short_help="images from a trained backbone",
+    short_help="sample images from a trained backbone",
     epilog="\b\nExamples:\n  convbench sample --out digits.png\n"
     "  convbench sample --model dit_xl_2 --weights official --vae sd-vae-ft-ema --npz fid.npz",
 )
@@ -51,39 +52,43 @@ class Labels(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--npz",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Store the images here in ADM's layout, which FID tools read. Can be killed and run again, or run under "
+    help="Store the images in ADM's layout, which FID tools read. The run may be killed and repeated, or run under "
     "torchrun.",
 )
-@click.option("--latents", is_flag=True, help="Store latents in --npz as they are, float32, without decoding.")
+@click.option("--latents", is_flag=True, help="Store undecoded float32 latents in --npz.")
 @click.option(
     "--count",
     type=click.IntRange(min=1),
-    help=f"Images [default: {GRID}; with --drift, {WALKED}; with --npz, {EVALUATION}, as for an FID].",
+    help=f"Number of images [default: {GRID}; with --drift, {WALKED}; with --npz, {EVALUATION}, as for an FID].",
 )
 @click.option(
     "--class",
     "labels",
-    type=Labels(),
+    type=ClassList(),
     metavar="N[,N…]",
-    help="Classes, in turn; all; or random, as the papers evaluate [default: all; with --npz, random].",
+    help="Classes to cycle through; all; or random, as the papers evaluate [default: all; with --npz, random].",
 )
 @click.option(
     "--cfg-scale",
-    type=click.FloatRange(min=0),
+    type=options.Number(min=0),
     default=1.5,
     show_default=True,
-    help="Classifier-free guidance; 1 for none.",
+    help="Scale of classifier-free guidance; 1 for none.",
 )
 @click.option(
-    "--guide-all", is_flag=True, help="Guide every channel; the papers' code guides three of a latent's four."
+    "--guide-all", is_flag=True, help="Guide every channel; the papers' code guides three of the four latent channels."
 )
-@click.option("--steps", type=int, help="Of the sampler [default: 250, as the papers; 20 for dpm-solver++].")
+@click.option(
+    "--steps",
+    type=int,
+    help="Steps of the sampler [default: the papers': 250; heun 50, heun-edm 32, dpm-solver++ and euler-shift 20].",
+)
 @click.option(
     "--sampler",
     metavar="NAME",
     help="iddpm, ddim, dpm-solver++, euler or euler-maruyama [default: iddpm, or euler-maruyama for flow matching].",
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the noise.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of the noise.")
 @click.option("--batch", type=click.IntRange(min=1), help="Images at a time; changes no image [default: 40, GPU 64].")
 @click.option("--res", type=int, metavar="PX", help="Side of an image [default: that of the model's weights].")
 @click.option("--backend", default="eager", show_default=True, metavar="B", help=f"{', '.join(backends.names())}.")
@@ -92,7 +97,7 @@ class Labels(click.ParamType):  # type: ignore[type-arg]
     type=click.Choice(PRECISIONS),
     default="fp32",
     show_default=True,
-    help="What the network computes in.",
+    help="Precision of the network.",
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda where there is a GPU]")
 @click.option(
@@ -104,8 +109,8 @@ class Labels(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--drift",
     metavar="B[/P][,…]",
-    help="Walk the images with these backends and precisions and print how far each leaves fp32 eager; --out then "
-    "draws the errors.",
+    help="Sample with these backends and precisions and print the error of each against fp32 eager; --out then "
+    "plots the errors.",
 )
 @options.form()
 @click.option("--vae", metavar="V", help="Decoder of latents: a folder, or hf:stabilityai/sd-vae-ft-ema and the like.")
@@ -143,8 +148,8 @@ def command(
     if latents and not npz:
         raise UsageError("--latents requires --npz FILE: latents cannot be drawn")
     for path in (out, npz):
-        if path and not path.parent.is_dir():
-            raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+        if path:
+            require_writable(path)
     variant = catalogue.find(model)
     res = res or variant.res
     variant.require_res(res)
@@ -154,13 +159,13 @@ def command(
     weights = _weights(weights, variant)
 
     from .. import environment
-    from ..sampling import images, samplers
+    from ..sampling import images, sampler_names
     from ..weights import locate
 
     device = device or environment.default_device()
     if device == "cuda" and environment.default_device() != "cuda":
         raise UsageError("torch found no NVIDIA GPU; omit --device")
-    if weights != "random" and variant.family.module in samplers.OTHER_SCHEDULES:
+    if weights != "random" and variant.family.module in sampler_names.OTHER_SCHEDULES:
         raise UsageError(f"{variant.family.name} was trained on another noise schedule than the samplers here have")
     made = images.sampler_for(variant, sampler, steps)
     source = None if weights == "random" else locate.locate(weights, variant, res)
@@ -222,14 +227,14 @@ def _draw(
     from ..measure.engine import open_engine
     from ..sampling import decoding, images, png
 
-    decode = decoding.decoder(recipe.variant.signature, recipe.decoded_by, device)
+    decode = decoding.create_decoder(recipe.variant.signature, recipe.decoded_by, device)
     columns = len(recipe.labels) if recipe.labels and len(recipe.labels) <= 10 and count > len(recipe.labels) else 8
     with open_engine(recipe, batch, device, weights) as step, ImageProgress(count, batch, made.steps) as progress:
         sheets = [
             decoding.bytes_from_pixels(decode(done.samples)).cpu().numpy()
             for done in images.sample(recipe, step, made, range(count), batch, device, progress.update)
         ]
-    write_whole(out, png.encode(png.grid(np.concatenate(sheets), min(columns, count))))
+    write_whole(out, png.encode_png(png.image_grid(np.concatenate(sheets), min(columns, count))))
     click.echo(_summary(progress.elapsed_s, count, recipe, out), err=True)
     return 0
 
@@ -247,12 +252,12 @@ def _store(
     from ..measure.engine import open_engine
     from ..sampling import decoding, images, shards
 
-    run, world = shards.Run(npz, count, {**recipe.facts(), "latents": latents}), shards.World.of_torchrun()
+    run, world = shards.ShardedNpz(npz, count, {**recipe.facts(), "latents": latents}), shards.World.of_torchrun()
     if device == "cuda":
         _take_own_gpu(world.rank)
-    decode = None if latents else decoding.decoder(recipe.variant.signature, recipe.decoded_by, device)
+    decode = None if latents else decoding.create_decoder(recipe.variant.signature, recipe.decoded_by, device)
     run.begin()
-    left = run.left(world)
+    left = run.missing(world)
     todo = [number for numbers in left.values() for number in numbers]
     if todo:
         with (

@@ -123,12 +123,12 @@ def _add_figures(
     import torch
 
     from ..measure.drift import REFERENCE
-    from ..sampling import figures
+    from ..sampling import digit_quality
     from ..sampling.images import labels_of
 
     classes = torch.tensor(labels_of(recipe, range(count)))
     ended = {_engine(row): finished[_engine(row)] for row in rows if _engine(row) in finished and row["status"] == "ok"}
-    known = {_engine(row): row for row in figures.compared(ended, finished[REFERENCE], classes)}
+    known = {_engine(row): row for row in digit_quality.compare_engines(ended, finished[REFERENCE], classes)}
     for row in rows:
         own = known.get(_engine(row), {})
         row |= {key: value for key, value in own.items() if key not in ("verdict", "reason")}

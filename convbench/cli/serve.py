@@ -1,6 +1,8 @@
 """``convbench serve``: an artefact behind HTTP."""
 
 import ipaddress
+import os
+import sys
 from pathlib import Path
 
 import click
@@ -26,36 +28,67 @@ from . import options
 )
 @click.option(
     "--max-delay",
-    type=options.Duration(),
+    type=options.Duration(60),
     default="5ms",
     show_default=True,
-    help="How long a batch that is not full waits for more.",
+    help="Time that an incomplete batch waits for more requests.",
 )
 @click.option(
     "--queue",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 2**20),
     default=256,
     show_default=True,
     help="Images that may wait; more are refused with status 429.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: what the runtime takes].")
+@click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads [default: the runtime's choice].")
+@click.option(
+    "--grace",
+    type=options.Duration(3600),
+    default="30s",
+    show_default=True,
+    help="Time limit for the shutdown.",
+)
+@click.option(
+    "--client-timeout",
+    type=options.Duration(3600),
+    default="10s",
+    show_default=True,
+    help="Time limit for the headers of a request, and for a stalled body or answer; three times as long for one that "
+    "moves at 64 KiB/s or more.",
+)
+@click.option("--trust-native", is_flag=True, help="Open machine code that was not built by you on this machine.")
 def command(
-    folder: Path, host: str, port: int, max_batch: int | None, max_delay: float, queue: int, threads: int | None
+    folder: Path,
+    host: str,
+    port: int,
+    max_batch: int | None,
+    max_delay: float,
+    queue: int,
+    threads: int | None,
+    grace: float,
+    client_timeout: float,
+    trust_native: bool,
 ) -> None:
     """Serve an artefact over HTTP with the KServe v2 protocol, which Triton's clients speak.
 
-    Requests of one size are joined into batches. /v2/health/ready, /v2/models/NAME and /metrics tell how it does.
-    SIGTERM and Ctrl-C stop it once everything accepted is answered. There is no authentication: other machines
-    reach it only with another --host.
+    Requests of one size are joined into batches. /v2/health/ready, /v2/models/NAME and /metrics report its state.
+    SIGTERM and Ctrl-C stop it once everything accepted is answered, after --grace at the latest. There is no
+    authentication: other machines reach it only with another --host.
     """
-    from ..serving.listen import Settings, serve
+    from ..serving.listen import ServerSettings, StillRunning, serve
 
     def ready(address: str) -> None:
         click.echo(f"serving {folder} at {address}; Ctrl-C stops it", err=True)
 
     if not _is_loopback(host):
-        click.echo(f"warning: whoever reaches {host} can use this server: it asks nobody for a password", err=True)
-    serve(folder, Settings(host, port, max_batch, max_delay, queue, threads), ready)
+        click.echo(f"warning: {host} is network-reachable and the server has no authentication", err=True)
+    try:
+        settings = ServerSettings(host, port, max_batch, max_delay, queue, threads, grace, client_timeout, trust_native)
+        serve(folder, settings, ready)
+    except StillRunning as error:
+        click.echo(f"convbench: {error}", err=True)
+        sys.stderr.flush()
+        os._exit(error.exit_code)  # a normal exit would free the runtime while a thread is still inside it
 
 
 def _is_loopback(host: str) -> bool:

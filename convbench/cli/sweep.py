@@ -1,33 +1,49 @@
 """Sweep files: what the options of ``convbench throughput`` can say, as TOML. Read before a run, written by it."""
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..errors import UsageError
+from ..files import read_toml, write_whole
 
 LEFT_OUT = {"out", "dry_run", "form", "sweep"}  # where and how, not what
+NAMES_CODE = ("model", "backend", "compare_with")  # whose values may name a module to import
 
 
 def read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
-    """Make the file's values the defaults of this call's options."""
+    """Make the file's values the defaults of this call's options.
+
+    Raises UsageError for a file that is none, and for one that names code from outside convbench: only the command
+    line may.
+    """
     if path is None:
         return
-    try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}") from None
+    content = read_toml(path)
     known = {p.name for p in ctx.command.params if isinstance(p, click.Option)} - LEFT_OUT
     for key in content:
         if key.replace("-", "_") not in known:
             names = ", ".join(sorted(name.replace("_", "-") for name in known if name))
-            raise UsageError(f"{path} says '{key}', which is not a sweep option; options: {names}")
-    ctx.default_map = {key.replace("-", "_"): _as_option(value) for key, value in content.items()}
+            raise UsageError(f"{path} says '{key[:80]}', which is not a sweep option; options: {names}")
+    values = {key.replace("-", "_"): _as_option(value) for key, value in content.items()}
+    ctx.default_map = {key: _default(path, key, value) for key, value in values.items()}
+
+
+def _default(path: Path, key: str, value: str) -> Any:
+    """The text of an option; for one that names code from outside, a callable that raises UsageError when asked."""
+    if key not in NAMES_CODE or ":" not in value:
+        return value
+    option = f"--{key.replace('_', '-')}"
+
+    def refuse() -> None:  # click calls it only where the command line does not give the option
+        raise UsageError(
+            f"{path} names code from outside convbench ({value[:80]}), which only the command line may: "
+            f"repeat it with {option} if you trust it"
+        )
+
+    return refuse
 
 
 def _as_option(value: Any) -> Any:
@@ -43,4 +59,4 @@ def write(path: Path, ctx: click.Context, **resolved: Any) -> None:
         f"{key.replace('_', '-')} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
     ]  # JSON of these is TOML
     head = "# Written by convbench; `convbench throughput --sweep` with this file repeats the run.\n"
-    path.write_text(head + "\n".join(lines) + "\n", "utf-8")
+    write_whole(path, (head + "\n".join(lines) + "\n").encode(), sync=False)

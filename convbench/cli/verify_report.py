@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from . import options
+
 MOST = 40  # differences in full; one more line says how many are left
 
 
@@ -21,21 +23,20 @@ def command(page: Path) -> int:
     data with their SHA-256. Pictures are not checked.
     """
     from ..errors import UsageError
+    from ..files import MOST_PAGE, read_bytes
     from ..reports.page.check import check_page
 
     try:
-        text = page.read_text("utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot read {page}: {error.strerror}") from None
+        text = read_bytes(page, MOST_PAGE).decode()  # line breaks as they are: cells may hold some
     except UnicodeDecodeError:
         raise UsageError(f"{page} is not a page written by convbench report --html") from None
     checked = check_page(text, str(page))
     found = [*checked.problems, *map(str, checked.differences)]
     for line in found[:MOST]:
-        click.echo(line)
+        options.say(line)
     if len(found) > MOST:
-        click.echo(f"… and {len(found) - MOST} more")
+        options.say(f"… and {len(found) - MOST} more")
     if not checked.passed:
         return 1
-    click.echo(f"all {checked.cells} cells match, {checked.recomputed} of them recomputed from raw samples")
+    options.say(f"all {checked.cells} cells match, {checked.recomputed} of them recomputed from raw samples")
     return 0

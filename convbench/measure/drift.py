@@ -102,7 +102,9 @@ def states(
     noise = PerImage(recipe.seed, numbers, (takes.channels, side, side), device)
     labels = torch.tensor(labels_of(recipe, numbers), device=device)
     with open_engine(recipe, len(numbers), device, weights) as step:
-        model = guided(step, labels, takes.classes, recipe.cfg_scale, recipe.guided_channels)
+        channels = recipe.guided_channels or takes.guided_channels
+        rule = (recipe.cfg_scale, channels, takes.guidance_interval, takes.guidance_power)
+        model = guided(step, labels, takes.classes, *rule)
         yield from made.trajectory(model, noise.start(), noise)
 
 

@@ -27,5 +27,5 @@ def failure(error: BaseException) -> dict[str, Any]:
 
 def wrong(findings: list[Finding]) -> dict[str, Any]:
     """The same keys for a case that is not correct."""
-    verdict, reason = output.report(findings)
+    verdict, reason = output.verdict_of(findings)
     return {"status": "wrong", "verdict": verdict, "reason": reason}

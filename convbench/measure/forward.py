@@ -21,7 +21,7 @@ from ..errors import ConvbenchError
 from ..schema import Case, Measurement, Second
 from ..timing import compare, derived, memory
 from ..timing.calibration import limit
-from ..timing.clock import RULES, Clock, CudaClock, Lane, Rules, clock_of, rotating, time_lanes
+from ..timing.clock import RULES, Clock, CudaClock, Lane, Rules, clock_of, rotate_inputs, time_lanes
 from ..timing.intervals import percentile
 from ..timing.telemetry.recorder import Recorder
 from ..timing.telemetry.summary import joules_per_image
@@ -131,11 +131,12 @@ class _Bundle:
 
     def _time(self, opened: list[Opened]) -> list[Measurement]:
         timed = self._interleave(opened)
+        rules = replace(self.rules, noise=self.rules.noise or self._noise(timed))
         rows = []
         for each in timed:
             self.report("checking", 1)
             try:
-                rows.append(self._conclude(each, joules=len(timed) == 1))
+                rows.append(self._conclude(each, rules, joules=len(timed) == 1))
             except Exception as error:  # the results of the others stand
                 rows.append(self.failed(each.opened.case, error))
         rows = self._compared(rows, timed)
@@ -148,7 +149,7 @@ class _Bundle:
 
     def _interleave(self, opened: list[Opened]) -> list[Timed]:
         lanes = [
-            Lane(rotating(each.step, each.sets), functools.partial(precision.applied, each.case.precision))
+            Lane(rotate_inputs(each.step, each.sets), functools.partial(precision.applied, each.case.precision))
             for each in opened
         ]
         delta = compare.DELTA[self.device]
@@ -171,8 +172,8 @@ class _Bundle:
                 recorder.timed,
             )
         load, peak = recorder.summary(), memory.peak_bytes(self.device)
-        seen = machine.findings(load, recorder.facts)
-        if asked := timing.allocations(memory.device_allocations(self.device) - allocated):
+        seen = machine.check_machine(load, recorder.facts)
+        if asked := timing.check_allocations(memory.device_allocations(self.device) - allocated):
             seen.append(asked)
         facts = {"telemetry": recorder.facts, "telemetry_reason": recorder.reason}
         self.stamp["environment"] = self.stamp["environment"] | facts
@@ -181,15 +182,21 @@ class _Bundle:
             for each, lane in zip(opened, lanes, strict=True)
         ]
 
-    def _conclude(self, timed: Timed, joules: bool) -> Measurement:
+    def _noise(self, timed: Sequence[Timed]) -> float:
+        """The noise of a run's first bundle; later ones are told (``Rules.noise``)."""
+        first = timed[0]
+        repeats = (each.lane.block_s for each in timed[1:] if _is_repeat(each.opened.case, first.opened.case))
+        return compare.noise(first.lane.block_s, next(repeats, None), self.device) or 0.0
+
+    def _conclude(self, timed: Timed, rules: Rules, joules: bool) -> Measurement:
         """Check a timed case and build its row."""
-        opened, lane, clock, rules = timed.opened, timed.lane, self.clock, self.rules
+        opened, lane, clock = timed.opened, timed.lane, self.clock
         case, counted, samples = opened.case, opened.counted, lane.block_s
         x, t, y = opened.sets[0]
         zeros = (torch.zeros_like(x), torch.zeros_like(t), torch.zeros_like(y))
         with precision.applied(case.precision):
-            changed = output.unchanged(opened.step, opened.sets[0], opened.proof.outputs[0], case.precision)
-            linear = timing.linearity(lane, clock, case.device)
+            changed = output.check_unchanged(opened.step, opened.sets[0], opened.proof.outputs[0], case.precision)
+            linear = timing.check_linearity(lane, clock, case.device, rules.noise)
             zeros_ratio = timing.zeros_ratio(lane, lambda: opened.step(*zeros), clock)
             latencies = _latencies(lane, clock)
             rates = opened.rates.best(rates_of(case))
@@ -201,13 +208,13 @@ class _Bundle:
         findings = [
             changed,
             linear,
-            timing.clocks(lane.blocks),
-            timing.floor(median(samples), floor.seconds),
-            timing.drift(samples, rules),
-            timing.width(lane, rules),
+            timing.check_clocks(lane.blocks),
+            timing.check_floor(median(samples), floor.seconds),
+            timing.check_drift(samples, rules),
+            timing.check_interval(lane, rules),
             *timed.seen,
         ]
-        verdict, reason = output.report([finding for finding in findings if finding])
+        verdict, reason = output.verdict_of([finding for finding in findings if finding])
         unranked = opened.backend.unranked(case)
         return self._row(
             case,
@@ -242,7 +249,7 @@ class _Bundle:
         for i, other in enumerate(timed[1:], start=1):
             if not rows[0].status == rows[i].status == "ok":
                 continue
-            if replace(other.opened.case, repeat=1) == replace(first.opened.case, repeat=1):
+            if _is_repeat(other.opened.case, first.opened.case):
                 found = compare.compare_blocks(first.lane.block_s, other.lane.block_s, delta)
                 rows[i] = with_ratio(rows[i], rows[0].case, found)
             elif not (rows[0].unranked or rows[i].unranked):  # a row that is never ranked is compared with itself only
@@ -251,12 +258,16 @@ class _Bundle:
         return rows
 
 
+def _is_repeat(case: Case, of: Case) -> bool:
+    return replace(case, repeat=1) == replace(of, repeat=1)
+
+
 def _with_kernel_names(row: Measurement, opened: Opened) -> Measurement:
     """PREC: hold the names of the kernels that ran against the precision of the case."""
     with precision.applied(opened.case.precision):
-        ran = kernels.kernel_names(opened.step, opened.sets[0])
-    row = replace(row, kernels=row.kernels | kernels.classify(ran))
-    found = kernels.evidence(opened.case.precision, ran)
+        ran = kernels.profile_kernels(opened.step, opened.sets[0])
+    row = replace(row, kernels=row.kernels | kernels.dominant_precisions(ran))
+    found = kernels.check_precision(opened.case.precision, ran)
     return with_finding(row, found) if found else row
 
 

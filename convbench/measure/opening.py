@@ -119,7 +119,9 @@ def open_case(case: Case, subject: Subject, model: nn.Module, clock: Clock, stac
         proof = output.prove(step, sets, subject.reference, case.precision, first, takes)
         if trains and (wrong := training.prove_gradient(forward, model, sets[0], case)):
             proof.findings.append(wrong)
-        found = precision.label(precision.read(), case.precision, case.device)  # a backend may have flipped a switch
+        found = precision.effective_label(
+            precision.read_switches(), case.precision, case.device
+        )  # a backend may have flipped a switch
         if found != case.precision:
             proof.findings.append(Finding("PREC", f"the switches read back say {found}"))
     # Of backends that open a file they made, now or before.

@@ -4,9 +4,10 @@ from functools import cache
 from importlib import import_module
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..catalogue import Variant, find, variants
+from ..catalogue.external import WrappedNetwork
 from ..errors import UsageError
 from ..weights import locate
 from ..weights.read import load_into, shapes_of
@@ -18,6 +19,8 @@ def build(variant: Variant, res: int) -> nn.Module:
     variant.require_res(res)
     if variant.factory:
         own = variant.factory(res)
+        if isinstance(own, WrappedNetwork):
+            own = ExternalNetwork(own)
         if not isinstance(own, nn.Module):
             raise UsageError(f"'{variant.id}' returns a {type(own).__name__}, not a torch.nn.Module")
         return own.eval()
@@ -27,6 +30,21 @@ def build(variant: Variant, res: int) -> nn.Module:
     network = getattr(import_module(f".{module}", __package__), variant.network or facts["class"])
     model: nn.Module = network(**variant.constructor_arguments(res))
     return model.eval()
+
+
+class ExternalNetwork(nn.Module):
+    """An external network with the arguments that every model here takes.
+
+    x (B, C, H, W), t (B,), y (B,) or (B, tokens, width) -> the output of the network.
+    """
+
+    def __init__(self, wrapped: WrappedNetwork) -> None:
+        super().__init__()
+        self.network = wrapped.network
+        self.step = wrapped.step
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return self.step(x, t, y)
 
 
 def on_meta(variant: Variant, res: int) -> nn.Module:

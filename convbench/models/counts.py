@@ -75,6 +75,7 @@ def row(variant: Variant, res: int, counted: Count) -> dict[str, Any]:
         "winograd_macs": counted.winograd_macs,
         "winograd_macs_all": counted.winograd_macs_all,
         "macs_full": counted.macs_full,
+        "dcn_samples": counted.dcn_samples,
         "macs_as_printed": counted.without(left_out),
         "weight_bytes": counted.weight_bytes,
         "activation_bytes": counted.activation_bytes,

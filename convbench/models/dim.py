@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import LabelEmbedder, PatchEmbed, modulate, require_side
-from .mamba import Mamba, RMSNorm, pixels
+from .layers import LabelEmbedder, PatchEmbed, RMSNorm, modulate, require_side
+from .mamba import NORM_EPS, Mamba, pixels
 from .timestep import SinusoidalCode
 
 KERNEL = 3  # of the convolution over the tokens
@@ -56,7 +56,7 @@ class Norm(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = RMSNorm(width)
+        self.norm = RMSNorm(width, NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(x)

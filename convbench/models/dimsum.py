@@ -12,6 +12,7 @@ from .dit import Attention
 from .layers import (
     LabelEmbedder,
     PatchEmbed,
+    RMSNorm,
     TimestepEmbedder,
     TokenHead,
     modulate,
@@ -19,7 +20,7 @@ from .layers import (
     require_side,
     token_norm,
 )
-from .mamba import Mamba, RMSNorm, pixels, summed
+from .mamba import NORM_EPS, Mamba, pixels, summed
 
 KERNEL = 4  # of the convolution over the tokens
 LEVELS = 2  # of the wavelet transform
@@ -174,11 +175,11 @@ class DiMSUMBlock(nn.Module):
     def __init__(self, width: int, grid: int, index: int) -> None:
         super().__init__()
         backwards, columns = index % 2 > 0, index % 4 >= 2
-        self.norm = RMSNorm(width)
+        self.norm = RMSNorm(width, NORM_EPS)
         self.spatial_mamba = ScanBlock(width // 2, width, grid, columns, backwards)
         self.freq_mamba = WaveletScanBlock(width // 2, width, grid, columns=backwards)
         self.proj = CrossFusion(width)
-        self.norm_2 = RMSNorm(width)
+        self.norm_2 = RMSNorm(width, NORM_EPS)
         self.adaLN_modulation = modulation(width, chunks=3)
         self.mlp = GatedMlp(width, 4 * width)
 

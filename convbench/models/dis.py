@@ -7,8 +7,8 @@ Shape letters: B batch, L tokens, C width, S latent height and width.
 import torch
 from torch import Tensor, nn
 
-from .layers import LabelEmbedder, PatchEmbed, TokenHead, require_side
-from .mamba import Mamba, RMSNorm, pixels, summed
+from .layers import LabelEmbedder, PatchEmbed, RMSNorm, TokenHead, require_side
+from .mamba import NORM_EPS, Mamba, pixels, summed
 from .timestep import SinusoidalCode
 
 KERNEL = 4  # of the convolution over the tokens
@@ -24,7 +24,7 @@ class DiSBlock(nn.Module):
     def __init__(self, width: int, skip: bool = False) -> None:
         super().__init__()
         self.mixer = Mamba(width, KERNEL, both_ways=True)
-        self.norm = RMSNorm(width)
+        self.norm = RMSNorm(width, NORM_EPS)
         if skip:
             self.skip_linear = nn.Linear(2 * width, width)
 
@@ -64,7 +64,7 @@ class DiS(nn.Module):
         self.in_blocks = nn.ModuleList(DiSBlock(width) for _ in range(depth // 2))
         self.mid_block = DiSBlock(width)
         self.out_blocks = nn.ModuleList(DiSBlock(width, skip=True) for _ in range(depth // 2))
-        self.norm_f = RMSNorm(width)
+        self.norm_f = RMSNorm(width, NORM_EPS)
         self.final_layer = TokenHead(width, patch, in_channels * (2 if learn_sigma else 1))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Shape letters: B batch, C channels, H W latent height and width, N tokens.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from torch.nn import functional as F
 
 NORM_EPS = 1e-6
 FREQUENCIES = 128  # of the timestep code
+# Entries of its table that were not rounded to nearest where reference outputs were made: of the core families and the
+# baselines, and of the families added in November 2026.
+ROUNDED_UP, ROUNDED_UP_2026 = (13, 44, 119), (12, 106)
 
 
 class LayerNorm2d(nn.Module):
@@ -20,17 +24,34 @@ class LayerNorm2d(nn.Module):
         return F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), eps=NORM_EPS).permute(0, 3, 1, 2)
 
 
+class RMSNorm(nn.Module):
+    """x over its root mean square, times a learned scale; in float32 inside. (..., C) alike, in the weight's type."""
+
+    def __init__(self, width: int, eps: float = NORM_EPS) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, eps=self.eps).to(self.weight.dtype) * self.weight
+
+    def count_macs(self, x: Tensor) -> dict[str, int]:
+        """As in single steps: a mean of each token, a product with its inverse root and one with the scale."""
+        return {"mul": 2 * x.numel(), "pool_mean": x.numel() // x.shape[-1]}
+
+
 class TimestepEmbedder(nn.Module):
     """Sinusoidal code of the timestep, then a two-layer perceptron. B -> BC.
 
-    The code is cos(t f_i), then sin(t f_i), with f_i = exp(-ln(10000) i / 128), float32 in every precision:
+    The code is cos(t f_i), then sin(t f_i), with f_i = exp(-ln(period) i / 128), float32 in every precision:
     timesteps up to 999 have no room in half precision.
     """
 
     frequencies: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, rounded_up: Sequence[int] = ROUNDED_UP, period: int = 10_000) -> None:
         super().__init__()
+        self.rounded_up, self.period = rounded_up, period
         # Whole multiples of 2^-37, the spacing of the smallest: exact as float32 and, unlike a float buffer,
         # not rounded by .half() or .bfloat16().
         self.register_buffer("frequencies", torch.empty(FREQUENCIES, dtype=torch.int64), persistent=False)
@@ -38,7 +59,7 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def fill_tables(self) -> None:
-        self.frequencies.copy_((timestep_frequencies().double() * 2**37).long())
+        self.frequencies.copy_((timestep_frequencies(self.rounded_up, self.period).double() * 2**37).long())
 
     def code(self, t: Tensor) -> Tensor:
         """The code alone, in float32; the same for every width. B -> B(2 * FREQUENCIES)."""
@@ -49,15 +70,15 @@ class TimestepEmbedder(nn.Module):
         return self.mlp(self.code(t).to(next(self.mlp.parameters()).dtype))
 
 
-def timestep_frequencies() -> Tensor:
-    """exp(-ln(10000) i / 128) for i = 0 .. 127 in float32, bit for bit the same on every machine. -> (128,)
+def timestep_frequencies(rounded_up: Sequence[int] = ROUNDED_UP, period: int = 10_000) -> Tensor:
+    """exp(-ln(period) i / 128) for i = 0 .. 127 in float32, bit for bit the same on every machine. -> (128,)
 
     The last digit of a float32 exp depends on the processor and moves a model's output by 1e-5. So it is taken in
-    float64 and rounded; entries 13, 44 and 119 were not rounded to nearest where the reference outputs were made.
+    float64 and rounded, the entries ``rounded_up`` to the number above the nearest.
     """
-    exponents = -math.log(10_000) * torch.arange(FREQUENCIES, dtype=torch.float32, device="cpu") / FREQUENCIES
+    exponents = -math.log(period) * torch.arange(FREQUENCIES, dtype=torch.float32, device="cpu") / FREQUENCIES
     table = exponents.double().exp().float()
-    up = torch.tensor([13, 44, 119], device="cpu")
+    up = torch.tensor(rounded_up, device="cpu")
     table[up] = table[up].nextafter(torch.tensor(1.0, device="cpu"))
     return table
 
@@ -134,12 +155,17 @@ def token_norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, (x.shape[-1],), eps=NORM_EPS)
 
 
-def pixels_from_tokens(tokens: Tensor, grid: int, patch: int) -> Tensor:
-    """Put the patches back: (B, grid*grid, patch*patch*C) -> (B, C, grid*patch, grid*patch)."""
+def pixels_from_tokens(tokens: Tensor, grid: int | tuple[int, int], patch: int) -> Tensor:
+    """Put the patches back: (B, rows*columns, patch*patch*C) -> (B, C, rows*patch, columns*patch).
+
+    Args:
+        grid: rows and columns of tokens, or one number for both.
+    """
     b, _, width = tokens.shape
+    rows, columns = grid if isinstance(grid, tuple) else (grid, grid)
     c = width // patch**2
-    pixels = torch.einsum("nhwpqc->nchpwq", tokens.reshape(b, grid, grid, patch, patch, c))
-    return pixels.reshape(b, c, grid * patch, grid * patch)
+    pixels = torch.einsum("nhwpqc->nchpwq", tokens.reshape(b, rows, columns, patch, patch, c))
+    return pixels.reshape(b, c, rows * patch, columns * patch)
 
 
 def position_table(width: int, grid: int) -> Tensor:
@@ -163,11 +189,17 @@ def require_multiple(x: Tensor, multiple: int, name: str) -> None:
         raise ValueError(f"{name} needs a latent height and width divisible by {multiple}, got {height}x{width}")
 
 
-def require_side(x: Tensor, side: int, name: str) -> None:
-    """Raise a ValueError if the latent is not the ``side`` x ``side`` that the position table was made for."""
+def require_side(x: Tensor, side: int, name: str, factor: int = 8) -> None:
+    """Raise a ValueError if x is not the ``side`` x ``side`` that the position table was made for.
+
+    Args:
+        factor: pixels of the image to one of x; 1 in pixel space.
+    """
     height, width = x.shape[-2:]
     if (height, width) != (side, side):
+        what = f"{side}x{side} " + ("images" if factor == 1 else f"latents ({factor * side} px)")
+        square = f"square {'images' if factor == 1 else 'latents'} only"
         raise ValueError(
-            f"this {name} is built for {side}x{side} latents ({8 * side} px), got {height}x{width}: "
-            f"create it with res={8 * height}" + ("" if height == width else " (square latents only)")
+            f"this {name} is built for {what}, got {height}x{width}: "
+            f"create it with res={factor * height}" + ("" if height == width else f" ({square})")
         )

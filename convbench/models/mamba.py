@@ -14,21 +14,6 @@ STATE = 16  # N
 NORM_EPS = 1e-5
 
 
-class RMSNorm(nn.Module):
-    """x over its root mean square, times a learned scale; in float32 inside, in the type of the weight. BLC -> BLC."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, eps=NORM_EPS).to(self.weight.dtype) * self.weight
-
-    def count_macs(self, x: Tensor) -> dict[str, int]:
-        """As in single steps: a mean of each token, a product with its inverse root and one with the scale."""
-        return {"mul": 2 * x.numel(), "pool_mean": x.numel() // x.shape[-1]}
-
-
 class Mamba(nn.Module):
     """Projection, causal depthwise convolution, selective scan gated by the other half, projection. BLC -> BLC.
 

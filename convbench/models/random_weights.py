@@ -36,7 +36,7 @@ def _draw(name: str, shape: torch.Size, seed: int) -> Tensor:
     # The seed is where the checksum starts: a CPU generator reads the lower 32 bits of its own seed only.
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode(), seed))
     w = torch.empty(shape).normal_(generator=generator)
-    if "embedding_table" in name or name.endswith(("pos_embed", "additional_embed")):
+    if "embedding_table" in name or name.endswith(("pos_embed", "additional_embed", "in_context_posemb")):
         return w.mul_(0.02)
     if name.endswith(("A_log", "A_b_log")):  # decays of a selective scan's state of 1, 2, 3, ... a unit of the step
         return w.mul_(0.1).add_(torch.arange(1, shape[1] + 1).log())
@@ -44,6 +44,12 @@ def _draw(name: str, shape: torch.Size, seed: int) -> Tensor:
         return w.mul_(0.5).sub_(4)
     if name.endswith("logit_scale"):  # of cosine attention: a factor of 10, as it is before training
         return w.mul_(0.1).add_(math.log(10))
+    if name.endswith("deformables_scale"):  # windows of 1.5 tokens: samples keep off -1 and -2, where their values jump
+        return w.mul_(0.1).sub_(math.log(3))
+    if name.endswith(("qk_deformables.weight", "qk_scales.weight")):  # of full size, they make the network chaotic
+        return w.mul_(0.05 * w[0].numel() ** -0.5)
+    if name.endswith((".freqs", ".phases")):  # of Fourier features: angles all around
+        return w.mul_(2 * math.pi)
     if len(shape) == 4 and shape[0] == shape[2] == shape[3] == 1:  # gamma and beta of the response norm
         return w.mul_(0.1)
     if len(shape) > 1:

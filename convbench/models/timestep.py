@@ -1,6 +1,7 @@
 """The sinusoidal code of a timestep for any number of channels; the perceptron behind it is the family's own."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,10 @@ class SinusoidalCode(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, rounded_up: Sequence[int] = ()) -> None:
+        """Args: rounded_up: entries of the table to take above the nearest float32 number; see layers.ROUNDED_UP."""
         super().__init__()
+        self.rounded_up = list(rounded_up)
         # Whole multiples of 2^-37, the spacing of the smallest: exact as float32 and, unlike a float buffer,
         # not rounded by .half() or .bfloat16().
         self.register_buffer("frequencies", torch.empty(width // 2, dtype=torch.int64), persistent=False)
@@ -25,7 +28,9 @@ class SinusoidalCode(nn.Module):
         count = self.frequencies.numel()
         exponents = -math.log(10_000) * torch.arange(count, dtype=torch.float32, device="cpu") / count
         # Taken in float64 and rounded: the last digit of a float32 exp depends on the processor.
-        self.frequencies.copy_((exponents.double().exp().float().double() * 2**37).long())
+        table = exponents.double().exp().float()
+        table[self.rounded_up] = table[self.rounded_up].nextafter(torch.ones(1, device="cpu"))
+        self.frequencies.copy_((table.double() * 2**37).long())
 
     def forward(self, t: Tensor) -> Tensor:
         angles = t.float()[:, None] * (self.frequencies.double() * 2**-37).float()

@@ -107,7 +107,7 @@ def replay(
             load, seen = time_together(lanes, ReplayClock(clock_of(device)), rules, device, partial(report, "timing"))
         except torch.OutOfMemoryError:
             raise NothingMeasured(f"{largest.id}: out of memory, try a smaller --batch") from None
-    verdict, reason = proof.report([*found, *seen])
+    verdict, reason = proof.verdict_of([*found, *seen])
     facts = {**environment.describe(), "load": load}
     return Replay(paper, case, theirs, own, chain, flips, aside, verdict, reason, facts, measured_at)
 
@@ -178,7 +178,7 @@ def time_together(
     with Recorder(device) as recorder:
         time_lanes(lanes, clock, rules, report, timed=recorder.timed)
     load = recorder.summary()
-    return load, machine.findings(load, recorder.facts)
+    return load, machine.check_machine(load, recorder.facts)
 
 
 def _chain(

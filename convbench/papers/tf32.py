@@ -27,7 +27,7 @@ from ..models.gla import implementation
 from ..run import process
 from ..run.jobs import Allowance, Job, Limits, Report, open_results, run_jobs
 from ..schema import Case, Row, Second, TF32Cell
-from ..timing.clock import Lane, clock_of, rotating
+from ..timing.clock import Lane, clock_of, rotate_inputs
 from ..timing.intervals import median_interval, ratio_interval
 from .differences import printed
 from .replay import few_blocks, input_sets, settings, time_together
@@ -58,7 +58,7 @@ def switched(conv: bool, matmul: bool, flags: dict[str, str] | None = None) -> I
     with precision.applied("fp32"):
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = conv, matmul
         if flags is not None:
-            flags |= precision.read()
+            flags |= precision.read_switches()
         yield
 
 
@@ -144,7 +144,7 @@ def measure_batch(
         for (model, network), (conv, matmul) in itertools.product(networks.items(), SWITCHES):
             flags: dict[str, str] = {}
             sets = input_sets(Case(model, res, batch, device=device))
-            lane = Lane(rotating(network, sets), partial(_around, conv, matmul, flags))
+            lane = Lane(rotate_inputs(network, sets), partial(_around, conv, matmul, flags))
             cells.append(Cell(model, (conv, matmul), lane, flags))
         started = datetime.now(UTC).isoformat(timespec="seconds")
         lanes = [cell.lane for cell in cells]
@@ -152,7 +152,7 @@ def measure_batch(
             load, seen = time_together(lanes, clock_of(device), rules, device, partial(report, "timing"))
         except torch.OutOfMemoryError:
             raise NothingMeasured(f"batch {batch} at {res} px does not fit: try --batch {batch // 2}") from None
-        verdict, reason = output.report(seen)
+        verdict, reason = output.verdict_of(seen)
         facts = {**environment.describe(), "load": load}
         stamp = {"verdict": verdict, "reason": reason, "measured_at": started, "environment": facts}
         return [_row(cell, cells, batch, res, device, stamp) for cell in cells]

@@ -1,4 +1,4 @@
-"""From what a sampler ends with to pixels: the identity in pixel space, an autoencoder of diffusers for latents."""
+"""Decoding of samples to pixels: the identity in pixel space, an autoencoder of diffusers for latents."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -11,44 +11,46 @@ from torch import Tensor
 from ..catalogue import Signature
 from ..errors import UsageError, WeightsError
 from ..weights.locate import HUB
+from .decoders import DecoderFacts, decoder_of
 
 Decoder = Callable[[Tensor], Tensor]
 """(B, C, S, S) float32 -> (B, 1 or 3, H, W) float32 in about [-1, 1]."""
 
-SCALE = 0.18215
-"""The latents that every model here was trained on are the autoencoder's times this (Rombach et al. 2022)."""
-ADVICE = "--vae with a folder of diffusers' AutoencoderKL, or hf:stabilityai/sd-vae-ft-ema or hf:zelaki/eq-vae-ema"
+KEEP = "keep them as they are (--latents with --npz)"
 
 
-def decoder(takes: Signature, vae: str | None, device: str) -> Decoder:
-    """What turns the samples of a network into pixels.
+def create_decoder(takes: Signature, vae: str | None, device: str) -> Decoder:
+    """Create the function that turns the samples of a network into pixels.
 
     Args:
-        vae: a folder with diffusers' config.json and weights, or "hf:owner/repo[@revision]"; unused in pixel space.
+        vae: a folder with config.json and weights of diffusers, or "hf:owner/repo[@revision]"; unused in pixel space.
 
-    Raises UsageError where latents are to be decoded and nothing is given to decode them with.
+    Raises UsageError where latents are to be decoded and nothing is given or known to decode them with.
     """
     if takes.factor == 1:
         return lambda x: x
-    if (takes.factor, takes.channels) != (8, 4):
-        raise UsageError("only latents of four channels at an eighth of the side can be decoded: keep them (--latents)")
+    facts = decoder_of(takes)
+    if facts.scale is None:
+        raise UsageError(f"latents of {facts.name} are normalised by statistics that convbench does not hold: {KEEP}")
     if vae is None:
-        raise UsageError(f"the samples are latents: give {ADVICE}; or keep them as they are (--latents with --npz)")
-    return _autoencoder(vae, device)
+        raise UsageError(f"the samples are latents: give {_advice(facts)}; or {KEEP}")
+    return _autoencoder(vae, facts, facts.scale, device)
 
 
-def _autoencoder(vae: str, device: str) -> Decoder:
+def _advice(facts: DecoderFacts) -> str:
+    return f"--vae with a folder of diffusers' {facts.kind}, or {' or '.join(facts.published)}"
+
+
+def _autoencoder(vae: str, facts: DecoderFacts, scale: float, device: str) -> Decoder:
     try:
         diffusers: Any = import_module("diffusers")
     except ImportError:
-        raise UsageError(
-            "decoding latents needs diffusers: pip install 'convbench[sample]'; or keep them (--latents with --npz)"
-        ) from None
+        raise UsageError(f"decoding latents needs diffusers: pip install 'convbench[sample]'; or {KEEP}") from None
     where, _, revision = vae.removeprefix(HUB).partition("@")
     if not vae.startswith(HUB) and not (Path(vae) / "config.json").is_file():
-        raise WeightsError(f"no autoencoder at {vae}: give {ADVICE}")
+        raise WeightsError(f"no autoencoder at {vae}: give {_advice(facts)}")
     try:
-        model: Any = diffusers.AutoencoderKL.from_pretrained(
+        model: Any = getattr(diffusers, facts.kind).from_pretrained(
             where if vae.startswith(HUB) else vae,
             revision=revision or None,
             local_files_only=not vae.startswith(HUB),
@@ -61,12 +63,12 @@ def _autoencoder(vae: str, device: str) -> Decoder:
     model.requires_grad_(False).eval().to(device)
 
     def decode(x: Tensor) -> Tensor:
-        pixels: Tensor = model.decode(x / SCALE, return_dict=False)[0]
+        pixels: Tensor = model.decode(x / scale, return_dict=False)[0]
         return pixels
 
     return decode
 
 
 def bytes_from_pixels(pixels: Tensor) -> Tensor:
-    """[-1, 1] to 0 … 255, as the papers' sampling scripts do, channels last. BCHW float -> BHWC uint8"""
+    """Convert pixels in [-1, 1] as the papers' sampling scripts do: (B, C, H, W) float -> (B, H, W, C) uint8."""
     return (127.5 * pixels + 128).clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8).contiguous()

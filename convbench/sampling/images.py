@@ -1,4 +1,4 @@
-"""Sampling numbered images in batches: image i is the same whatever is sampled with it, before it or elsewhere."""
+"""Sampling of numbered images in batches: image i does not depend on its batch, its position or the process."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -10,34 +10,34 @@ from torch import Tensor
 from ..catalogue import Variant, find
 from ..errors import UsageError
 from ..schema import Step
-from . import samplers
+from . import sampler_names, samplers
 from .guidance import guided
-from .noise import PerImage, classes
+from .noise import PerImage, draw_classes
 from .sampler import Sampler
 
-Report = Callable[[int, int], None]
-"""Called after each step with how many images are finished and how many steps of the running batch."""
+ProgressCallback = Callable[[int, int], None]
+"""Called after each step with the number of finished images and of finished steps of the current batch."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides an image, but for its number. Two runs of one recipe make the same images."""
+    """Everything that determines an image except its number. Two runs of the same recipe make the same images."""
 
     model: str
     res: int
-    weights_sha256: str | None  # of the file, None for random weights
+    weights_sha256: str | None  # of the file; None for random weights
     sampler: str
     steps: int
     cfg_scale: float
-    guided_channels: int | None  # None for the papers' way
+    guided_channels: int | None  # None: as in the papers
     seed: int
-    labels: tuple[int, ...] | None  # image i has label i modulo their number; None for random ones
+    labels: tuple[int, ...] | None  # image i has label i modulo their number; None for random labels
     backend: str
     precision: str
-    decoded_by: str | None  # what decodes latents; None for pixels or for latents kept as they are
+    decoded_by: str | None  # decoder of latents; None for pixels or undecoded latents
 
     def facts(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Convert to values for JSON."""
         return {**asdict(self), "labels": None if self.labels is None else list(self.labels)}
 
     @property
@@ -47,7 +47,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Batch:
-    """Finished images."""
+    """Finished images of one batch."""
 
     numbers: list[int]
     labels: list[int]
@@ -55,26 +55,28 @@ class Batch:
 
 
 def sampler_for(variant: Variant, name: str | None, steps: int | None) -> Sampler:
-    """The sampler of that name, or the one the papers use. Raises UsageError where it does not suit the network."""
-    kind = "velocity" if variant.signature.predicts == "velocity" else "noise"
-    name = name or samplers.DEFAULT[kind]
-    made = samplers.create(name, samplers.STEPS.get(name, 250) if steps is None else steps)
+    """Create the named sampler, or the one in the papers. Raises UsageError if it does not suit the network."""
+    kind = sampler_names.prediction(variant.signature)
+    takes, name = variant.signature, name or sampler_names.default_sampler(variant.signature)
+    made = samplers.create(
+        name, sampler_names.default_steps(name) if steps is None else steps, noise=takes.noise, shift=takes.shift
+    )
     if made.prediction != kind:
-        suiting = [known for known, predicts in samplers.PREDICTS.items() if predicts == kind]
-        raise UsageError(f"{variant.id} predicts {kind}, {name} needs {made.prediction}: take {' or '.join(suiting)}")
+        suiting = [known for known, predicts in sampler_names.PREDICTS.items() if predicts == kind]
+        raise UsageError(f"{variant.id} predicts {kind}, {name} needs {made.prediction}: use {' or '.join(suiting)}")
     return made
 
 
 def labels_of(recipe: Recipe, numbers: Sequence[int]) -> list[int]:
     if recipe.labels is None:
-        return classes(recipe.seed, numbers, recipe.variant.signature.classes)
+        return draw_classes(recipe.seed, numbers, recipe.variant.signature.classes)
     return [recipe.labels[number % len(recipe.labels)] for number in numbers]
 
 
 def sample(
-    recipe: Recipe, step: Step, made: Sampler, numbers: Sequence[int], batch: int, device: str, report: Report
+    recipe: Recipe, step: Step, made: Sampler, numbers: Sequence[int], batch: int, device: str, report: ProgressCallback
 ) -> Iterator[Batch]:
-    """Sample the images of those numbers, ``batch`` at a time; the last is filled up, as engines have one size."""
+    """Sample the images with these numbers in batches; the last batch is padded, as engines have a fixed size."""
     takes, side = recipe.variant.signature, recipe.res // recipe.variant.signature.factor
     finished = 0
     for start in range(0, len(numbers), batch):
@@ -83,7 +85,13 @@ def sample(
         noise = PerImage(recipe.seed, padded, (takes.channels, side, side), device)
         labels = labels_of(recipe, padded)
         model = guided(
-            step, torch.tensor(labels, device=device), takes.classes, recipe.cfg_scale, recipe.guided_channels
+            step,
+            torch.tensor(labels, device=device),
+            takes.classes,
+            recipe.cfg_scale,
+            recipe.guided_channels or takes.guided_channels,
+            takes.guidance_interval,
+            takes.guidance_power,
         )
         last = noise.start()
         with torch.inference_mode():

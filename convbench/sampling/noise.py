@@ -1,4 +1,4 @@
-"""Noise that belongs to an image, not to a batch: the same image at any batch size, world size and resume point."""
+"""Noise of each image, independent of batch size, world size and resume point."""
 
 from collections.abc import Sequence
 
@@ -6,23 +6,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-START = 2**32  # draws of an image: its steps count from 0, the start and the class stand behind any of them
+START = 2**32  # draws of an image: steps count from 0; the start and the class follow all of them
 CLASS = START + 1
 
 
 class PerImage:
-    """Standard normal noise of some images; called with a step, it gives that step's. A ``sampler.Noise``.
+    """Standard normal noise (B, C, H, W) of a set of images, called with the step. A ``sampler.Noise``.
 
-    Each draw comes from a counter-based generator (Philox, Salmon et al. 2011) keyed by the seed and the number of
-    the image and set to the step, so none depends on another. Drawn on the CPU: every device gets the same.
+    Each draw comes from a counter-based generator (Philox, Salmon et al. 2011) whose key is the seed and the number of
+    the image and whose counter is the step, so draws are independent. They are made on the CPU, equal on every device.
     """
 
     def __init__(self, seed: int, images: Sequence[int], shape: tuple[int, ...], device: str = "cpu") -> None:
-        """Args: images: their numbers in the whole run. shape: (C, H, W) of one."""
+        """Prepare the noise of images, given by their numbers in the whole run; ``shape`` is (C, H, W) of one."""
         self.seed, self.images, self.shape, self.device = seed, images, shape, device
 
     def start(self) -> Tensor:
-        """Where the images begin. -> (B, C, H, W) float32"""
+        """Draw the start of the images. -> (B, C, H, W) float32"""
         return self(START)
 
     def __call__(self, step: int) -> Tensor:
@@ -30,11 +30,11 @@ class PerImage:
         return torch.from_numpy(np.stack(drawn)).to(self.device)
 
 
-def classes(seed: int, images: Sequence[int], count: int) -> list[int]:
-    """A class of each image, uniform over ``count``: what the papers' sampling scripts draw."""
+def draw_classes(seed: int, images: Sequence[int], count: int) -> list[int]:
+    """Draw a class for each image, uniform over ``count``, as the papers' sampling scripts do."""
     return [int(_generator(seed, image, CLASS).integers(count)) for image in images]
 
 
 def _generator(seed: int, image: int, draw: int) -> np.random.Generator:
-    # The draw counts in the third word, so streams of one image never meet: each would need 2^128 numbers.
+    # The draw is the third word of the counter, so streams of an image never overlap: each would need 2^128 numbers.
     return np.random.Generator(np.random.Philox(key=[seed, image], counter=[0, 0, draw, 0]))

@@ -1,40 +1,40 @@
-"""The plan of ``convbench throughput --sampling``: how images are sampled while it is timed. Imports no torch."""
+"""Plan of ``convbench throughput --sampling``: the timed sampling of images. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from ..catalogue import Variant
 from ..errors import UsageError
+from . import sampler_names
 
-FORM = "steps=250,cfg=1.5,decode=yes, with sampler=NAME and vae=PATH where wanted"
+FORM = "steps=250,cfg=1.5,decode=yes, optionally sampler=NAME and vae=PATH"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How images are to be sampled while it is timed."""
+    """Sampling settings of a timed case."""
 
     steps: int = 250
     cfg: float = 1.5  # guidance scale; 1 for none
     decode: bool = False
     sampler: str = "iddpm"
-    vae: str | None = None  # None: the usual autoencoder's layers with random weights, which take the same time
+    vae: str | None = None  # None: the layers of the usual autoencoder with random weights, which take the same time
 
     @classmethod
     def of_text(cls, text: str, variant: Variant) -> "Plan":
-        """From "steps=250,cfg=1.5,decode=yes". Raises UsageError that says what is wrong and what would be right."""
-        flow = variant.signature.predicts == "velocity"
-        words: dict[str, Any] = {"sampler": "euler-maruyama" if flow else "iddpm"}
+        """Parse "steps=250,cfg=1.5,decode=yes". Raises UsageError that names the invalid part and the valid form."""
+        words: dict[str, Any] = {"sampler": sampler_names.default_sampler(variant.signature)}
         for part in text.split(","):
             key, equals, value = (piece.strip() for piece in part.partition("="))
             if not equals or key not in cls.__dataclass_fields__:
                 raise UsageError(f"--sampling {part}: the form is {FORM}")
             try:
-                words[key] = _READ[key](value)
+                words[key] = _PARSERS[key](value)
             except (ValueError, KeyError):
                 raise UsageError(f"--sampling {key}={value}: the form is {FORM}") from None
-        plan = cls(**words)
+        plan = cls(**{"steps": sampler_names.default_steps(words["sampler"]), **words})
         if plan.cfg < 0 or plan.cfg != plan.cfg or plan.cfg == float("inf"):
-            raise UsageError(f"--sampling cfg={plan.cfg:g}: a scale is 0 or more, 1 for no guidance")
+            raise UsageError(f"--sampling cfg={plan.cfg:g}: the scale must be at least 0; 1 disables guidance")
         return plan
 
     def __str__(self) -> str:
@@ -42,8 +42,8 @@ class Plan:
         return ",".join([*parts, f"sampler={self.sampler}"] + ([f"vae={self.vae}"] if self.vae else []))
 
 
-def _yes(value: str) -> bool:
+def _parse_yes_no(value: str) -> bool:
     return {"yes": True, "no": False}[value]
 
 
-_READ: dict[str, Any] = {"steps": int, "cfg": float, "decode": _yes, "sampler": str, "vae": str}
+_PARSERS: dict[str, Any] = {"steps": int, "cfg": float, "decode": _parse_yes_no, "sampler": str, "vae": str}

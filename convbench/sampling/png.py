@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 Images = NDArray[np.uint8]
 
 LEAST_SIDE = 64
-"""Smaller images are enlarged by a whole factor to at least this many pixels, so that a person can see them."""
+"""Smaller images are enlarged by a whole factor to at least this many pixels, so that they are visible."""
 GAP = 2  # pixels between images
 
 
-def grid(images: Images, columns: int) -> Images:
-    """Images (N, H, W, 1 or 3) side by side on white, the first row first. -> (height, width, 1 or 3)"""
+def image_grid(images: Images, columns: int) -> Images:
+    """Arrange images (N, H, W, 1 or 3) in rows on white. -> (height, width, 1 or 3)"""
     _, height, width, channels = images.shape
     factor = max(1, -(-LEAST_SIDE // max(height, width)))
     images = images.repeat(factor, axis=1).repeat(factor, axis=2)
@@ -28,11 +28,11 @@ def grid(images: Images, columns: int) -> Images:
     return sheet
 
 
-def encode(image: Images) -> bytes:
-    """An image (H, W, 1 or 3) as the bytes of a PNG file."""
+def encode_png(image: Images) -> bytes:
+    """Encode an image (H, W, 1 or 3) as the bytes of a PNG file."""
     height, width, channels = image.shape
     colour = {1: 0, 3: 2}[channels]  # grey, or red, green and blue
-    rows = np.zeros((height, 1 + width * channels), np.uint8)  # each row behind its filter: 0, none
+    rows = np.zeros((height, 1 + width * channels), np.uint8)  # each row follows its filter type: 0, none
     rows[:, 1:] = image.reshape(height, -1)
     header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + b"".join(

@@ -1,4 +1,4 @@
-"""What a sampler is: the times it shows the network, and how the state moves from one to the next."""
+"""Interface of samplers: the times given to the network, and the update of the state between them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 Model = Callable[[Tensor, Tensor], Tensor]
-"""The network with its classes and guidance: state x (B, C, H, W) float32, times t (B,) float32 -> output."""
+"""Network with its classes and guidance: state x (B, C, H, W) float32, times t (B,) float32 -> output."""
 
 Noise = Callable[[int], Tensor]
 """Standard normal noise of a step 0, 1, 2 … in the shape of the state, float32. The same step gives the same noise."""
@@ -21,33 +21,34 @@ Update = Callable[[int, Tensor, Tensor, Noise], Tensor]
 
 @dataclass(frozen=True)
 class Sampler:
-    """A way from noise to data in ``steps`` evaluations of the network.
+    """Sampler from noise to data in ``steps`` evaluations of the network.
 
-    ``begin()`` gives the update rule of one trajectory; rules that look back on earlier steps keep their memory there.
+    ``begin()`` returns the update rule of one trajectory, which keeps any memory of earlier steps.
     """
 
     name: str
-    prediction: str  # what the network must return: "noise" (with its raw variance behind it) or "velocity"
-    times: tuple[float, ...]  # what the network is given, first step to last
+    prediction: str  # required output of the network: a value of sampler_names.PREDICTS, optionally with raw variance
+    times: tuple[float, ...]  # input of the network, first step to last
     begin: Callable[[], Update]
-    draws: bool  # whether any step adds noise
+    draws: bool  # True if a step adds noise
+    start: float = 1.0  # standard deviation of the initial noise
 
     @property
     def steps(self) -> int:
-        """Evaluations of the network for one image."""
+        """Number of evaluations of the network per image."""
         return len(self.times)
 
     def trajectory(self, model: Model, x: Tensor, noise: Noise) -> Iterator[Tensor]:
-        """Yield the state (B, C, H, W) after every step; the last is the sample.
+        """Yield the state (B, C, H, W) after every evaluation; the last is the sample.
 
         Args:
-            x: the start, standard normal.
-            noise: asked only at steps that add some; ``noise.PerImage`` gives each image its own.
+            x: the start (B, C, H, W), standard normal.
+            noise: called only at steps that add noise; ``noise.PerImage`` gives each image its own.
 
-        The state is float32 whatever the network computes in, and each is a new tensor.
+        The state is always float32, independent of the precision of the network, and a new tensor at each step.
         """
         update = self.begin()
-        x = x.float()
+        x = self.start * x.float()
         times = torch.tensor(self.times, dtype=torch.float32, device=x.device)
         for step in range(self.steps):
             output = model(x, times[step].expand(len(x)))
@@ -55,6 +56,6 @@ class Sampler:
             yield x
 
     def sample(self, model: Model, x: Tensor, noise: Noise) -> Tensor:
-        """The last state of the trajectory."""
+        """Return the last state of the trajectory. -> (B, C, H, W)"""
         (last,) = deque(self.trajectory(model, x, noise), maxlen=1)
         return last

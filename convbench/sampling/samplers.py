@@ -1,38 +1,47 @@
-"""Every sampler by its name."""
+"""Samplers by name."""
 
 import difflib
 
 from ..errors import UsageError
-from . import diffusion, flow
+from . import diffusion, flow, heun
 from .sampler import Sampler
-
-PREDICTS = {  # what the network of each has to predict
-    "iddpm": "noise",
-    "ddim": "noise",
-    "dpm-solver++": "noise",
-    "euler": "velocity",
-    "euler-maruyama": "velocity",
-}
-DEFAULT = {"noise": "iddpm", "velocity": "euler-maruyama"}  # what the papers sample with
-OTHER_SCHEDULES = ("adm", "dim", "ldm", "uvit")
-"""Families whose networks were trained on another noise schedule than the one here, some of their variants at least."""
-STEPS = {"dpm-solver++": 20}  # where not 250, the papers' number
+from .sampler_names import PREDICTS
 
 
-def create(name: str, steps: int = 250, clip: float | None = None, spacing: str = "even") -> Sampler:
-    """A sampler; ``clip`` and ``spacing``: see diffusion.iddpm and ddim. Raises UsageError for what cannot be."""
+def create(
+    name: str,
+    steps: int = 250,
+    clip: float | None = None,
+    spacing: str = "even",
+    noise: float = 1.0,
+    shift: float = 1.0,
+) -> Sampler:
+    """Create a sampler by name. Raises UsageError for an unknown name or an invalid number of steps.
+
+    Args:
+        clip: as in diffusion.iddpm.
+        spacing: as in diffusion.ddim.
+        noise: as in heun.flow.
+        shift: as in flow.euler.
+    """
     if name == "iddpm":
         return diffusion.iddpm(steps, clip)
     if name == "ddim":
         return diffusion.ddim(steps, clip, spacing)
     if name == "euler":
-        return flow.euler(steps)
+        return flow.euler(steps, shift)
     if name == "euler-maruyama":
         return flow.euler_maruyama(steps)
+    if name == "euler-shift":
+        return flow.euler_shift(steps)
+    if name == "heun":
+        return heun.flow(steps, noise)
+    if name == "heun-edm":
+        return heun.edm(steps)
     if name == "dpm-solver++":
         from . import solver
 
         return solver.dpm_solver(steps)
     near = difflib.get_close_matches(name, PREDICTS, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PREDICTS)}"
+    hint = f"did you mean {near[0]}?" if near else f"the samplers are {', '.join(PREDICTS)}"
     raise UsageError(f"unknown sampler '{name}': {hint}")

@@ -1,8 +1,8 @@
-"""Large runs: numbered images in shards, one file each, written whole; merged into ADM's .npz at the end.
+"""Large runs: numbered images in shards, one atomically written file each, merged into an .npz in ADM's layout.
 
-A shard holds the same images whoever computes it, so a run can be killed and resumed, and split between the processes
-of torchrun: shard s belongs to rank s modulo the world size. The merged file is what the evaluation of ADM (Dhariwal
-and Nichol 2021) reads: arr_0 uint8 (N, H, W, 3), arr_1 int64 labels; or arr_0 float32 (N, C, S, S) latents.
+The images of a shard do not depend on the process, so a run can be killed and resumed, and split between the processes
+of torchrun: shard s belongs to rank s modulo the world size. The evaluation of ADM (Dhariwal and Nichol 2021) reads the
+merged file: arr_0 uint8 (N, H, W, 3), arr_1 int64 labels; or arr_0 float32 (N, C, S, S) latents.
 """
 
 import fcntl
@@ -22,36 +22,36 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 from ..files import whole, write_whole
 
-SHARD = 256  # images a file: the most work that a kill can lose
+SHARD = 256  # images per file: the work that a kill can lose
 
 
 @dataclass(frozen=True)
 class World:
-    """Which of several processes this one is."""
+    """Rank of this process among several."""
 
     rank: int = 0
     size: int = 1
 
     @classmethod
     def of_torchrun(cls) -> "World":
-        """As torchrun says in RANK and WORLD_SIZE; alone without them. Raises UsageError for what cannot be."""
+        """Read RANK and WORLD_SIZE as set by torchrun; a single process without them. Raises UsageError if invalid."""
         texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
         try:
             rank, size = map(int, texts)
         except ValueError:
             rank, size = -1, 0
         if not 0 <= rank < size:
-            raise UsageError(f"RANK={texts[0]} and WORLD_SIZE={texts[1]} are no place among processes")
+            raise UsageError(f"RANK={texts[0]}, WORLD_SIZE={texts[1]} are invalid: need 0 <= RANK < WORLD_SIZE")
         return cls(rank, size)
 
 
 @dataclass(frozen=True)
-class Run:
-    """A .npz that is being made: FILE, with FILE.parts beside it until all of it is there."""
+class ShardedNpz:
+    """An .npz file in progress: FILE, with the folder FILE.parts beside it until all shards are complete."""
 
     file: Path
     count: int
-    facts: Mapping[str, Any]  # of the recipe: what decides the images
+    facts: Mapping[str, Any]  # of the recipe, which determines the images
 
     @property
     def parts(self) -> Path:
@@ -59,41 +59,41 @@ class Run:
 
     @property
     def record(self) -> Path:
-        """The recipe of the finished file, as JSON beside it."""
+        """Path of the JSON file with the recipe, beside the finished file."""
         return self.file.with_name(self.file.name + ".json")
 
     def shards(self) -> dict[Path, range]:
-        """The numbers of the images in each part."""
+        """List the shards with the numbers of their images."""
         starts = range(0, self.count, SHARD)
         return {self.parts / f"{start:09}.npz": range(start, min(start + SHARD, self.count)) for start in starts}
 
     def begin(self) -> None:
-        """Make the folder of parts, or go on with one of the same recipe. Raises UsageError for one of another."""
+        """Create the folder of parts, or resume one of the same recipe. Raises UsageError if its recipe differs."""
         if not self.file.parent.is_dir():
             raise UsageError(f"cannot write {self.file}: there is no folder {self.file.parent}")
         if self.file.exists():
-            self._require_same(self.record, f"{self.file} is there already")
+            self._require_same(self.record, f"{self.file} already exists")
             return
         try:
             self.parts.mkdir(exist_ok=True)
             with self._locked():
                 recipe = self.parts / "recipe.json"
                 if recipe.exists():
-                    self._require_same(recipe, f"{self.parts} holds parts")
+                    self._require_same(recipe, f"{self.parts} already exists")
                 else:
                     write_whole(recipe, json.dumps(self._facts(), indent=1).encode())
         except OSError as error:
             raise UsageError(f"cannot write {self.parts}: {error.strerror}") from None
 
-    def left(self, world: World) -> dict[Path, range]:
-        """Parts that this process still has to make."""
+    def missing(self, world: World) -> dict[Path, range]:
+        """List the shards that this process still has to make."""
         if self.file.exists():
             return {}
         mine = list(self.shards().items())[world.rank :: world.size]
         return {path: numbers for path, numbers in mine if not path.exists()}
 
     def merge(self) -> bool:
-        """Put the parts together once all are there, and say whether the file is complete. Any process may ask."""
+        """Merge the shards once all exist; return True if the file is complete. Any process may call this."""
         if self.file.exists():
             return True
         if not all(path.exists() for path in self.shards()):
@@ -103,7 +103,7 @@ class Run:
                 if not self.file.exists():
                     write_whole(self.record, json.dumps(self._facts(), indent=1).encode())
                     _merge(list(self.shards()), self.file, self.count)
-        except FileNotFoundError:  # another process was faster and has removed the parts
+        except FileNotFoundError:  # another process has merged and removed the parts
             return self.file.exists()
         shutil.rmtree(self.parts, ignore_errors=True)
         return True
@@ -116,11 +116,12 @@ class Run:
             found = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError):
             found = {}
-        other = [key for key, value in self._facts().items() if found.get(key, "nothing") != value]
-        if other:
+        differing = [key for key, value in self._facts().items() if found.get(key, "nothing") != value]
+        if differing:
+            key = differing[0]
             raise UsageError(
-                f"{what} of another run: {other[0]} is {found.get(other[0], 'not known')}, asked for is "
-                f"{self._facts()[other[0]]}; give another --npz or remove it"
+                f"{what} with a different recipe: {key} is {found.get(key, 'unknown')}, not {self._facts()[key]}; "
+                "specify a different --npz or remove it"
             )
 
     @contextmanager
@@ -131,13 +132,13 @@ class Run:
 
 
 def write_shard(path: Path, images: NDArray[Any], labels: list[int]) -> None:
-    """Write a part, whole or not at all."""
+    """Write a shard atomically."""
     with whole(path) as file:
         np.savez(file, arr_0=images, arr_1=np.array(labels, np.int64))
 
 
 def _merge(parts: list[Path], into: Path, count: int) -> None:
-    """Copy the arrays of the parts one after the other, so that memory holds one part at a time."""
+    """Copy the arrays of the parts in order, so that memory holds one part at a time."""
     with np.load(parts[0]) as first:
         arrays = {name: (first[name].shape[1:], first[name].dtype) for name in ("arr_0", "arr_1")}
     with whole(into) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:

@@ -1,4 +1,4 @@
-"""DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095), second order: the scheduler of diffusers, if installed."""
+"""DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) of second order, by the scheduler of diffusers."""
 
 import warnings
 from importlib import import_module
@@ -7,23 +7,23 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UsageError
-from .diffusion import STEPS, split
+from .diffusion import STEPS, split_prediction
 from .sampler import Noise, Sampler, Update
 
 
 def dpm_solver(steps: int = 20) -> Sampler:
-    """Deterministic, on the schedule of iddpm. Raises UsageError where diffusers is not installed."""
+    """Deterministic sampler on the schedule of iddpm. Raises UsageError if diffusers is not installed."""
     if not 1 <= steps <= STEPS:
-        raise UsageError(f"--steps {steps}: 1 to {STEPS} are possible")
+        raise UsageError(f"--steps {steps}: must be between 1 and {STEPS}")
     times = tuple(float(t) for t in _scheduler(steps).timesteps)
     return Sampler("dpm-solver++", "noise", times, lambda: _update(steps), draws=False)
 
 
 def _update(steps: int) -> Update:
-    scheduler = _scheduler(steps)  # it keeps the last predictions: one for each trajectory
+    scheduler = _scheduler(steps)  # keeps the last predictions: one scheduler per trajectory
 
     def update(step: int, x: Tensor, output: Tensor, noise: Noise) -> Tensor:
-        eps, _ = split(output, x.shape[1])
+        eps, _ = split_prediction(output, x.shape[1])
         moved: Tensor = scheduler.step(eps, scheduler.timesteps[step], x, return_dict=False)[0]
         return moved
 
@@ -34,7 +34,7 @@ def _scheduler(steps: int) -> Any:
     try:
         diffusers: Any = import_module("diffusers")
     except ImportError:
-        raise UsageError("dpm-solver++ is the scheduler of diffusers: pip install 'convbench[sample]'") from None
+        raise UsageError("dpm-solver++ needs diffusers: pip install 'convbench[sample]'") from None
     scheduler = diffusers.DPMSolverMultistepScheduler(
         num_train_timesteps=STEPS,
         beta_start=1e-4,
@@ -45,6 +45,6 @@ def _scheduler(steps: int) -> Any:
         prediction_type="epsilon",
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it makes arrays of tensors in numpy 1's way
+        warnings.simplefilter("ignore", DeprecationWarning)  # it converts tensors to arrays as for numpy 1
         scheduler.set_timesteps(steps)
     return scheduler

@@ -7,6 +7,8 @@ Schema 1 had no ``kind``, named sampling rows by ``sampling_case``, called the s
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .rows import KINDS
+
 SCHEMA = 2
 
 Line = dict[str, Any]
@@ -21,14 +23,10 @@ KINDS_OF_SCHEMA_1: tuple[tuple[str, Callable[[Line], bool]], ...] = (  # the fir
 INVERSE = {"faster": "slower", "slower": "faster"}
 
 
-def upgraded(rows: Sequence[Line]) -> list[Line]:
-    """The rows of one file in schema 2. Rows that already are stay as they are."""
-    done = [row if row.get("schema", 1) >= SCHEMA else _renamed(row) for row in rows]
-    _move_ratios([row for row, before in zip(done, rows, strict=True) if row is not before])
-    return done
-
-
-def _renamed(row: Line) -> Line:
+def renamed(row: Line) -> Line:
+    """A row in the keys of schema 2. One that already is stays as it is."""
+    if row.get("schema") == SCHEMA or row.get("kind") in KINDS:
+        return row
     kind = next(kind for kind, fits in KINDS_OF_SCHEMA_1 if fits(row))
     row = {**row, "schema": SCHEMA, "kind": kind}
     if kind == "sampling":
@@ -41,12 +39,15 @@ def _renamed(row: Line) -> Line:
     return row
 
 
-def _move_ratios(rows: Sequence[Line]) -> None:
-    """Put each ratio on the row of the case, as the case over its counterpart. An A/A repeat keeps its own."""
-    cases = {row["case"]: row for row in rows if row["kind"] == "throughput"}
-    for row in list(cases.values()):
-        other = cases.get(row.get("compared_with") or "")
-        if other is None or not row.get("ratio") or other.get("compared_with") or row["case"].startswith(other["case"]):
+def move_ratios(rows: Sequence[Line]) -> None:
+    """Put each ratio of schema 1 on the row of the case, as the case over its counterpart; A/A repeats keep theirs.
+
+    A file may hold a counterpart several times, once for each case that it was timed with.
+    """
+    compared = [row for row in rows if row["kind"] == "throughput" and row.get("ratio") and row.get("compared_with")]
+    for row in compared:
+        other = next((each for each in rows if each["case"] == row["compared_with"]), None)
+        if other is None or other.get("compared_with") or row["case"].startswith(other["case"]):
             continue
         low, high = row["ratio_low"], row["ratio_high"]
         other["compared_with"], other["ratio"] = row["case"], 1 / row["ratio"]

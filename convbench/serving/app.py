@@ -1,7 +1,7 @@
 """The routes of the server: health, metadata, inference and metrics. Every answer but the metrics is JSON."""
 
 import asyncio
-import socket
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -9,7 +9,6 @@ from http import HTTPStatus
 from time import perf_counter
 from typing import Any
 
-import uvicorn
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,25 +20,32 @@ from convbench import __version__
 from convbench.errors import first_line
 
 from . import protocol
-from .batching import Batcher, QueueFull, Run, Stopped
-from .protocol import Refused, Served
+from .batching import Array, Batcher, QueueFull, Run, Stopped
+from .bodies import Bodies, connected
+from .limits import ClientLimits
+from .protocol import Refused, shown
+from .served import Served
 
-BODY_S = 30.0  # within which a body must arrive
-BODIES_AT_ONCE = 2**28  # bytes of all bodies that are held, beyond which clients must wait
-LONG_BODY = 2**18  # bytes, above which reading numbers would hold up the other requests
+LONG_BODY = 2**18  # bytes of JSON, above which reading it would hold up the other requests
+LONG_ANSWER = 2**12  # numbers, the same for writing
+LAST_RUN_S = 1.0  # for the batch that is running when the grace period has passed
+GONE = 499  # the status, as nginx names it, of an answer that nobody is left to read
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60)
 
 
 class Metrics:
-    """What /metrics shows."""
+    """Metrics of the server, as /metrics shows them."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         counter = partial(Counter, registry=self.registry, namespace="convbench")
         histogram = partial(Histogram, registry=self.registry, namespace="convbench")
-        self.requests = counter("requests", "Answers to inference requests, by HTTP status.", ["code"])
+        self.requests = counter(
+            "requests", f"Answers to inference requests, by HTTP status; {GONE}: the client was gone.", ["code"]
+        )
         self.images = counter("images", "Images computed.")
+        self.closed = counter("connections_closed", "Connections closed by a limit.", ["reason"])
         self.waiting = Gauge("queue_images", "Images that wait.", registry=self.registry, namespace="convbench")
         self.request_s = histogram("request_seconds", "From headers to answer.", buckets=SECONDS_BUCKETS)
         self.run_s = histogram("run_seconds", "Of the artefact, a batch.", buckets=SECONDS_BUCKETS)
@@ -55,14 +61,19 @@ class Metrics:
 class Service:
     """One artefact behind the routes."""
 
-    def __init__(self, served: Served, run: Run, max_delay_s: float, max_queue: int) -> None:
+    def __init__(
+        self, served: Served, run: Run, max_delay_s: float, max_queue: int, limits: ClientLimits | None = None
+    ) -> None:
         self.served = served
+        self.limits = limits or ClientLimits()
         self.metrics = Metrics()
         self.batcher = Batcher(
             run, served.max_batch, max_delay_s, max_queue, served.manifest.batch[0], seen=self.metrics.ran
         )
         self.metrics.waiting.set_function(lambda: self.batcher.images)
-        self.held_bytes = 0
+        self.bodies = Bodies(self.limits, served.max_body_bytes)
+        self.long_json = asyncio.Semaphore(1)  # one at a time bounds its memory; Python parses only one at once anyway
+        self.stop_by: float | None = None  # of the event loop's clock, known once the server is told to stop
 
     async def infer(self, request: Request) -> Response:
         """Counted and timed, whatever comes out."""
@@ -74,15 +85,15 @@ class Service:
             return response
         except Refused as refused:
             code = refused.status
-            return error(code, str(refused))
+            return refusal(refused)
         except QueueFull:
             code = 429
-            return error(code, f"{self.batcher.max_queue} images are waiting already: try again", retry=1)
+            return error(code, f"{self.batcher.max_queue} images are waiting already: try again", {"retry-after": "1"})
         except Stopped:
             code = 503
             return error(code, "the server is stopping")
         except ClientDisconnect:
-            code = 499  # nobody is left to read it
+            code = GONE
             return error(code, "the client is gone")
         finally:
             self.metrics.requests.labels(str(code)).inc()
@@ -92,71 +103,65 @@ class Service:
         self.require_model(request)
         if request.headers.get("content-encoding", "identity") != "identity":
             raise Refused(415, "compressed requests are not read")
-        length = request.headers.get("inference-header-content-length")
-        async with self._body(request) as body:
-            if len(body) > LONG_BODY and length is None:
-                asked = await asyncio.to_thread(protocol.parse, body, length, self.served)
-            else:
-                asked = protocol.parse(body, length, self.served)
+        async with self.bodies.arrived(request) as body:
+            with connected(request):
+                asked = await self._read(body, request.headers.get("inference-header-content-length"))
+                out = await self._computed(asked)
+                content, headers = await self._written(asked, out)
+        return Response(content, headers=headers)
+
+    async def _computed(self, asked: protocol.InferenceRequest) -> Array:
         try:
-            out = await asyncio.wrap_future(self.batcher.submit(asked.x, asked.t, asked.y))
+            return await asyncio.wrap_future(self.batcher.submit(asked.x, asked.t, asked.y))
         except (QueueFull, Stopped):
             raise
         except Exception as failed:  # of the runtime, whatever class it has
-            raise Refused(500, f"the artefact failed: {first_line(failed)}") from failed
-        content, headers = protocol.answer(asked, out, self.served)
-        return Response(content, headers=headers)
+            raise Refused(500, f"the artefact failed: {shown(first_line(failed, 80))}") from failed
 
-    @asynccontextmanager
-    async def _body(self, request: Request) -> AsyncIterator[bytes]:
-        """The body, as long as it keeps to the limits of size and time."""
-        limit = self.served.max_body_bytes
-        stated = request.headers.get("content-length", "0")
-        too_long = Refused(413, f"the body is longer than {limit} bytes, the most that a right request can have")
-        if not stated.isdecimal() or int(stated) > limit:
-            raise too_long
-        # One that does not say how long it is may become as long as the limit.
-        reserved = int(stated) if "content-length" in request.headers else limit
-        if self.held_bytes and self.held_bytes + reserved > BODIES_AT_ONCE:
-            raise Refused(429, "too many large requests at once: try again")
-        self.held_bytes += reserved
-        try:
-            body = bytearray()
-            async with asyncio.timeout(BODY_S):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > limit:
-                        raise too_long
-            yield bytes(body)
-        except TimeoutError:
-            raise Refused(408, f"the body did not arrive within {BODY_S:.0f} s") from None
-        finally:
-            self.held_bytes -= reserved
+    async def _read(self, body: bytearray, length: str | None) -> protocol.InferenceRequest:
+        text = int(length) if length and length.isdecimal() and len(length) < 12 else len(body)  # bytes of JSON
+        if text <= LONG_BODY:
+            return protocol.parse(body, length, self.served)
+        return await self._beside(protocol.parse, body, length, self.served)
+
+    async def _written(self, asked: protocol.InferenceRequest, out: Array) -> tuple[bytes, dict[str, str]]:
+        if asked.binary or out.size <= LONG_ANSWER:
+            return protocol.answer(asked, out, self.served)
+        return await self._beside(protocol.answer, asked, out, self.served)
+
+    async def _beside(self, work: Callable[..., Any], *given: Any) -> Any:
+        """Run long JSON work in a thread, one at a time; its body counts as held until it ends, client or not."""
+        async with self.long_json:
+            working = asyncio.ensure_future(asyncio.to_thread(work, *given))
+            try:
+                return await asyncio.shield(working)
+            except asyncio.CancelledError:
+                await asyncio.wait([working])
+                raise
 
     def require_model(self, request: Request) -> None:
         """Raise Refused, status 404, for another model or version."""
         name, version = request.path_params["model"], request.path_params.get("version", "1")
         if name != self.served.name:
-            raise Refused(404, f"unknown model {name[:80]!r}: there is {self.served.name}")
+            raise Refused(404, f"unknown model '{shown(name)}': there is {self.served.name}")
         if version != "1":
-            raise Refused(404, f"unknown version {version[:80]!r} of {name}: there is 1")
+            raise Refused(404, f"unknown version '{shown(version)}' of {name}: there is 1")
 
 
-class Server(uvicorn.Server):
-    """Answers at once what waits for a fuller batch when it is told to stop."""
+class Ascii(JSONResponse):
+    """JSON in ASCII: a lone surrogate in a text from a client cannot be encoded otherwise."""
 
-    def __init__(self, service: Service) -> None:
-        quiet = partial(uvicorn.Config, log_level="warning", access_log=False, server_header=False)
-        super().__init__(quiet(application(service), ws="none", lifespan="on"))
-        self.service = service
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.service.batcher.hurry()
-        await super().shutdown(sockets)
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content).encode("ascii")
 
 
-def error(status: int, message: str, retry: int | None = None) -> Response:
-    return JSONResponse({"error": message}, status, {"retry-after": str(retry)} if retry else None)
+def error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    return Ascii({"error": message}, status, headers)
+
+
+def refusal(refused: Refused) -> Response:
+    """Error response; closes the connection of a client that was too slow, as the rest of its body may follow."""
+    return error(refused.status, str(refused), {"connection": "close"} if refused.status == 408 else None)
 
 
 def application(service: Service) -> Starlette:
@@ -165,7 +170,8 @@ def application(service: Service) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(service.batcher.stop)
+        left = None if service.stop_by is None else max(LAST_RUN_S, service.stop_by - asyncio.get_running_loop().time())
+        await asyncio.to_thread(service.batcher.stop, left)
 
     async def live(request: Request) -> Response:
         return health(service.batcher.thread.is_alive())
@@ -174,24 +180,24 @@ def application(service: Service) -> Starlette:
         return health(service.batcher.alive)
 
     async def about(request: Request) -> Response:
-        return JSONResponse({"name": "convbench", "version": __version__, "extensions": ["binary_tensor_data"]})
+        return Ascii({"name": "convbench", "version": __version__, "extensions": ["binary_tensor_data"]})
 
     async def index(request: Request) -> Response:
-        return JSONResponse([{"name": service.served.name, "version": "1", "state": "READY"}])
+        return Ascii([{"name": service.served.name, "version": "1", "state": "READY"}])
 
     async def metrics(request: Request) -> Response:
         return Response(generate_latest(service.metrics.registry), media_type="text/plain; version=0.0.4")
 
     async def describe(request: Request) -> Response:
         service.require_model(request)
-        return JSONResponse(protocol.metadata(service.served))
+        return Ascii(protocol.metadata(service.served))
 
     async def model_ready(request: Request) -> Response:
         service.require_model(request)
         return health(service.batcher.alive)
 
     def health(good: bool) -> Response:
-        return JSONResponse({"ready": good}, 200 if good else 503)
+        return Ascii({"ready": good}, 200 if good else 503)
 
     Handler = Callable[[Request], Awaitable[Response]]
     models: list[tuple[str, Handler, str]] = [
@@ -216,11 +222,12 @@ def application(service: Service) -> Starlette:
 
 async def _http(request: Request, raised: Any) -> Response:
     status: int = raised.status_code
-    return JSONResponse({"error": f"{HTTPStatus(status).phrase}: {request.url.path[:200]}"}, status, raised.headers)
+    path = request.scope["path"]  # not request.url, which reads the Host that the client sent
+    return Ascii({"error": f"{HTTPStatus(status).phrase}: {shown(path[:200])}"}, status, raised.headers)
 
 
 async def _refused(request: Request, raised: Any) -> Response:
-    return error(raised.status, str(raised))
+    return refusal(raised)
 
 
 async def _unexpected(request: Request, raised: Exception) -> Response:

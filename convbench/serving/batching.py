@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class Stopped(Exception):
     """The server is stopping."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Waiting:
     """A request in the queue."""
 
@@ -64,6 +65,7 @@ class Batcher:
         self.images = 0  # waiting
         self.changed = threading.Condition()
         self.stopping = False
+        self.failure: BaseException | None = None  # that ended the thread
         self.thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self.thread.start()
 
@@ -78,7 +80,17 @@ class Batcher:
             self.waiting.append(request)
             self.images += request.images
             self.changed.notify()
+        request.result.add_done_callback(partial(self._forget, request))
         return request.result
+
+    def _forget(self, request: Waiting, result: "Future[Array]") -> None:
+        """Remove a cancelled request from the queue at once."""
+        if result.cancelled():
+            with self.changed:
+                if request in self.waiting:
+                    self.waiting.remove(request)
+                    self.images -= request.images
+                    self.changed.notify()
 
     def hurry(self) -> None:
         """From now on no batch waits for more."""
@@ -86,35 +98,51 @@ class Batcher:
             self.max_delay_s = 0.0
             self.changed.notify()
 
-    def stop(self) -> None:
-        """Take no more, finish what waits, end the thread."""
+    def stop(self, within_s: float | None = None) -> None:
+        """Accept no more requests, finish the queue and end the thread, or leave it running after ``within_s``."""
         with self.changed:
             self.stopping = True
             self.changed.notify()
-        self.thread.join()
+        self.thread.join(within_s)
 
     @property
     def alive(self) -> bool:
         return self.thread.is_alive() and not self.stopping
 
     def _work(self) -> None:
-        while batch := self._next():
-            # Without those that their clients have given up.
-            self._answer([request for request in batch if request.result.set_running_or_notify_cancel()])
+        batch: list[Waiting] = []
+        try:
+            while batch := self._next():
+                # Without those that their clients have given up.
+                batch = [request for request in batch if request.result.set_running_or_notify_cancel()]
+                self._answer(batch)
+        except BaseException as failure:  # reported by the server, which stops
+            self.failure = failure
+            self._abandon(batch)
+
+    def _abandon(self, batch: list[Waiting]) -> None:
+        """Fail every unanswered request after the thread has failed."""
+        with self.changed:
+            self.stopping = True
+            left, self.waiting, self.images = self.waiting, deque(), 0
+        running = [request for request in batch if not request.result.done()]
+        for request in running + [request for request in left if request.result.set_running_or_notify_cancel()]:
+            request.result.set_exception(Stopped())
 
     def _next(self) -> list[Waiting]:
         """The next batch; empty at the end."""
         with self.changed:
-            while not self.waiting:
-                if self.stopping:
-                    return []
-                self.changed.wait()
             while True:
-                chosen, full = self._fitting()
-                left = self.waiting[0].since + self.max_delay_s - time.monotonic()
-                if full or self.stopping or left <= 0:
-                    break
-                self.changed.wait(left)
+                if self.waiting:
+                    chosen, full = self._fitting()
+                    left = self.waiting[0].since + self.max_delay_s - time.monotonic()
+                    if full or self.stopping or left <= 0:
+                        break
+                    self.changed.wait(left)  # the queue may be empty afterwards, if all requests were cancelled
+                elif self.stopping:
+                    return []
+                else:
+                    self.changed.wait()
             taken = {id(request) for request in chosen}
             self.waiting = deque(request for request in self.waiting if id(request) not in taken)
             self.images -= sum(request.images for request in chosen)

@@ -9,6 +9,11 @@ from urllib.parse import urlsplit
 from convbench.errors import UsageError
 
 BACKLOG_S = 60.0  # for an answer, after which a request has failed
+ANSWER_BYTES = 2**29  # that are read of one
+
+
+class NotHttp(ConnectionError):
+    """An answer outside the subset of HTTP/1.1 that is read here."""
 
 
 @dataclass
@@ -20,7 +25,7 @@ class Connections:
     idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
 
     async def request(self, method: str, path: str, body: bytes = b"", header: str = "") -> tuple[int, bytes]:
-        """Status and body. Raises OSError or asyncio.IncompleteReadError where the connection fails."""
+        """Status and body. Raises OSError, LimitOverrunError or IncompleteReadError where the connection fails."""
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nContent-Length: {len(body)}\r\n{header}\r\n"
         )
@@ -31,9 +36,11 @@ class Connections:
                 async with asyncio.timeout(BACKLOG_S):
                     writer.write(head.encode() + body)
                     await writer.drain()
-                    lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-                    headers = dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line)
-                    content = await reader.readexactly(int(headers.get("content-length", 0)))
+                    status, length, stays = _head(await reader.readuntil(b"\r\n\r\n"))
+                    content = await reader.readexactly(length)
+            except NotHttp:
+                writer.close()
+                raise
             except (ConnectionError, asyncio.IncompleteReadError):
                 writer.close()
                 if kept:
@@ -42,11 +49,11 @@ class Connections:
             except BaseException:
                 writer.close()
                 raise
-            if headers.get("connection") == "close":
-                writer.close()
-            else:
+            if stays:
                 self.idle.append((reader, writer))
-            return int(lines[0].split()[1]), content
+            else:
+                writer.close()
+            return status, content
 
     async def ask(self, method: str, path: str) -> Any:
         """JSON. Raises UsageError where there is no such server or no such thing."""
@@ -55,17 +62,37 @@ class Connections:
             answer = json.loads(content)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             raise UsageError(f"no answer from http://{self.host}:{self.port}: {error or 'timeout'}") from None
-        except (ValueError, IndexError):
+        except (ValueError, RecursionError):
             raise UsageError(f"http://{self.host}:{self.port} does not speak the KServe v2 protocol") from None
         if status != 200:
-            said = answer.get("error") if isinstance(answer, dict) else None
-            raise UsageError(f"http://{self.host}:{self.port}{path}: {said or f'status {status}'}")
+            raise UsageError(f"http://{self.host}:{self.port}{path}: {said(answer) or f'status {status}'}")
         return answer
 
     def close(self) -> None:
         for _, writer in self.idle:
             writer.close()
         self.idle.clear()
+
+
+def said(answer: Any) -> str | None:
+    """Error text in a server's answer, shortened, without control characters; None if there is none."""
+    error = answer.get("error") if isinstance(answer, dict) else None
+    return "".join(sign if sign.isprintable() else "?" for sign in error[:200]) if isinstance(error, str) else None
+
+
+def _head(head: bytes) -> tuple[int, int, bool]:
+    """Status of an answer, size of its body, and True if the connection stays open. Raises NotHttp."""
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines if ": " in line)
+    version, _, rest = first.partition(" ")
+    status, length = rest[:3], headers.get("content-length", "0")
+    if not (version.startswith("HTTP/1.") and status.isdecimal() and length.isdecimal() and len(length) < 12):
+        raise NotHttp("the answer is not HTTP/1.1")
+    if "transfer-encoding" in headers:
+        raise NotHttp("the answer comes in chunks, which are not read here")
+    if int(length) > ANSWER_BYTES:
+        raise NotHttp(f"the answer has {length} bytes: at most {ANSWER_BYTES} are read")
+    return int(status), int(length), headers.get("connection") != "close"
 
 
 def to(address: str) -> Connections:

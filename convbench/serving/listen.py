@@ -11,21 +11,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from convbench import catalogue
-from convbench.errors import UsageError
+from convbench.errors import ConvbenchError, UsageError, first_line
 
 from .. import packages
 from ..export import folder, runtimes
 from ..export.folder import Manifest
 from .batching import Array, Run
-from .protocol import Served
+from .limits import ClientLimits, connections
+from .served import Served, extents
 
 PACKAGES = ("starlette", "uvicorn", "prometheus_client")
 
 
+class StillRunning(ConvbenchError):
+    """A batch was still running at the end of the grace period: the process has to exit without it."""
+
+
 @dataclass(frozen=True)
-class Settings:
-    """How an artefact is served."""
+class ServerSettings:
+    """Settings of a server."""
 
     host: str = "127.0.0.1"
     port: int = 8000  # 0 for any that is free
@@ -33,22 +37,28 @@ class Settings:
     max_delay_s: float = 0.005
     max_queue: int = 256  # images
     threads: int | None = None
+    grace_s: float = 30.0  # of the shutdown
+    client_s: float = 10.0  # as in limits.ClientLimits
+    trust_native: bool = False  # open machine code that was not built here
 
 
-def serve(artefact: Path, settings: Settings, ready: Callable[[str], None]) -> None:
+def serve(artefact: Path, settings: ServerSettings, ready: Callable[[str], None]) -> None:
     """Serve an artefact until SIGTERM or SIGINT.
 
     Args:
         ready: told the address once requests are taken.
 
-    Raises UsageError for what cannot be served here.
+    Raises UsageError for what cannot be served here, StillRunning, and ConvbenchError where the inference thread
+    failed.
     """
     for name in PACKAGES:
         packages.require(name)
-    from .app import Server, Service
+    from .app import Service
+    from .server import Server
 
     with _listening(settings.host, settings.port) as listener, opened(artefact, settings) as (served, run):
-        service = Service(served, run, settings.max_delay_s, settings.max_queue)
+        limits = ClientLimits(settings.client_s, settings.grace_s, connections())
+        service = Service(served, run, settings.max_delay_s, settings.max_queue, limits)
         server = Server(service)
         # uvicorn raises a signal that stopped it once more at the end, which would kill us: here it is the usual end.
         before = {which: signal.signal(which, server.handle_exit) for which in (signal.SIGTERM, signal.SIGINT)}
@@ -59,6 +69,12 @@ def serve(artefact: Path, settings: Settings, ready: Callable[[str], None]) -> N
         finally:
             for which, handler in before.items():
                 signal.signal(which, handler)
+        batcher = service.batcher
+        if batcher.failure is not None:
+            why = f"{type(batcher.failure).__name__}: {first_line(batcher.failure)}"
+            raise ConvbenchError(f"the inference thread failed, and the server with it: {why}")
+        if batcher.thread.is_alive():
+            raise StillRunning(f"a batch had not ended {settings.grace_s:g} s after the signal: ending without it")
 
 
 @contextmanager
@@ -82,15 +98,15 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def opened(artefact: Path, settings: Settings) -> Iterator[tuple[Served, Run]]:
+def opened(artefact: Path, settings: ServerSettings) -> Iterator[tuple[Served, Run]]:
     """The artefact as a function of arrays, tried once with a full batch; and what it may be asked for."""
     manifest = folder.read(artefact)
-    served = Served(manifest, _max_batch(manifest, settings.max_batch), _last_class(manifest))
+    served = Served(manifest, _max_batch(manifest, settings.max_batch))
     _require_unbroken(artefact, manifest)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = manifest.target["device"]
-    with runtimes.opened(artefact, settings.threads) as step:
+    with runtimes.opened(artefact, settings.threads, trust_native=settings.trust_native) as step:
 
         def run(x: Array, t: Array, y: Array) -> Array:
             # Arrays over a request's bytes are read-only; nothing writes into them.
@@ -114,20 +130,12 @@ def _max_batch(manifest: Manifest, wanted: int | None) -> int:
     return wanted or high
 
 
-def _last_class(manifest: Manifest) -> int | None:
-    """Every y is checked against it: an index outside its table ends some runtimes."""
-    takes = catalogue.find(manifest.model).signature
-    if takes.caption:
-        return None
-    return takes.classes if takes.null_class else takes.classes - 1
-
-
 def _require_unbroken(artefact: Path, manifest: Manifest) -> None:
     if changed := folder.changed_files(artefact, manifest):
         raise UsageError(f"{artefact} is damaged: {'; '.join(changed)}: export it again")
     try:
         status = json.loads((artefact / folder.VERIFICATION).read_text("utf-8"))["status"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return  # made without verification
     if status == "failed":
         raise UsageError(f"{artefact} failed its verification and is not served: `convbench verify` says why")
@@ -135,8 +143,6 @@ def _require_unbroken(artefact: Path, manifest: Manifest) -> None:
 
 def _example(served: Served) -> tuple[Array, Array, Array]:
     """A full batch of the smallest images."""
-    from .protocol import extents
-
     manifest, batch = served.manifest, served.max_batch
     x, t, y = manifest.inputs
     sides = [extents(manifest, axis)[0] for axis in (2, 3)]

@@ -14,19 +14,20 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
 from convbench.errors import NothingMeasured, UsageError
 
-from . import connection
+from . import connection, description
 from .connection import Connections
 
 Row = dict[str, Any]
 WARM_UP = 3  # requests before the first that counts
 STEPS = 7  # of a bisection: the rate is then known to 1 %
 MOST_CLIENTS = 16  # that show how much a server can do at all
-DTYPES = {"FP32": "float32", "INT64": "int64", "FP16": "float16"}
+MOST_WORDS = 16  # different failures that are told apart
 
 
 @dataclass(frozen=True)
@@ -41,43 +42,42 @@ class Asked:
 
 @dataclass
 class Seen:
-    """What came of the requests of one run. Times in seconds."""
+    """Answers to the requests of one run. Times in seconds."""
 
     latencies: list[float]
     late: list[float]  # how much later than meant each was sent: the client's own delay
     failures: Counter[str]
     elapsed: float
 
+    def fail(self, words: str) -> None:
+        """Count a failure by its message; beyond MOST_WORDS different messages, as one of other failures."""
+        known = words in self.failures or len(self.failures) < MOST_WORDS
+        self.failures[words if known else "other failures"] += 1
+
 
 async def prepare(to: Connections, model: str | None, batch: int, side: int | None) -> Asked:
     """Ask the server what it takes, and make a request of ``batch`` images of it."""
     if model is None:
-        models = [entry["name"] for entry in await to.ask("POST", "/v2/repository/index")]
-        if len(models) != 1:
-            raise UsageError(f"the server has {', '.join(models) or 'no models'}: name one with --model")
-        (model,) = models
-    described = await to.ask("GET", f"/v2/models/{model}")
-    limits = described.get("parameters") or {}
+        models = await to.ask("POST", "/v2/repository/index")
+        if not isinstance(models, list) or not all(map(description.is_named, models)):
+            raise UsageError("the server's list of models does not follow the KServe v2 protocol: give --model")
+        names = [each["name"] for each in models]
+        if len(names) != 1:
+            raise UsageError(f"the server has {', '.join(names[:20]) or 'no models'}: name one with --model")
+        (model,) = names
+    described = await to.ask("GET", f"/v2/models/{quote(model, safe='', errors='replace')}")
     values = np.random.default_rng(0)
     entries, tensors = [], []
-    for port in described["inputs"]:
-        shape = [batch, *port["shape"][1:]]
-        if len(shape) == 4:
-            smallest = [limits.get("height", [None])[0], limits.get("width", [None])[0]]
-            shape[2:] = [
-                side or low if extent == -1 else extent for extent, low in zip(shape[2:], smallest, strict=True)
-            ]
-        if None in shape or -1 in shape:
-            raise UsageError(f"{model} takes images of any size, which the server does not limit: give --side")
-        if port["datatype"] not in DTYPES:
-            raise UsageError(f"{model} takes {port['datatype']}, which no model of convbench does")
+    for name, datatype, shape in description.inputs(described, model, batch, side):
         value = np.ones(shape) if len(shape) < 3 else values.standard_normal(shape)
-        tensors.append(value.astype(DTYPES[port["datatype"]]).tobytes())
+        tensors.append(value.astype(description.DTYPES[datatype]).tobytes())
         parameters = {"binary_data_size": len(tensors[-1])}
-        entries.append({"name": port["name"], "shape": shape, "datatype": port["datatype"], "parameters": parameters})
+        entries.append({"name": name, "shape": shape, "datatype": datatype, "parameters": parameters})
     head = json.dumps({"inputs": entries, "parameters": {"binary_data_output": True}}).encode()
     header = f"Inference-Header-Content-Length: {len(head)}\r\nContent-Type: application/octet-stream\r\n"
-    asked = Asked(f"/v2/models/{model}/infer", header, b"".join([head, *tensors]), batch)
+    asked = Asked(
+        f"/v2/models/{quote(model, safe='', errors='replace')}/infer", header, b"".join([head, *tensors]), batch
+    )
     for _ in range(WARM_UP):
         status, content = await to.request("POST", asked.path, asked.body, asked.header)
         if status != 200:
@@ -87,8 +87,8 @@ async def prepare(to: Connections, model: str | None, batch: int, side: int | No
 
 def _said(content: bytes) -> str:
     try:
-        return str(json.loads(content)["error"])[:200]
-    except (ValueError, KeyError, TypeError):
+        return connection.said(json.loads(content)) or repr(content[:80])
+    except (ValueError, RecursionError):
         return repr(content[:80])
 
 
@@ -97,12 +97,12 @@ async def _send(to: Connections, asked: Asked, meant: float, seen: Seen) -> None
     try:
         status, content = await to.request("POST", asked.path, asked.body, asked.header)
     except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-        seen.failures[type(error).__name__] += 1
+        seen.fail(type(error).__name__)
         return
     if status == 200:
         seen.latencies.append(time.perf_counter() - meant)
     else:
-        seen.failures[f"{status}: {_said(content)}"] += 1
+        seen.fail(f"{status}: {_said(content)}")
 
 
 async def open_loop(to: Connections, asked: Asked, rate: float, duration_s: float, seed: int = 0) -> Seen:
@@ -143,7 +143,7 @@ def percentile(values: list[float], share: float) -> float | None:
 
 
 def row(seen: Seen, asked: Asked, rate: float | None, clients: int | None) -> Row:
-    """What a run showed."""
+    """Summary of a run."""
     answered = len(seen.latencies)
     return {
         "rate": rate,

@@ -5,20 +5,20 @@ Protocol: github.com/kserve/open-inference-protocol, and its binary tensor exten
 
 import json
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..export.folder import Manifest, Port
+from ..export.folder import Port
+from . import json_tensors
+from .served import Served, extents
 
 Array = NDArray[Any]
 DATATYPES = {"float32": "FP32", "int64": "INT64"}
-JSON_BYTES_PER_NUMBER = 32  # the longest a float64 is written, with its comma
-JSON_BYTES_BESIDE = 2**16
+ID_CHARACTERS = 256  # of a request
 FIELDS = {
     "the request": ("id", "parameters", "inputs", "outputs"),
     "an input": ("name", "shape", "datatype", "parameters", "data"),
@@ -40,32 +40,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Served:
-    """What clients may ask for."""
-
-    manifest: Manifest
-    max_batch: int
-    last_class: int | None  # the largest y; None where y is a caption
-
-    @property
-    def name(self) -> str:
-        """Of the model, as a part of an address."""
-        return safe_name(self.manifest.model)
-
-    @property
-    def max_body_bytes(self) -> int:
-        """Of the largest request that can be right."""
-        return JSON_BYTES_BESIDE + JSON_BYTES_PER_NUMBER * self.max_batch * self.numbers
-
-    @property
-    def numbers(self) -> int:
-        """Of the inputs of one image, the largest there may be."""
-        largest = {**{name: high for name, (_, high) in self.manifest.dimensions.items()}, "batch": 1}
-        return sum(math.prod(_size(extent, largest) for extent in port.shape[1:]) for port in self.manifest.inputs)
-
-
-@dataclass(frozen=True)
-class Request:
+class InferenceRequest:
     """One request that was found right. x (N, C, H, W), t (N,), y (N,) or (N, tokens, width)."""
 
     id: str | None
@@ -75,20 +50,17 @@ class Request:
     binary: bool  # whether the output goes back as bytes
 
 
-def safe_name(model: str) -> str:
-    """A model id as a folder or a part of an address."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", model)
-
-
-def _size(extent: int | str, sizes: dict[str, int]) -> int:
-    if isinstance(extent, int):
-        return extent
-    factor, _, name = extent.rpartition("*")
-    return int(factor or 1) * sizes[name]
+def shown(given: Any) -> str:
+    """Short ASCII form of a client's value for a message; of lists and objects only the kind."""
+    if isinstance(given, str):
+        return ascii(given[:80])[1:-1][:80]
+    if isinstance(given, list | dict):
+        return "a list" if isinstance(given, list) else "an object"
+    return str(given)[:80]
 
 
 def metadata(served: Served) -> dict[str, Any]:
-    """Of the model. -1 stands for an extent that may vary; "parameters" says within which limits."""
+    """Metadata of the model. -1 stands for an extent that may vary; "parameters" states its limits."""
     manifest = served.manifest
 
     def tensors(ports: Sequence[Port]) -> list[dict[str, Any]]:
@@ -112,23 +84,14 @@ def metadata(served: Served) -> dict[str, Any]:
             "height": list(extents(manifest, 2)),
             "width": list(extents(manifest, 3)),
             "classes": served.last_class,
+            "t_end": manifest.signature.t_end,
             "precision": manifest.precision,
             "weights_sha256": manifest.weights["sha256"],
         },
     }
 
 
-def extents(manifest: Manifest, axis: int) -> tuple[int, int, int]:
-    """The smallest and largest height (axis 2) or width (axis 3) of x, and what divides each."""
-    extent = manifest.inputs[0].shape[axis]
-    if isinstance(extent, int):
-        return extent, extent, extent
-    factor, _, name = extent.rpartition("*")
-    low, high = manifest.dimensions[name]
-    return int(factor or 1) * low, int(factor or 1) * high, int(factor or 1)
-
-
-def parse(body: bytes, json_length: str | None, served: Served) -> Request:
+def parse(body: bytes | bytearray, json_length: str | None, served: Served) -> InferenceRequest:
     """Read and check a request.
 
     Args:
@@ -141,8 +104,11 @@ def parse(body: bytes, json_length: str | None, served: Served) -> Request:
         if not json_length.isdecimal() or len(json_length) > 12 or int(json_length) > len(body):
             raise Refused(400, "Inference-Header-Content-Length is not the length of the JSON in the body")
         length = int(json_length)
+    text = body if length == len(body) else body[:length]
+    if excess := json_tensors.excess(text, served.numbers, served.lists):
+        raise Refused(400, f"the body is not JSON that a request can be: {excess}")
     try:
-        content = json.loads(body[:length])
+        content = json.loads(text.decode())
     except (ValueError, RecursionError) as error:
         raise Refused(400, f"the body is not JSON: {str(error)[:200]}") from None
     _require_fields(content, "the request")
@@ -150,8 +116,8 @@ def parse(body: bytes, json_length: str | None, served: Served) -> Request:
     if not isinstance(inputs, list) or not all(isinstance(entry, dict) for entry in inputs):
         raise Refused(400, "inputs must be a list of tensors")
     name = content.get("id")
-    if name is not None and not isinstance(name, str):
-        raise Refused(400, "id must be a text")
+    if name is not None and not (isinstance(name, str) and len(name) <= ID_CHARACTERS):
+        raise Refused(400, f"id must be a text of at most {ID_CHARACTERS} characters")
     binary = _binary_output(content, served)
     found: dict[str, Array] = {}
     ports = {port.name: port for port in served.manifest.inputs}
@@ -161,14 +127,13 @@ def parse(body: bytes, json_length: str | None, served: Served) -> Request:
         port = ports.get(entry.get("name")) if isinstance(entry.get("name"), str) else None
         if port is None or port.name in found:
             what = "is given twice" if port else "is no input"
-            raise Refused(400, f"{str(entry.get('name'))[:80]!r} {what}: the inputs are {', '.join(ports)}")
+            raise Refused(400, f"'{shown(entry.get('name'))}' {what}: the inputs are {', '.join(ports)}")
         found[port.name], at = _tensor(entry, port, body, at)
     if missing := [name for name in ports if name not in found]:
         raise Refused(400, f"{', '.join(missing)} missing: the inputs are {', '.join(ports)}")
     if at != len(body):
         raise Refused(400, f"{len(body) - at} bytes follow the last binary tensor")
-    request = Request(name, found["x"], found["t"], found["y"], binary)
-    _require_shapes(request, served)
+    request = _shaped(InferenceRequest(name, found["x"], found["t"], found["y"], binary), served)
     _require_values(request, served)
     return request
 
@@ -180,9 +145,9 @@ def _require_fields(given: Any, what: str) -> None:
     for allowed, fields in ((FIELDS[what], given), (PARAMETERS[what], given.get("parameters", {}))):
         if not isinstance(fields, dict):
             raise Refused(400, f"parameters of {what} must be a JSON object")
-        if unknown := [str(key)[:80] for key in fields if key not in allowed]:
+        if unknown := [key for key in fields if key not in allowed]:
             kind = "field" if fields is given else "parameter"
-            raise Refused(400, f"unknown {kind} {unknown[0]!r} of {what}: there are {', '.join(allowed)}")
+            raise Refused(400, f"unknown {kind} '{shown(unknown[0])}' of {what}: there are {', '.join(allowed)}")
 
 
 def _binary_output(content: dict[str, Any], served: Served) -> bool:
@@ -193,18 +158,18 @@ def _binary_output(content: dict[str, Any], served: Served) -> bool:
     for output in outputs:
         _require_fields(output, "an output")
         if output.get("name") != served.manifest.outputs[0].name:
-            raise Refused(400, f"{str(output.get('name'))[:80]!r} is no output: there is out")
+            raise Refused(400, f"'{shown(output.get('name'))}' is no output: there is out")
         binary = output.get("parameters", {}).get("binary_data", binary)
     if not isinstance(binary, bool):
         raise Refused(400, "binary_data and binary_data_output are true or false")
     return binary
 
 
-def _tensor(entry: dict[str, Any], port: Port, body: bytes, at: int) -> tuple[Array, int]:
+def _tensor(entry: dict[str, Any], port: Port, body: bytes | bytearray, at: int) -> tuple[Array, int]:
     """One input, and where in the body the next one's bytes begin."""
     wanted = DATATYPES[port.dtype]
     if entry.get("datatype") != wanted:
-        raise Refused(400, f"{port.name} must be {wanted}, not {str(entry.get('datatype'))[:80]}")
+        raise Refused(400, f"{port.name} must be {wanted}, not {shown(entry.get('datatype'))}")
     shape = entry.get("shape")
     if not isinstance(shape, list) or not all(type(n) is int and 0 < n < 2**31 for n in shape) or len(shape) > 8:
         raise Refused(400, f"the shape of {port.name} must be a list of positive whole numbers")
@@ -212,48 +177,34 @@ def _tensor(entry: dict[str, Any], port: Port, body: bytes, at: int) -> tuple[Ar
     if (size is None) == ("data" not in entry):
         raise Refused(400, f"{port.name} needs either data or the parameter binary_data_size")
     if size is None:
-        return _from_json(entry["data"], shape, port), at
+        try:
+            return json_tensors.array(port.name, entry["data"], shape, port.dtype), at
+        except ValueError as error:
+            raise Refused(400, str(error)) from None
     expected = math.prod(shape) * np.dtype(port.dtype).itemsize
     if size != expected or isinstance(size, bool):
-        raise Refused(400, f"{port.name} of shape {shape} has {expected} bytes, not {str(size)[:80]}")
+        raise Refused(400, f"{port.name} of shape {shape} has {expected} bytes, not {shown(size)}")
     if at + expected > len(body):
         raise Refused(400, f"{port.name} has {expected} bytes, of which {max(0, len(body) - at)} came")
     values = np.frombuffer(body, np.dtype(port.dtype).newbyteorder("<"), math.prod(shape), at)
     return values.reshape(shape), at + expected
 
 
-def _from_json(data: Any, shape: list[int], port: Port) -> Array:
-    try:
-        values = np.array(data)
-    except (ValueError, OverflowError, RecursionError):
-        raise Refused(400, f"the data of {port.name} is not a list of numbers, flat or as deep as its shape") from None
-    kinds = "iu" if port.dtype == "int64" else "iuf"
-    if values.dtype.kind not in kinds or (values.ndim > 1 and list(values.shape) != shape):
-        raise Refused(
-            400, f"the data of {port.name} is not a list of {port.dtype} numbers, flat or as deep as its shape"
-        )
-    if values.size != math.prod(shape):
-        raise Refused(400, f"{port.name} of shape {shape} has {math.prod(shape)} numbers, not {values.size}")
-    with np.errstate(over="ignore"):  # what does not fit is infinite, which is refused with the other values
-        return values.astype(port.dtype).reshape(shape)
-
-
-def _require_shapes(request: Request, served: Served) -> None:
+def _shaped(request: InferenceRequest, served: Served) -> InferenceRequest:
+    """The request, where its shapes are right: t and y of one extent may come as (N, 1), as Triton's clients send."""
     manifest = served.manifest
-    given = {"x": request.x, "t": request.t, "y": request.y}
-    batch = len(request.x)
-    if not 1 <= batch <= served.max_batch:
-        raise Refused(400, f"x holds {batch} images: 1 to {served.max_batch} fit into a request")
+    changes = {}
     for port in manifest.inputs:
-        value = given[port.name]
-        if port.name != "x" and len(port.shape) == 1 and value.shape == (batch, 1):
-            value = value[:, 0]  # as Triton's clients must send it
-            object.__setattr__(request, port.name, value)
+        value = getattr(request, port.name)
         said = f"{port.name} must have the shape [{', '.join(map(str, ('N', *port.shape[1:])))}]"
+        if len(port.shape) == 1 and value.ndim == 2 and value.shape[1] == 1:
+            value = changes[port.name] = value[:, 0]
         if value.ndim != len(port.shape):
             raise Refused(400, f"{said}, not {list(value.shape)}")
-        if len(value) != batch:
-            raise Refused(400, f"{port.name} holds {len(value)} images, x {batch}")
+        if port.name == "x" and not 1 <= len(value) <= served.max_batch:
+            raise Refused(400, f"x holds {len(value)} images: 1 to {served.max_batch} fit into a request")
+        if len(value) != len(request.x):
+            raise Refused(400, f"{port.name} holds {len(value)} images, x {len(request.x)}")
         for axis, extent in enumerate(port.shape[1:], start=1):
             have = value.shape[axis]
             if isinstance(extent, int):
@@ -264,9 +215,10 @@ def _require_shapes(request: Request, served: Served) -> None:
             if not low <= have <= high or have % multiple:
                 side = {2: "height", 3: "width"}[axis]
                 raise Refused(400, f"x has the {side} {have}: {low} to {high} in steps of {multiple} are possible")
+    return replace(request, **changes) if changes else request
 
 
-def _require_values(request: Request, served: Served) -> None:
+def _require_values(request: InferenceRequest, served: Served) -> None:
     for name, value in (("x", request.x), ("t", request.t), ("y", request.y)):
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise Refused(400, f"{name} holds values that are not finite")
@@ -275,17 +227,18 @@ def _require_values(request: Request, served: Served) -> None:
         raise Refused(400, f"y must lie between 0 and {last}")
 
 
-def answer(request: Request, out: Array, served: Served) -> tuple[bytes, dict[str, str]]:
+def answer(request: InferenceRequest, out: Array, served: Served) -> tuple[bytes, dict[str, str]]:
     """The body and headers of a result. JSON has no infinity: such an output goes back as bytes or not at all."""
     described: dict[str, Any] = {"name": "out", "datatype": "FP32", "shape": list(out.shape)}
-    content: dict[str, Any] = {"model_name": served.name, "model_version": "1", "outputs": [described]}
-    if request.id is not None:
-        content["id"] = request.id
+    content: dict[str, Any] = {"model_name": served.name, "model_version": "1"}
+    content |= {} if request.id is None else {"id": request.id}
+    content |= {"outputs": [described]}
     if not request.binary:
         if not np.isfinite(out).all():
             raise Refused(500, "the output holds values that are not finite")
-        described["data"] = out.ravel().tolist()
-        return json.dumps(content).encode(), {"content-type": "application/json"}
+        beginning = json.dumps(content).removesuffix("}]}")
+        text = f'{beginning}, "data": {json_tensors.text(out)}}}]}}'
+        return text.encode(), {"content-type": "application/json"}
     raw = np.ascontiguousarray(out, "<f4").tobytes()
     described["parameters"] = {"binary_data_size": len(raw)}
     head = json.dumps(content).encode()

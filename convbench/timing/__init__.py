@@ -1,1 +1,1 @@
-"""From a callable to seconds: clocks, intervals, comparisons, rates of the machine. Knows no models."""
+"""Timing of callables: clocks, intervals, comparisons, measured rates of the machine. Independent of models."""

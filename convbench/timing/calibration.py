@@ -1,6 +1,6 @@
-"""What this machine reaches: matrix products, convolutions, copies and launches, measured in about a second.
+"""Rates of this machine: matrix products, convolutions, copies and launches, measured in about a second.
 
-The rates are the walls of a roofline; data-sheet peaks are not used where something could be measured.
+The rates are the walls of a roofline. Data-sheet peaks are only used if nothing could be measured.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from ..precision import dtype_of
 from . import derived
 from .clock import clock_of
 
-SLOW_S = 0.5  # half precision on a CPU that lacks it takes seconds
+SLOW_S = 0.5  # half precision takes seconds on a CPU without support for it
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class Rates:
 
     @property
     def peak_flops_per_s(self) -> float:
-        """The fastest of products and convolutions."""
+        """The highest FLOP/s of products and convolutions."""
         return derived.peak_flops_per_s(asdict(self))
 
     def best(self, other: "Rates") -> "Rates":
-        """The higher of each rate: noise only ever lowers them."""
+        """Combine with another measurement by the higher of each rate: noise only lowers rates."""
         return Rates(**{key: max(value, asdict(other)[key]) for key, value in asdict(self).items()})
 
 
 def calibrate(device: str, precision: str, repeats: int = 5) -> Rates:
-    """Measure the rates on random data, each the best of ``repeats``. The precision's switches are the caller's."""
+    """Measure the rates on random data, each the best of ``repeats``. The caller sets the precision switches."""
     big, kind = device != "cpu", dtype_of(precision)
     n = 8192 if big else 1536
     batch, width, side = (32, 512, 32) if big else (1, 256, 48)
@@ -55,7 +55,7 @@ def calibrate(device: str, precision: str, repeats: int = 5) -> Rates:
     def rate(amount: float, work: Callable[[], object]) -> float:
         clock = clock_of(device)
         first = clock.block(work, 1).total_s
-        again = repeats if first < SLOW_S else 0  # its start no longer matters
+        again = repeats if first < SLOW_S else 0  # in a slow block, start-up costs do not matter
         return amount / min([clock.block(work, 1).total_s for _ in range(again)], default=first)
 
     with torch.inference_mode():
@@ -70,18 +70,22 @@ def calibrate(device: str, precision: str, repeats: int = 5) -> Rates:
 
 @dataclass(frozen=True)
 class Limit:
-    """The least time a forward pass can take at the measured rates, and what sets it."""
+    """Minimum time of a forward pass at the measured rates, and the wall that sets it."""
 
     seconds: float
     wall: str  # compute, memory or launch
 
 
 def limit(counted: Count, batch: int, rates: Rates, launches: int = 0, weight_passes: int = 1) -> Limit:
-    """Roofline floor of one forward pass of a batch.
+    """Compute the roofline floor of one forward pass of a batch, in seconds.
 
-    By the walls of derived.py, compute with ``macs_full``; ``weight_passes``: how often each weight is moved.
+    Uses the walls of derived.py with ``macs_full`` for compute.
+
+    Args:
+        launches: operators that are launched one by one.
+        weight_passes: times each weight is read or written.
     """
     wall, seconds = derived.nearest_wall(
-        derived.walls(counted.macs_full * batch, counted.weight_bytes, asdict(rates), launches, weight_passes)
+        derived.roofline_walls(counted.macs_full * batch, counted.weight_bytes, asdict(rates), launches, weight_passes)
     )
     return Limit(seconds, wall)

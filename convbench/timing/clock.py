@@ -1,7 +1,7 @@
-"""Timing steps: blocks of them, interleaved between lanes that are to be compared, until the interval is narrow.
+"""Timing of steps in blocks, interleaved between the lanes of a comparison, until the interval is narrow enough.
 
-Throughput comes from blocks of k steps queued between two waits, latency from single steps that are waited for.
-Block length, warm-up, stopping rule and caps are the table RULES; their reasons are in docs/protocol.md.
+Throughput comes from blocks of k steps queued between two waits, latency from single steps with a wait after each.
+The table RULES sets block length, warm-up, stopping rule and caps; docs/protocol.md explains them.
 """
 
 import gc
@@ -20,23 +20,25 @@ from ..schema import Second, Step
 from .intervals import median_interval
 
 Inputs = tuple[Tensor, Tensor, Tensor]
+"""x (B, C, H, W), t (B,) and y (B,) or (B, tokens, width)."""
 
 
 class StoppedClock(RuntimeError):
-    """A block took no time at all."""
+    """The clock did not advance during a block."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """When to start counting and when to stop."""
+    """Rules for warm-up, block length and stopping."""
 
-    block_s: Second  # a block lasts at least this long
+    block_s: Second  # minimum length of a block
     warmup_s: Second
     min_s: Second  # of timed steps
-    cap_s: Second  # stop here, though the interval is wide
+    cap_s: Second  # maximum of timed steps, even if the interval is still wide
     min_blocks: int
     half_width: float  # of the 95 % interval, as a share of the median
-    least_blocks: int = 6  # never fewer: with six samples (min, max) is a 95 % interval of the median
+    noise: float = 0.0  # of the run, as a share: what its A/A comparison could not exclude; 0 if unknown
+    least_blocks: int = 6  # with six samples, (min, max) is a 95 % interval of the median
 
 
 RULES = {
@@ -50,19 +52,19 @@ class Block:
     """One timed block."""
 
     step_s: Second  # mean of its steps
-    wall_s: Second  # of the whole block by a second clock
-    total_s: Second  # of the whole block by the clock that counts
-    singles: list[Second]  # each step, where the device runs them one by one
+    wall_s: Second  # whole block by a second clock, as a check
+    total_s: Second  # whole block by the main clock
+    singles: list[Second]  # each step, if the device runs them one by one
 
 
 class CpuClock:
-    """Host clock around each step: on a CPU a step is over when it returns."""
+    """Host clock around each step: on a CPU a step has finished when it returns."""
 
     now = staticmethod(time.perf_counter)
     second = staticmethod(time.monotonic)
 
     def wait(self) -> None:
-        """Nothing is ever queued."""
+        """Do nothing: a CPU has no queue."""
 
     def block(self, run: Callable[[], object], steps: int) -> Block:
         stamps = [self.now()]
@@ -77,7 +79,7 @@ class CpuClock:
 
 
 class CudaClock:
-    """Device events around a block of queued steps, the host clock around the same block as a check."""
+    """Device events around a block of queued steps, with the host clock around the same block as a check."""
 
     def wait(self) -> None:
         torch.cuda.synchronize()
@@ -96,7 +98,7 @@ class CudaClock:
         return Block(total / steps, wall, total, [])
 
     def single(self, run: Callable[[], object]) -> Second:
-        """What a caller waits: from an idle device to the result."""
+        """Time one step as its caller sees it, in seconds: from an idle device to the result."""
         torch.cuda.synchronize()
         start = time.perf_counter()
         run()
@@ -113,16 +115,18 @@ def clock_of(device: str) -> Clock:
 
 @dataclass
 class Lane:
-    """One thing to time, and the blocks timed so far."""
+    """A callable to time, and its blocks so far."""
 
     run: Callable[[], object]
-    around: Callable[[], AbstractContextManager[object]] = nullcontext  # entered around each block, not timed
+    around: Callable[[], AbstractContextManager[object]] = (
+        nullcontext  # entered around each block, outside the timed part
+    )
     blocks: list[Block] = field(default_factory=list)
     steps_per_block: int = 1
 
     @property
     def block_s(self) -> list[Second]:
-        """Seconds of a step, mean of each block."""
+        """Mean seconds per step of each block."""
         return [block.step_s for block in self.blocks]
 
     @property
@@ -130,7 +134,7 @@ class Lane:
         return sum(block.total_s for block in self.blocks)
 
     def half_width(self) -> float:
-        """Of the 95 % interval, as a share of the median."""
+        """Half-width of the 95 % interval, as a share of the median."""
         low, high = median_interval(self.block_s)
         return (high - low) / 2 / median(self.block_s)
 
@@ -151,11 +155,14 @@ def time_lanes(
     settled: Callable[[], bool] = lambda: True,
     timed: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> None:
-    """Time lanes in turns, a block each, in the order A B B A, until each is known well enough.
+    """Time lanes interleaved, one block each in the order A B B A, until the rules are met for every lane.
 
-    One lane is a plain measurement, two are a comparison, which goes on until it is ``settled`` or the cap is
-    reached. ``report`` is called after each turn with the share of the cap that has gone; ``timed`` is entered
-    around all blocks, the warm-up left out.
+    One lane is a plain measurement; two or more are a comparison.
+
+    Args:
+        report: called after each round with the elapsed share of the cap.
+        settled: a comparison continues until this returns True or a lane reaches the cap.
+        timed: context entered around all blocks, without the warm-up.
     """
     for lane in lanes:
         with lane.around():
@@ -172,8 +179,12 @@ def time_lanes(
             report(min(1.0, min(lane.timed_s for lane in lanes) / rules.cap_s))
 
 
-def rotating(step: Step, sets: Sequence[Inputs]) -> Callable[[], object]:
-    """Calls of the step with one input set after the other, so that nothing can be kept from call to call."""
+def rotate_inputs(step: Step, sets: Sequence[Inputs]) -> Callable[[], object]:
+    """Make a callable that runs the step with the next input set at each call, so that no result can be reused.
+
+    Args:
+        sets: x (B, C, H, W), t (B,) and y (B,) or (B, tokens, width) each.
+    """
     rotation = itertools.cycle(sets)
     return lambda: step(*next(rotation))
 
@@ -188,8 +199,8 @@ def _warm_up(lane: Lane, clock: Clock, rules: Rules) -> None:
 
 def _block(lane: Lane, clock: Clock, steps: int) -> Block:
     block = clock.block(lane.run, steps)
-    if block.total_s <= 0:  # no rule of when to stop would ever be met
-        raise StoppedClock("a block took no time at all")
+    if block.total_s <= 0:  # the stopping rules would never be met
+        raise StoppedClock("the clock did not advance during a block")
     return block
 
 

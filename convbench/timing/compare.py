@@ -1,4 +1,4 @@
-"""Ratios of two speeds with intervals, and one of four words for each.
+"""Ratios of two speeds with intervals, each described by one of four words.
 
 In one run: blocks of A and B interleaved (A B B A), a ratio for each pair, the median of the ratios. Between stored
 runs: the ratio of the two medians, with both intervals. A difference is claimed only beyond the smallest one that
@@ -17,6 +17,7 @@ DELTA = {"cpu": 0.03, "cuda": 0.01}
 """22 A/A comparisons on a shared 2-core machine stayed within 3.2 %, and 3 of their 95 % intervals excluded 1."""
 
 LEAST_PAIRS = 20
+LEAST_AA_PAIRS = 3
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Comparison:
 
 
 def decide(low: float, high: float, delta: float, same_within: float | None = None) -> str:
-    """The word for a ratio with that interval: the one rule, wherever convbench says that something is faster.
+    """Choose the word for a ratio with that interval; the only rule by which convbench calls something faster.
 
     Faster or slower only if the whole interval lies beyond ``delta``; the same only if it lies within ``same_within``
     of 1, by default ``delta``; else unclear.
@@ -43,8 +44,8 @@ def decide(low: float, high: float, delta: float, same_within: float | None = No
     return "same" if 1 - within <= low and high <= 1 + within else "unclear"
 
 
-def word(low: float, high: float, device: str, smallest_difference: float | None) -> str:
-    """The word for a ratio of a run whose A/A comparison could not exclude ``smallest_difference``, as a share.
+def difference_word(low: float, high: float, device: str, smallest_difference: float | None) -> str:
+    """Choose the word for a ratio of a run whose A/A comparison could not exclude ``smallest_difference``, a share.
 
     Noise makes a run claim fewer differences, never more equalities: those stay within DELTA.
     """
@@ -52,20 +53,31 @@ def word(low: float, high: float, device: str, smallest_difference: float | None
 
 
 def compare_blocks(a: Sequence[Second], b: Sequence[Second], delta: float) -> Comparison:
-    """From seconds of a step in blocks that were timed in turns."""
+    """Compare the seconds per step of blocks that were timed interleaved."""
     ratio, low, high = ratio_interval(list(zip(a, b, strict=True)))
     return Comparison(ratio, low, high, decide(low, high, delta))
 
 
 def compare_rows(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
-    """From two measurements of different runs. The relative half-widths of both intervals add in quadrature."""
+    """Compare two measurements of different runs. The relative half-widths of both intervals add in quadrature."""
     ratio = b["images_per_s"] / a["images_per_s"]
     half = math.hypot(*(math.log(row["images_per_s_high"] / row["images_per_s_low"]) / 2 for row in (a, b)))
     low, high = ratio * math.exp(-half), ratio * math.exp(half)
     noise = max(row.get("smallest_difference") or 0.0 for row in (a, b))
-    return Comparison(ratio, low, high, word(low, high, b["device"], noise))
+    return Comparison(ratio, low, high, difference_word(low, high, b["device"], noise))
 
 
 def smallest_difference(a_against_a: Comparison, device: str) -> float:
-    """The smallest difference a run may claim, as a share: what its A/A comparison could not exclude."""
+    """Smallest difference, as a share, that a run may claim: the largest that its A/A comparison cannot exclude."""
     return max(DELTA[device], a_against_a.high - 1, 1 - a_against_a.low)
+
+
+def noise(blocks: Sequence[Second], again: Sequence[Second] | None, device: str) -> float | None:
+    """The smallest difference of a run, from blocks of a case and those of its repeat.
+
+    Without a repeat the even blocks stand against the odd ones; None where those are too few.
+    """
+    if again is None:
+        pairs = len(blocks) // 2
+        blocks, again = blocks[0::2][:pairs], blocks[1::2][:pairs]
+    return smallest_difference(compare_blocks(blocks, again, 0.0), device) if len(blocks) >= LEAST_AA_PAIRS else None

@@ -1,6 +1,6 @@
-"""What follows from the raw samples, counts and rates of a measurement: the formula of every derived number.
+"""Formulas of every number derived from the raw samples, counts and rates of a measurement.
 
-Measuring writes by these functions and ``convbench verify-report`` checks by them. Imports no torch.
+Measuring computes numbers with these functions and ``convbench verify-report`` checks them. Imports no torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,59 +8,59 @@ from statistics import median
 from typing import Any
 
 from ..schema import Second
-from .compare import DELTA, compare_blocks, word
+from .compare import DELTA, compare_blocks, difference_word
 from .intervals import median_interval, percentile
 
 Row = Mapping[str, Any]
 
-FORWARDS = 3  # of a training step: a backward pass takes two products where the forward pass takes one
-STATE_PASSES = 6  # AdamW reads and writes weights and two moments, at least
+TRAINING_PASSES = 3  # forward passes per training step: a backward pass has two products for each of a forward pass
+TRAINING_STATE_PASSES = 6  # AdamW at least reads and writes weights and two moments
 FLOP_RATES = ("matmul_flops_per_s", "conv1x1_flops_per_s", "conv3x3_flops_per_s")
-ELEMENT_BYTES = 4  # of a weight as it is counted: float32
-CLOSE = 1e-9  # relative; the same formula in another order differs by 1e-15 or so
+ELEMENT_BYTES = 4  # per weight, counted as float32
+TOLERANCE = 1e-9  # relative; the same formula in a different order differs by about 1e-15
 
 FORMULAS = {
-    "images_per_s": "batch / median of block_s, the mean seconds of a step of each block",
+    "images_per_s": "batch / median of block_s, the mean seconds per step of each block",
     "images_per_s_low": "batch / upper end of the 95 % interval of the median of block_s (order statistics)",
     "images_per_s_high": "batch / lower end of the 95 % interval of the median of block_s (order statistics)",
     "interval": "(images_per_s_high - images_per_s_low) / 2 / images_per_s",
-    "blocks": "how many block_s there are",
-    "latency_s_p50": "median seconds of single steps, each waited for",
-    "latency_s_p90": "90th percentile of the seconds of single steps, from 10 steps on",
-    "latency_s_p99": "99th percentile of the seconds of single steps, from 100 steps on",
-    "flops_per_s": "2 * macs_full * images_per_s; three times as many for a training step",
+    "blocks": "number of block_s",
+    "latency_s_p50": "median seconds of single steps, with a wait after each",
+    "latency_s_p90": "90th percentile of the seconds of single steps, with at least 10 steps",
+    "latency_s_p99": "99th percentile of the seconds of single steps, with at least 100 steps",
+    "flops_per_s": "2 * macs_full * images_per_s; three times that for a training step",
     "peak_flops_per_s": "largest of the measured rates of matrix products, 1x1 and 3x3 convolutions",
     "mfu": "flops_per_s / peak_flops_per_s",
     "limit_images_per_s": "batch / the largest of: 2 * macs_full * batch / peak_flops_per_s; weight bytes / copy rate; "
     "operators / launch rate",
-    "limit_wall": "which of the three times is the largest: compute, memory or launch",
+    "limit_wall": "largest of the three times: compute, memory or launch",
     "limit_fraction": "images_per_s / limit_images_per_s",
-    "ratio": "median of the ratios of the seconds of both cases' blocks, which were timed interleaved",
+    "ratio": "median ratio of the seconds of paired blocks of both cases, timed interleaved",
     "ratio_interval": "95 % interval of that median (order statistics)",
-    "difference": "faster or slower if the whole interval of the ratio lies beyond the smallest difference that can be "
-    "told, same if it lies inside",
+    "difference": "faster or slower if the whole interval of the ratio lies beyond the smallest difference that the "
+    "run can resolve, same if it lies within it",
     "baseline_ratio": "images_per_s / images_per_s of the baseline model in the same run under the same conditions",
     "baseline_interval": "the relative half-widths of both intervals added in quadrature",
-    "rank": "place by images_per_s among the rows of the same conditions",
+    "rank": "1 + the number of rows that are faster under the same conditions, beyond the noise",
     "params": "number of trainable scalars, counted",
     "macs": "multiply-accumulates of one image and one forward pass, counted by torchprofile's convention",
     "winograd_macs": "the same with 4/9 of the 3x3 convolutions inside blocks",
 }
-"""How each number of a table is made, in words. What is not here stands in the file as it was recorded."""
+"""Formula of each number of a table, in words. All others are stored in the file as recorded."""
 
 
 def passes(mode: str | None) -> int:
-    """Forward passes that a step is worth in arithmetic."""
-    return 1 if mode in (None, "forward") else FORWARDS
+    """Number of forward passes with the arithmetic of one step."""
+    return 1 if mode in (None, "forward") else TRAINING_PASSES
 
 
 def state_passes(mode: str | None) -> int:
-    """How often a step moves every weight, at least."""
-    return 1 if mode in (None, "forward") else STATE_PASSES
+    """Minimum number of times that one step reads or writes every weight."""
+    return 1 if mode in (None, "forward") else TRAINING_STATE_PASSES
 
 
 def speeds(batch: int, block_s: Sequence[Second], process_s: Sequence[Second] = ()) -> tuple[float, float, float]:
-    """images/s from the median of the blocks, and its 95 % interval.
+    """Compute images/s from the median of the blocks, and the ends of its 95 % interval.
 
     The interval is that of the blocks or the range of the processes' medians, whichever is wider.
     """
@@ -71,10 +71,10 @@ def speeds(batch: int, block_s: Sequence[Second], process_s: Sequence[Second] = 
 def sampling_numbers(
     batch: int, steps: int, decode: bool, guided: bool, blocks: Mapping[str, Sequence[Second]]
 ) -> dict[str, float | None]:
-    """Finished images/s with its interval, and seconds of each part of one finished image.
+    """Compute finished images/s with its interval, and the seconds of each part of one finished image.
 
     Args:
-        blocks: seconds of the parts: ``step``, the whole; ``forward``, the network as it is called; ``sampler``, the
+        blocks: seconds of each part: ``step``, the whole step; ``forward``, the network as called; ``sampler``, the
             update; ``backbone``, the network without guidance, if ``guided``; ``decoder`` of a batch, if ``decode``.
     """
     step, forward, update = (median(blocks[name]) for name in ("step", "forward", "sampler"))
@@ -98,23 +98,23 @@ def sampling_numbers(
 
 
 def flops_per_s(mode: str | None, macs_full: int, images_per_s: float) -> float:
-    """FLOP/s achieved: 2 * MACs * images/s, three times as many for a training step."""
+    """Achieved FLOP/s: 2 * MACs * images/s, three times that for a training step."""
     return 2 * passes(mode) * macs_full * images_per_s
 
 
 def peak_flops_per_s(rates: Mapping[str, float]) -> float:
-    """The fastest of products and convolutions."""
+    """The highest measured FLOP/s of products and convolutions."""
     return max(rates[name] for name in FLOP_RATES)
 
 
-def walls(
+def roofline_walls(
     macs: float, weight_bytes: float, rates: Mapping[str, float], launches: int = 0, weight_passes: int = 1
 ) -> dict[str, Second]:
-    """The least seconds that a step of ``macs`` in all can take, by each wall of the roofline.
+    """Compute the minimum seconds of a step of ``macs`` in total, by each wall of the roofline.
 
-    compute: 2 * macs / the best rate measured, convolution's included, so that no algorithm of the library can pass
-    it. memory: each weight ``weight_passes`` times / copy rate, as activations might never leave the chip. launch:
-    operators / launch rate, for backends that launch each operator by itself.
+    compute: 2 * macs / the best measured rate, convolutions included, so that no library algorithm can exceed it.
+    memory: ``weight_passes`` times the bytes of all weights / copy rate, as activations might never leave the chip.
+    launch: operators / launch rate, for backends that launch each operator by itself.
     """
     return {
         "compute": 2 * macs / peak_flops_per_s(rates),
@@ -124,16 +124,16 @@ def walls(
 
 
 def nearest_wall(seconds: Mapping[str, Second]) -> tuple[str, Second]:
-    """The wall that takes longest, and its seconds."""
+    """Find the wall with the longest time, and its seconds."""
     wall = max(seconds, key=lambda name: seconds[name])
     return wall, seconds[wall]
 
 
-def derived(row: Row) -> dict[str, Any]:
-    """Every key of a stored measurement that its raw data determine, computed from them anew.
+def derive(row: Row) -> dict[str, Any]:
+    """Recompute every key of a stored measurement that its raw data determine.
 
-    Raw are ``block_s``, ``process_s``, ``batch``, ``mode``, ``params``, ``macs_full`` and ``rates``. Latencies follow
-    where the blocks are single steps of one process; a limit set by launches is checked to be one of whole operators.
+    The raw data are ``block_s``, ``process_s``, ``batch``, ``mode``, ``params``, ``macs_full`` and ``rates``. Latencies
+    follow if the blocks are single steps of one process; a limit set by launches must belong to a whole number of them.
     """
     if row.get("status") != "ok" or not row.get("block_s"):
         return {}
@@ -148,24 +148,24 @@ def derived(row: Row) -> dict[str, Any]:
     if row.get("macs_full") and row.get("rates"):
         flops, peak = flops_per_s(mode, row["macs_full"], speed), peak_flops_per_s(row["rates"])
         found |= {"flops_per_s": flops, "peak_flops_per_s": peak, "mfu": flops / peak}
-        found["limit_wall"], seconds = nearest_wall(_walls(row))
+        found["limit_wall"], seconds = nearest_wall(_stored_walls(row))
         found["limit_images_per_s"] = batch / seconds
         found["limit_fraction"] = speed / found["limit_images_per_s"]
     return found
 
 
-def _walls(row: Row) -> dict[str, Second]:
-    """Operators are not stored: where launches are said to be the limit, their number follows from it."""
+def _stored_walls(row: Row) -> dict[str, Second]:
+    """Compute the walls of a row. Launches are not stored: if they set the limit, their number follows from it."""
     rates, mode, limit = row["rates"], row.get("mode"), row.get("limit_images_per_s")
     launches = round(row["batch"] / limit * rates["launches_per_s"]) if limit and row["limit_wall"] == "launch" else 0
     weights = ELEMENT_BYTES * (row.get("params") or 0)
-    return walls(passes(mode) * row["batch"] * row["macs_full"], weights, rates, launches, state_passes(mode))
+    return roofline_walls(passes(mode) * row["batch"] * row["macs_full"], weights, rates, launches, state_passes(mode))
 
 
-def paired(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
-    """``ratio``, its interval and ``difference``, recomputed from the blocks of the case it was timed interleaved with.
+def derive_ratio(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+    """Recompute ``ratio``, its interval and ``difference`` from the blocks of the case timed interleaved with it.
 
-    Empty where those blocks are not in the file: more than one process, or the other case was held already.
+    Empty if those blocks are not in the file: several processes, or the other case was already stored.
     """
     if not row.get("compared_with"):
         return {}
@@ -178,12 +178,12 @@ def paired(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
         "ratio": found.ratio,
         "ratio_low": found.low,
         "ratio_high": found.high,
-        "difference": word(found.low, found.high, row["device"], row.get("smallest_difference")),
+        "difference": difference_word(found.low, found.high, row["device"], row.get("smallest_difference")),
     }
 
 
-def agree(recorded: Any, found: Any) -> bool:
-    """Whether two values are the same, but for the order of floating-point operations."""
+def nearly_equal(recorded: Any, found: Any) -> bool:
+    """Compare two values up to the order of floating-point operations."""
     if isinstance(recorded, int | float) and isinstance(found, int | float):
-        return abs(recorded - found) <= CLOSE * abs(found)
+        return abs(recorded - found) <= TOLERANCE * abs(found)
     return bool(recorded == found)

@@ -1,4 +1,4 @@
-"""Medians, percentiles and 95 % intervals of timings. Plain Python: samples are few and reports import this."""
+"""Medians, percentiles and 95 % intervals of timings. Plain Python: samples are few, and reports import this."""
 
 import itertools
 import math
@@ -8,14 +8,14 @@ from statistics import fmean, median
 
 
 def percentile(samples: Sequence[float], share: float, at_least: int = 1) -> float | None:
-    """The smallest sample with ``share`` of the samples at or below it; None for fewer than ``at_least`` samples."""
+    """Smallest sample with ``share`` of the samples at or below it; None for fewer than ``at_least`` samples."""
     if len(samples) < at_least:
         return None
     return sorted(samples)[max(0, math.ceil(share * len(samples)) - 1)]
 
 
 def autocorrelation(samples: Sequence[float]) -> float:
-    """Correlation of each sample with the next one; 0 where there are too few to tell."""
+    """Correlation of each sample with the next; 0 for fewer than 8 samples."""
     if len(samples) < 8:
         return 0.0
     mean = fmean(samples)
@@ -26,21 +26,21 @@ def autocorrelation(samples: Sequence[float]) -> float:
 def median_interval(samples: Sequence[float]) -> tuple[float, float]:
     """95 % interval of the median from order statistics; no assumption on the shape of the noise.
 
-    Samples that follow each other are worth fewer: n shrinks by (1 - r) / (1 + r) where their lag-1
-    autocorrelation r exceeds 0.2. Under six samples it is (min, max), which is less than 95 %.
+    Correlated samples count for fewer: n shrinks by (1 - r) / (1 + r) if their lag-1 autocorrelation r exceeds 0.2.
+    For fewer than six samples it is (min, max), which covers less than 95 %.
     """
     n = len(samples)
     r = autocorrelation(samples)
     effective = n * (1 - r) / (1 + r) if r > 0.2 else n
-    worth = max(1, math.floor(effective))
-    rank = n * _outside(worth) // worth
+    count = max(1, math.floor(effective))
+    rank = n * _samples_outside(count) // count
     ordered = sorted(samples)
     return ordered[rank], ordered[n - 1 - rank]
 
 
 @cache
-def _outside(n: int) -> int:
-    """How many of n samples may stand outside on each side: 2 P(Binomial(n, 1/2) <= that) is at most 5 %."""
+def _samples_outside(n: int) -> int:
+    """Largest number of n samples that may lie outside on each side: 2 P(Binomial(n, 1/2) <= it) is at most 5 %."""
     outside, tail = 0, 1 + n
     while 40 * tail <= 2**n:
         outside += 1

@@ -1,4 +1,4 @@
-"""One row from those of several fresh processes that measured the same case."""
+"""Merging the rows of several fresh processes that measured the same case."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 
 from ..schema import VERDICTS, CaseRow, Measurement, SamplingMeasurement
 from . import derived
-from .compare import word
+from .compare import difference_word
 
-R = TypeVar("R", bound=CaseRow)
+RowType = TypeVar("RowType", bound=CaseRow)
 
 
-def merge(rows: Sequence[R]) -> R:
-    """The median of all blocks. A process that gave no number is the result.
+def merge(rows: Sequence[RowType]) -> RowType:
+    """Merge the rows of one case into one, by the median of all blocks; a row without a number is returned as it is.
 
     The interval is that of the blocks or the range of the processes' medians, whichever is wider: allocation and
     library tuning differ from process to process. A ratio is the median of the processes' ratios, its interval the
@@ -29,15 +29,15 @@ def merge(rows: Sequence[R]) -> R:
     )
     numbers: dict[str, Any] = {}
     if isinstance(merged, Measurement):
-        numbers = _passes(merged, [row for row in rows if isinstance(row, Measurement)])
+        numbers = _merged_throughput(merged, [row for row in rows if isinstance(row, Measurement)])
     elif isinstance(merged, SamplingMeasurement):
-        numbers = _sampling(merged, [row for row in rows if isinstance(row, SamplingMeasurement)])
-    if found := _ratio(rows):
+        numbers = _merged_sampling(merged, [row for row in rows if isinstance(row, SamplingMeasurement)])
+    if found := _merged_ratio(rows):
         numbers |= found
     return replace(merged, **numbers)
 
 
-def _passes(merged: Measurement, rows: Sequence[Measurement]) -> dict[str, Any]:
+def _merged_throughput(merged: Measurement, rows: Sequence[Measurement]) -> dict[str, Any]:
     samples = [sample for row in rows for sample in row.block_s]
     medians = [median(row.block_s) for row in rows]
     speed, low, high = derived.speeds(merged.batch, samples, medians)
@@ -54,7 +54,7 @@ def _passes(merged: Measurement, rows: Sequence[Measurement]) -> dict[str, Any]:
     }
 
 
-def _sampling(merged: SamplingMeasurement, rows: Sequence[SamplingMeasurement]) -> dict[str, Any]:
+def _merged_sampling(merged: SamplingMeasurement, rows: Sequence[SamplingMeasurement]) -> dict[str, Any]:
     blocks = {name: [sample for row in rows for sample in row.blocks[name]] for name in merged.blocks}
     guided = merged.guidance_s is not None
     numbers = derived.sampling_numbers(merged.batch, merged.steps, merged.decode, guided, blocks)
@@ -64,13 +64,13 @@ def _sampling(merged: SamplingMeasurement, rows: Sequence[SamplingMeasurement]) 
     return {"blocks": blocks, **numbers, **wide}
 
 
-def _ratio(rows: Sequence[CaseRow]) -> dict[str, Any]:
+def _merged_ratio(rows: Sequence[CaseRow]) -> dict[str, Any]:
     found = [
         (row.ratio, row.ratio_low, row.ratio_high) for row in rows if row.ratio and row.ratio_low and row.ratio_high
     ]
     if len(found) < len(rows):
         return {}
     low, high = min(low for _, low, _ in found), max(high for _, _, high in found)
-    difference = word(low, high, rows[0].device, rows[0].smallest_difference)
+    difference = difference_word(low, high, rows[0].device, rows[0].smallest_difference)
     numbers = {"ratio": median(ratio for ratio, _, _ in found), "ratio_low": low, "ratio_high": high}
     return {**numbers, "difference": difference}

@@ -4,7 +4,6 @@ What ``--weights`` accepts, turned into a file on this machine. Reading it is th
 """
 
 import hashlib
-import os
 import re
 import shutil
 import sys
@@ -17,11 +16,12 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from ..catalogue import Variant
-from ..errors import WeightsError, first_line
-from ..files import whole
+from ..errors import WeightsError, first_line, printable
+from ..files import appended, cache_home, read_bytes, whole
 from .container import MOST_BYTES
 
 HUB = "hf:"
+MOST_RECORD = 2**20  # bytes of the list of downloads
 KINDS = "a .pt or .safetensors file, hf:owner/repo/file[@revision], official, or shipped"
 
 
@@ -33,11 +33,11 @@ class Source:
     origin: str  # what was asked for, in full
     revision: str | None = None  # the commit, of a file of the hub
     licence: str | None = None
+    digest: str | None = None  # its SHA-256, where that was computed already
 
     def sha256(self) -> str:
         """Of the content: the one name of a checkpoint that cannot change behind one's back."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return self.digest or sha256(self.path)
 
     def __str__(self) -> str:
         parts = [self.origin] + ([f"revision {self.revision}"] if self.revision else [])
@@ -77,10 +77,49 @@ def official(variant: Variant, res: int) -> Source:
         note = f"only one for {sizes} px" if sizes else variant.family.facts.get("official_note", "none is listed")
         raise WeightsError(f"no official weights of {variant.id} at {res} px are known: {note}")
     entry = fitting[0]
-    if entry["address"].startswith(HUB):
-        found = from_hub(entry["address"])
-        return Source(found.path, found.origin, found.revision, entry["licence"])
-    return Source(download(entry["address"], cache()), entry["address"], licence=entry["licence"])
+    address, licence = entry["address"], entry["licence"]
+    found = from_hub(address) if address.startswith(HUB) else Source(download(address, cache()), address)
+    digest = require_same(address, found.path, entry.get("sha256"))
+    return Source(found.path, found.origin, found.revision, licence, digest)
+
+
+def require_same(address: str, file: Path, stated: str | None = None) -> str:
+    """Raise WeightsError where a file is not the one that an address stands for. Returns its SHA-256.
+
+    That is the ``stated`` one; without, the first that this user got from the address, which is remembered.
+    """
+    digest, known = sha256(file), record()
+    first = stated or next((line[0] for line in _remembered(known) if line[1] == address), None)
+    if first is None:
+        known.parent.mkdir(parents=True, exist_ok=True)
+        with appended(known) as remembered:
+            remembered.write(f"{digest} {address}\n".encode())
+    elif digest != first:
+        why = "as the catalogue states it" if stated else f"with which it was first used ({known})"
+        raise WeightsError(
+            f"{file} is not the file of {address}: its SHA-256 is {digest}, not {first}, {why}; remove the file to "
+            "fetch it again" + ("" if stated else ", or that line if the authors have replaced it")
+        )
+    return digest
+
+
+def _remembered(known: Path) -> list[tuple[str, str]]:
+    try:
+        lines = read_bytes(known, MOST_RECORD).decode().splitlines() if known.exists() else []
+    except UnicodeDecodeError:
+        raise WeightsError(f"{known} is not a list of downloads: remove it") from None
+    return [(digest, address) for digest, _, address in (line.partition(" ") for line in lines)]
+
+
+def record() -> Path:
+    """The file that says which SHA-256 each address had when it was first used."""
+    return cache_home() / "downloads"
+
+
+def sha256(file: Path) -> str:
+    """Of the content of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def from_hub(weights: str) -> Source:
@@ -125,7 +164,7 @@ def _hub_reason(errors: Any, error: Exception, where: str, name: str) -> str:
 
 def cache() -> Path:
     """Where files from authors' addresses are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convbench" / "weights"
+    return cache_home() / "weights"
 
 
 def download(address: str, folder: Path) -> Path:
@@ -174,5 +213,5 @@ def _copy(answer: BinaryIO, part: BinaryIO, length: int, what: str) -> None:
 def announce(source: Source) -> str:
     """Say on stderr which weights are used. Returns their SHA-256."""
     digest = source.sha256()
-    print(f"weights: {source}, sha256 {digest}", file=sys.stderr)
+    print(printable(f"weights: {source}, sha256 {digest}"), file=sys.stderr)
     return digest

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..catalogue import Variant
 from ..errors import WeightsError, first_line
-from .container import require_sane_header, require_sane_size, require_sane_zip
+from .container import require_plain, require_sane_header, require_sane_size
 from .fixed_tables import fixed_tables
 
 # Keys under which training scripts save a state dict beside optimiser state and arguments; averaged weights first.
@@ -60,7 +60,8 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
         raise WeightsError(f"no checkpoint at {path}")
     require_sane_size(file)
     content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
-    state = next((content[key] for key in WRAPPERS if content.get(key) and isinstance(content[key], Mapping)), content)
+    wrapped = (content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping))
+    state = next(filter(None, wrapped), content)
     # Other keys than words are never printed: nested deep enough, printing one would take for ever.
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor) and isinstance(key, str)}
     if not tensors:
@@ -91,7 +92,7 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
 
 
 def _read_pickle(file: Path) -> dict[str, Any]:
-    zipped = require_sane_zip(file)
+    zipped = require_plain(file)
     try:
         # The training scripts of DiT and its descendants save their parsed arguments too: plain data.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():

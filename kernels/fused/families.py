@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ...models import dic, dico, dig, fcdm, layers
+from ...models import deformable, dic, dico, dig, fcdm, flowdcn, layers
+from ...models.gated_mlp import GatedMlp
 from ...models.gla import GLA
 from .dic import FusedDiC, FusedModulatedConvs
 from .dico import FusedDiCo, FusedDiCoBlock
 from .dig import FusedDiG, FusedDiGBlock
 from .fcdm import FusedFCDM, FusedFCDMBlock
+from .flowdcn import FusedDeformableSampling, FusedFlowDCN
 from .modules import FusedBlock, FusedNetwork
 
 
@@ -60,6 +62,16 @@ FAMILIES: dict[type[nn.Module], FusibleFamily] = {
             {
                 *(*SHARED, layers.LabelEmbedder, layers.PatchEmbed, layers.TokenHead, GLA),
                 *(dig.GatedLinearAttention, dig.GatedHeadNorm, dig.SwiGLU),
+            }
+        ),
+    ),
+    flowdcn.FlowDCN: FusibleFamily(
+        FusedFlowDCN,
+        {deformable.DeformableSampling: FusedDeformableSampling},
+        frozenset(
+            {
+                *(*SHARED, layers.LabelEmbedder, layers.PatchEmbed, layers.TokenHead, layers.RMSNorm),
+                *(flowdcn.FlowDCNBlock, flowdcn.DeformableAttention, GatedMlp),
             }
         ),
     ),

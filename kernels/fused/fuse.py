@@ -12,7 +12,7 @@ from .product_dispatch import PRODUCTS
 
 
 def fuse(model: nn.Module, products: str = "table") -> nn.Module:
-    """Replace every block of a DiC, DiCo, DiG or FCDM by a fused one, in place; returns the model.
+    """Replace every block of a DiC, DiCo, DiG, FCDM or FlowDCN by a fused one, in place; returns the model.
 
     The fused model takes the same inputs and gives the same outputs, in channels_last. Its state dict has the same
     keys, and either kind loads the other's. Weights are shared with the blocks that ``unfuse`` puts back. The

@@ -124,8 +124,8 @@ def _check_table(page: "_Page", data: Row, checked: Checked) -> None:
 def _recomputed(row: Row, rows: list[Row], checked: Checked) -> tuple[Row, set[str]]:
     """A row with the values that its raw data determine, and the keys of these values."""
     same_file = [each for each in rows if each["file"] == row["file"]] if row.get("compared_with") else []
-    found = derived.derived(row) | derived.paired(row, same_file)
-    wrong = {key: value for key, value in found.items() if not derived.agree(row.get(key), value)}
+    found = derived.derive(row) | derived.derive_ratio(row, same_file)
+    wrong = {key: value for key, value in found.items() if not derived.nearly_equal(row.get(key), value)}
     for key, value in wrong.items():
         checked.differences.append(Difference(row["case"], f"{key} of the raw data", str(row.get(key)), str(value)))
     return {**row, **wrong}, set(found)

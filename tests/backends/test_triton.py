@@ -14,7 +14,7 @@ def test_what_the_backends_refuse() -> None:
     assert (plain.name, graphs.name) == ("triton", "triton_graphs")
     assert plain.unsupported(Case("fcdm_s", 256, 1)) is None
     assert plain.unsupported(Case("dit_s_2", 256, 1)) == (
-        "there are no fused kernels for DiT, only for DiC, DiCo, DiG, FCDM"
+        "there are no fused kernels for DiT, only for DiC, DiCo, DiG, FCDM, FlowDCN"
     )
     assert graphs.unsupported(Case("fcdm_s", 256, 1)) == "CUDA graphs need an NVIDIA GPU"
     assert plain.unranked(Case("fcdm_s", 256, 1, device="cuda")) is None

@@ -1,4 +1,4 @@
-"""Models from outside the zoo: counted and measured like our own, refused in one line where they cannot be."""
+"""External models: counted and measured like those of the zoo, or refused in one line."""
 
 import json
 import os
@@ -30,21 +30,21 @@ def test_macs_by_hand() -> None:
     assert row["params"] == (9 * 3 * 16 + 16) + (9 * 16 * 3 + 3) + 2 * 16 + 11 * 16
 
 
-def test_the_inputs_are_those_that_were_declared() -> None:
+def test_inputs_follow_the_declaration() -> None:
     x, t, y = input_sets(Case("mynet:net", 8, 5))[0]
     assert (x.shape, t.shape, y.shape) == ((5, 3, 8, 8), (5,), (5,))
     assert y.max() < 10 and t.max() < 1000
-    assert len(input_sets(Case("mynet:classifier", 8, 5))) == 2  # another x, and neither t nor y
+    assert len(input_sets(Case("mynet:classifier", 8, 5))) == 2  # a different x, but not t or y
 
 
 @pytest.mark.parametrize("id", ["mynet:net", "mynet:classifier"])
-def test_it_is_proved_and_timed(id: str) -> None:
+def test_an_external_model_is_verified_and_timed(id: str) -> None:
     (result,) = forward.measure([Case(id, 8, 2, threads=1)], QUICK, clock=Simulated())
     assert result.status == "ok", result.reason
     assert result.images_per_s and result.error_vs_fp32 == 0
 
 
-def test_a_model_that_does_not_use_what_it_declares_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_ignores_a_declared_input_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mynet.classifier, "inputs", {**mynet.classifier.inputs, "takes": ("x", "y")})  # type: ignore[attr-defined]
     external.variant_of.cache_clear()
     (result,) = forward.measure([Case("mynet:classifier", 8, 2, threads=1)], QUICK, clock=Simulated())
@@ -52,7 +52,7 @@ def test_a_model_that_does_not_use_what_it_declares_is_wrong(monkeypatch: pytest
     assert (result.status, result.reason) == ("wrong", "DEP: 2 of 2 outputs do not change with y")
 
 
-def test_own_weights_are_kept_and_zeros_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_weights_of_a_factory_are_kept_except_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
     trained = mynet.Net()
     monkeypatch.setattr(mynet, "Net", lambda: trained)
     before = {key: value.clone() for key, value in trained.state_dict().items()}
@@ -66,38 +66,40 @@ def test_own_weights_are_kept_and_zeros_are_not(monkeypatch: pytest.MonkeyPatch)
     [
         ("mynet:nothing", "no model at 'mynet:nothing': module 'mynet' has no attribute 'nothing'"),
         ("no_such_module:net", "no model at 'no_such_module:net': No module named 'no_such_module'"),
-        ("mynet:NUMBER", "'mynet:NUMBER' is a int, not a function from a resolution to a network"),
-        ("mynet:misdeclared", "'mynet:misdeclared' has inputs that convbench does not know"),
+        ("mynet:NUMBER", "'mynet:NUMBER' is a int, not a function that takes a resolution and returns a network"),
+        ("mynet:misdeclared", "'mynet:misdeclared' declares unknown inputs"),
         ("timm:convnext_base", "--model timm:convnext_base needs a package: pip install timm"),
         ("mynet", "unknown model 'mynet': `convbench models` lists all"),
     ],
 )
-def test_what_cannot_be_found_is_one_line(id: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)  # not to be imported, whether it is installed or not
+def test_a_model_that_cannot_be_found_is_refused_in_one_line(
+    id: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)  # makes its import fail even if it is installed
     with pytest.raises(UsageError) as error:
         find(id)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
-def test_what_is_no_network_is_one_line() -> None:
+def test_a_factory_without_a_network_is_refused_in_one_line() -> None:
     with pytest.raises(UsageError, match=r"^'mynet:no_network' returns a Tensor, not a torch.nn.Module$"):
         models.create("mynet:no_network", res=8)
     with pytest.raises(UsageError, match="must be a positive multiple of 4"):
         models.create("mynet:net", res=6)
 
 
-def test_a_package_offers_models_by_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with metadata, as pip would leave it."""
-    info = tmp_path / "somebodys-1.0.dist-info"
+def test_a_package_registers_models_as_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with metadata like those that pip installs."""
+    info = tmp_path / "external-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[convbench.models]\nsomebodys_net = mynet:net\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: external\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[convbench.models]\nexternal_net = mynet:net\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     external.variant_of.cache_clear()
-    assert external.names() == ["somebodys_net"]
-    assert convbench.flops("somebodys_net", res=8)["macs"] == 2 * 9 * 3 * 16 * 64 + 16
-    with pytest.raises(UsageError, match="did you mean somebodys_net"):
-        find("somebodys_nat")
+    assert external.registered_names() == ["external_net"]
+    assert convbench.flops("external_net", res=8)["macs"] == 2 * 9 * 3 * 16 * 64 + 16
+    with pytest.raises(UsageError, match="did you mean external_net"):
+        find("external_nat")
     external.variant_of.cache_clear()
 
 
@@ -105,7 +107,7 @@ UNET = {
     "_class_name": "UNet2DModel",
     "in_channels": 3,
     "out_channels": 3,
-    "block_out_channels": [64, 64],  # with 32, one channel a group, the group norms take away what t and y add
+    "block_out_channels": [64, 64],  # with 32, one channel per group, the group norms remove the effect of t and y
     "down_block_types": ["DownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "UpBlock2D"],
     "num_class_embeds": 10,
@@ -123,7 +125,7 @@ TRANSFORMER = {
 
 
 @pytest.mark.parametrize(("config", "x", "out"), [(UNET, (2, 3, 64, 64), 3), (TRANSFORMER, (2, 4, 8, 8), 8)])
-def test_a_diffusers_config_is_proved_and_timed(
+def test_a_diffusers_config_is_verified_and_timed(
     config: dict[str, Any], x: tuple[int, ...], out: int, tmp_path: Path
 ) -> None:
     pytest.importorskip("diffusers")
@@ -137,15 +139,15 @@ def test_a_diffusers_config_is_proved_and_timed(
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"_class_name": "NoSuchModel"}'])
-def test_a_config_that_is_none_is_one_line(text: str, tmp_path: Path) -> None:
+def test_an_invalid_config_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UsageError, match=rf"^{tmp_path}/config.json is no config of a diffusers model: "):
+    with pytest.raises(UsageError, match=rf"^{tmp_path}/config.json is not the config of a diffusers model: "):
         find(f"diffusers:{tmp_path}/config.json")
 
 
-def test_it_is_exported_verified_measured_and_reported_from_outside_the_tree(tmp_path: Path) -> None:
-    """As its owner would, in a folder of their own that holds nothing but the module."""
+def test_an_external_model_is_exported_verified_measured_and_reported(tmp_path: Path) -> None:
+    """Run the commands in a folder that only contains the module."""
     (tmp_path / "theirs.py").write_text(Path(mynet.__file__).read_text("utf-8"), "utf-8")
 
     def convbench(line: str) -> str:

@@ -1,4 +1,4 @@
-"""The tables of models and printed numbers: whole, consistent, and helpful when asked for what they don't have."""
+"""Tables of models and published numbers: complete, consistent, and with helpful errors."""
 
 import re
 from collections import Counter
@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 FAMILIES = list(families().values())
 ROWS = [(family, row) for family in FAMILIES for row in family.published]
+PINNED = r"[0-9a-f]{40}|v\d+\.\d+\.\d+"  # a commit, or a release of a package
 TEXT = {"paper", "table", "model", "label", "training", "guidance"}
 NUMBERS = {
     "params_m": (1, 2000),
@@ -35,7 +36,7 @@ def by_module(family: Family) -> str:
 # ---- families ----
 
 
-def test_every_family_has_its_two_files() -> None:
+def test_every_family_has_two_files() -> None:
     assert {"dic", "dico", "dig", "dit", "fcdm", "sit", "uvit", "pixart", "diffit", "dit_llama", "udit"} <= set(
         families()
     )
@@ -44,26 +45,29 @@ def test_every_family_has_its_two_files() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=by_module)
-def test_a_family_says_where_it_comes_from(family: Family) -> None:
+def test_every_family_states_its_source(family: Family) -> None:
     facts = family.facts
     source = facts["source"]
     assert re.fullmatch(r"[\w.-]+/[\w.-]+", source["repository"])
-    assert re.fullmatch(r"[0-9a-f]{40}", source["commit"])
+    assert re.fullmatch(PINNED, source["commit"])
     assert source["file"].endswith(".py")
-    assert source["licence"] in {"Apache-2.0", "BSD-3-Clause", "CC-BY-NC", "MIT", "not established"}
+    licence, _, exceptions = source["licence"].partition("; ")
+    known = {"Apache-2.0", "BSD-3-Clause", "CC-BY-NC", "CC-BY-NC-SA", "MIT", "none found", "not established"}
+    assert licence in known
+    assert (exceptions != "") == (family.module == "lightningdit")  # files with another licence than the rest
     assert re.fullmatch(r"\d{4}\.\d{5}", facts["arxiv"])
     assert 2021 <= facts["year"] <= 2026
     assert len(facts["title"]) > 20
     assert family.name.replace("-", "") == facts["class"]
 
 
-def test_sources_are_those_of_the_test_data() -> None:
-    """The commits that the goldens were made with: the table in data/README.md."""
+def test_sources_match_the_reference_data() -> None:
+    """Compare with the commits of the goldens: the table in data/README.md."""
     text = (Path(__file__).parents[1] / "data" / "README.md").read_text("utf-8")
     table = {
         name: (repository, commit)
         for name, repository, commit in re.findall(
-            r"^\| ([\w-]+) \| (\S+/\S+) .*\| ([0-9a-f]{40}) \|$", text, re.MULTILINE
+            rf"^\| ([\w-]+) \| (\S+/\S+) .*\| ({PINNED}) \|$", text, re.MULTILINE
         )
     }
     found = {
@@ -73,7 +77,7 @@ def test_sources_are_those_of_the_test_data() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=by_module)
-def test_the_head_of_a_model_names_paper_and_table(family: Family) -> None:
+def test_every_module_docstring_names_paper_and_table(family: Family) -> None:
     head = (ROOT / "convbench" / "models" / f"{family.module}.py").read_text("utf-8").split('"""')[1]
     assert head.startswith(f"{family.name}: ")
     assert f"{family.module}.toml" in head
@@ -83,9 +87,9 @@ def test_the_head_of_a_model_names_paper_and_table(family: Family) -> None:
 # ---- variants ----
 
 
-def test_ids_are_the_family_the_size_and_the_patch() -> None:
+def test_ids_consist_of_family_size_and_patch() -> None:
     ids = list(variants())
-    assert ids == [id for family in FAMILIES for id in family.facts["variants"]]  # none twice, in the tables' order
+    assert ids == [id for family in FAMILIES for id in family.facts["variants"]]  # no duplicates, same order
     own = Counter(variant.family.module for variant in variants().values() if not variant.shipped)
     assert (
         own.items() >= {"dic": 4, "dico": 5, "dig": 4, "dit": 12, "fcdm": 4, "uvit": 4, "pixart": 2, "udit": 6}.items()
@@ -99,8 +103,8 @@ def test_ids_are_the_family_the_size_and_the_patch() -> None:
         assert find(id) is variant
 
 
-def test_published_sizes_by_hand() -> None:
-    """Table 3 of DiC, Table 5 of DiCo, Table 1 of FCDM and of DiT: one of each."""
+def test_sizes_match_the_papers() -> None:
+    """One size each of Table 3 of DiC, Table 5 of DiCo and Table 1 of FCDM and DiT."""
     assert find("dic_h").options == {"width": 384, "depths": [14, 14, 10, 14, 14]}
     assert find("dico_xl").options == {"width": 416, "depths": [9, 9, 10, 9, 9], "mlp_ratio": 2}
     assert find("dig_xl_2").options == {"width": 1152, "depth": 28, "heads": 18, "patch": 2}
@@ -108,7 +112,7 @@ def test_published_sizes_by_hand() -> None:
     assert find("fcdm_l").options == {"width": 512, "depths": [2, 4, 8, 4, 2]}
 
 
-def test_a_resolution_reaches_only_the_models_that_are_bound_to_one() -> None:
+def test_only_models_of_fixed_resolution_receive_it() -> None:
     assert find("dit_s_4").constructor_arguments(512) == {**find("dit_s_4").options, "res": 512}
     assert find("dic_s").constructor_arguments(512) == find("dic_s").options
     for id in ("dig_s_2", "dit_s_2"):
@@ -118,7 +122,7 @@ def test_a_resolution_reaches_only_the_models_that_are_bound_to_one() -> None:
 
 
 @pytest.mark.parametrize("id", list(variants()))
-def test_every_variant_takes_the_multiples_of_its_step(id: str) -> None:
+def test_every_variant_accepts_multiples_of_its_step(id: str) -> None:
     variant = find(id)
     step = variant.res_multiple
     if variant.family.module in ("dic", "dico", "dig", "dit", "fcdm"):  # two halvings or one patch
@@ -141,7 +145,7 @@ def test_every_variant_takes_the_multiples_of_its_step(id: str) -> None:
         ("dico_s", -256, "32, such as 32 or 64"),
     ],
 )
-def test_a_resolution_that_does_not_suit_names_those_that_do(id: str, res: int, near: str) -> None:
+def test_an_invalid_resolution_names_valid_ones(id: str, res: int, near: str) -> None:
     with pytest.raises(UsageError) as caught:
         find(id).require_res(res)
     assert str(caught.value) == f"--res {res} does not suit {id}: it must be a positive multiple of {near}"
@@ -161,7 +165,7 @@ def test_a_resolution_that_does_not_suit_names_those_that_do(id: str, res: int, 
         ("digs2", "dig_s_2"),
     ],
 )
-def test_an_unknown_id_is_answered_with_near_ones(asked: str, first: str) -> None:
+def test_an_unknown_id_is_answered_with_similar_ids(asked: str, first: str) -> None:
     with pytest.raises(UsageError) as caught:
         find(asked)
     message = str(caught.value)
@@ -171,7 +175,7 @@ def test_an_unknown_id_is_answered_with_near_ones(asked: str, first: str) -> Non
 
 
 @pytest.mark.parametrize("asked", ["resnet50", "", "unet"])
-def test_an_id_like_no_other_is_answered_with_the_list(asked: str) -> None:
+def test_an_id_without_similar_ids_is_answered_with_the_list(asked: str) -> None:
     with pytest.raises(UsageError) as caught:
         find(asked)
     assert str(caught.value) == f"unknown model '{asked}': `convbench models` lists all"
@@ -180,7 +184,7 @@ def test_an_id_like_no_other_is_answered_with_the_list(asked: str) -> None:
 # ---- printed numbers ----
 
 
-def test_every_paper_is_quoted_and_states_its_conditions() -> None:
+def test_every_paper_has_rows_and_states_its_conditions() -> None:
     assert {row["paper"] for _, row in ROWS} == set(papers())
     for key, paper in papers().items():
         assert set(paper) == {
@@ -196,35 +200,45 @@ def test_every_paper_is_quoted_and_states_its_conditions() -> None:
         }
         assert isinstance(paper["batch"], int), key
         assert all(paper[name].strip() for name in paper if name != "batch"), key
-    for module in ("dic", "dico", "fcdm"):  # those of our families agree with the family's own table
+    for module in ("dic", "dico", "fcdm"):  # papers of our families match the family's own table
         for name in ("arxiv", "title"):
             assert papers()[module][name] == families()[module].facts[name]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=by_module)
-def test_printed_rows_are_of_this_family_and_within_reason(family: Family) -> None:
+def test_published_rows_belong_to_the_family_and_are_plausible(family: Family) -> None:
     names = {*family.facts["variants"], *(row.get("printed_as") for row in family.facts["variants"].values())}
     for row in family.published:
         assert row.keys() <= TEXT | NUMBERS.keys() | {"res"}, row
         assert {"paper", "table", "model", "res"} <= row.keys(), row
-        assert row.keys() & NUMBERS.keys(), row  # it prints something
+        assert row.keys() & NUMBERS.keys(), row  # at least one number
         assert all(isinstance(row[key], str) and row[key] for key in TEXT & row.keys()), row
         assert all(low < row[key] <= high for key, (low, high) in NUMBERS.items() if key in row), row
         assert row["res"] in (256, 512), row
-        # An ablation carries what it changes, and where we don't build it, what the paper calls it.
+        # The id of an ablation states its changes or, if convbench does not build it, the paper's name for it.
         base = re.split(r"[@+\[]", row["model"])[0]
         assert base == family.module if "[" in row["model"] else base in names, row
 
 
-def test_no_row_is_there_twice() -> None:
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family.readme], ids=by_module)
+def test_rows_of_a_readme_belong_to_the_family_without_speeds(family: Family) -> None:
+    for row in family.readme:
+        assert row.keys() <= {"model", "res", "training", "guidance", "sampler", "params_m", "fid", "sfid"}, row
+        assert row["model"] in family.facts["variants"] and row["res"] in (256, 512), row
+        assert "fid" in row and all(low < row[key] <= high for key, (low, high) in NUMBERS.items() if key in row), row
+        if "params_m" in row:
+            assert abs(find(row["model"]).params / 1e6 - row["params_m"]) < 1
+
+
+def test_no_row_appears_twice() -> None:
     seen: list[dict[str, Any]] = []
     for _, row in ROWS:
         assert row not in seen, row
         seen.append(row)
 
 
-def test_papers_that_quote_a_quality_quote_the_same() -> None:
-    """FID of one model, training and guidance: one number, whoever prints it, but for digits cut off."""
+def test_papers_quote_the_same_quality() -> None:
+    """The FID of a model, training and guidance is the same in every paper, except for truncated digits."""
     printed: dict[tuple[Any, ...], set[float]] = {}
     for _, row in ROWS:
         if "fid" in row and "training" in row and "label" not in row:
@@ -240,7 +254,7 @@ def test_papers_that_quote_a_quality_quote_the_same() -> None:
     assert sum(len(values) for values in printed.values()) > 50
 
 
-def test_winograd_is_less_than_the_direct_form() -> None:
+def test_winograd_macs_are_fewer_than_direct_macs() -> None:
     pairs = [(row["gmacs"], row["winograd_gmacs"]) for _, row in ROWS if "winograd_gmacs" in row]
     assert len(pairs) >= 9
     assert all(direct * 4 / 9 < winograd < direct for direct, winograd in pairs)

@@ -1,4 +1,4 @@
-"""Kernel names to precision: on names that public profiles print, on made-up profiles, and (gpu) on real ones."""
+"""Precision from kernel names: names from public profiles, simulated profiles and, on a GPU, real ones."""
 
 import tomllib
 from pathlib import Path
@@ -11,7 +11,14 @@ from torch.autograd.profiler_util import FunctionEvent, Kernel
 from torch.nn import functional as F
 
 from convbench import precision
-from convbench.checks.kernels import EXPECTED, KernelTime, classify, evidence, kernel_names, times_of
+from convbench.checks.kernels import (
+    EXPECTED,
+    KernelTime,
+    check_precision,
+    dominant_precisions,
+    kernel_times,
+    profile_kernels,
+)
 from convbench.precision import TF32_FLAGS
 
 DATA = tomllib.loads((Path(__file__).parents[1] / "data" / "kernel_names.toml").read_text("utf-8"))
@@ -29,7 +36,7 @@ LAYOUT = "void cudnn::ops::nchwToNhwcKernel<float, float, float, (bool)1, (bool)
 
 
 def ran(**milliseconds: float) -> list[KernelTime]:
-    """A profile; names are those above."""
+    """Build a profile with the names above."""
     return [KernelTime(globals()[name], each / 1e3) for name, each in milliseconds.items()]
 
 
@@ -40,7 +47,7 @@ def test_a_name_from_a_public_profile(known: dict[str, str]) -> None:
     assert kernel.precision == known["precision"]
 
 
-def test_every_kind_and_precision_is_among_the_names() -> None:
+def test_the_names_cover_every_kind_and_precision() -> None:
     assert {(known["of"], known["precision"]) for known in NAMES} == {
         ("", ""),
         *((of, told) for of in ("conv", "gemm") for told in ("tf32", "fp32", "half", "unknown")),
@@ -48,7 +55,7 @@ def test_every_kind_and_precision_is_among_the_names() -> None:
     assert all(source["where"] for source in DATA["source"])
 
 
-def test_the_operator_tells_what_a_product_is_for() -> None:
+def test_the_operator_determines_the_kind_of_a_product() -> None:
     assert KernelTime(TF32_GEMM, 1.0).kind == "matmul"
     assert not KernelTime(TF32_GEMM, 1.0).is_sure
     for operator, kind in (
@@ -62,17 +69,20 @@ def test_the_operator_tells_what_a_product_is_for() -> None:
     ):
         assert KernelTime(TF32_GEMM, 1.0, operator=operator).kind == kind
     assert KernelTime(LAYOUT, 1.0, operator="aten::cudnn_convolution").kind == ""
-    assert KernelTime("a_name_nobody_knows", 1.0, operator="aten::cudnn_convolution").precision == "unknown"
+    assert KernelTime("an_unknown_name", 1.0, operator="aten::cudnn_convolution").precision == "unknown"
 
 
-def test_labels_are_those_of_the_switches() -> None:
+def test_every_label_has_switches() -> None:
     assert EXPECTED.keys() == TF32_FLAGS.keys()
 
 
-def test_what_takes_most_of_the_time_names_the_class() -> None:
-    assert classify(ran(TF32_CONV=90, FP32_CONV=5, FP32_GEMM=3, LAYOUT=50)) == {"conv": "tf32", "matmul": "fp32"}
-    assert classify(ran(HALF_CONV=1, TRITON_GEMM=9, HALF_GEMM=8)) == {"conv": "half", "matmul": "unknown"}
-    assert classify(ran(DEPTHWISE=9)) == {"conv": "unknown", "matmul": "unknown"}
+def test_the_dominant_precision_takes_most_of_the_time() -> None:
+    assert dominant_precisions(ran(TF32_CONV=90, FP32_CONV=5, FP32_GEMM=3, LAYOUT=50)) == {
+        "conv": "tf32",
+        "matmul": "fp32",
+    }
+    assert dominant_precisions(ran(HALF_CONV=1, TRITON_GEMM=9, HALF_GEMM=8)) == {"conv": "half", "matmul": "unknown"}
+    assert dominant_precisions(ran(DEPTHWISE=9)) == {"conv": "unknown", "matmul": "unknown"}
 
 
 @pytest.mark.parametrize(
@@ -82,17 +92,17 @@ def test_what_takes_most_of_the_time_names_the_class() -> None:
         ("tf32", {"TF32_CONV": 9, "TF32_GEMM": 9}),
         ("tf32", {"TF32_CONV": 9, "FP32_CONV": 8, "TF32_GEMM": 1}),  # the library's choice, layer by layer
         ("tf32", {"TF32_CONV": 99, "FP32_GEMM": 1}),  # one small product proves nothing
-        ("tf32", {"TRITON_GEMM": 9, "FP32_GEMM": 9}),  # Triton's may have been TF32
-        ("tf32", {"DEPTHWISE": 9}),  # has no other form
+        ("tf32", {"TRITON_GEMM": 9, "FP32_GEMM": 9}),  # the Triton kernel may have used TF32
+        ("tf32", {"DEPTHWISE": 9}),  # depthwise convolutions have no tensor-core form
         ("torch-default", {"TF32_CONV": 9, "FP32_GEMM": 9}),
-        ("torch-default", {"TF32_CONV": 9, "TF32_GEMM": 9}),  # may be a 1x1 convolution: no operator is known
+        ("torch-default", {"TF32_CONV": 9, "TF32_GEMM": 9}),  # may be a 1x1 convolution: the operator is unknown
         ("bf16", {"HALF_CONV": 9, "HALF_GEMM": 9, "FP32_GEMM": 1}),  # a time embedding in FP32
         ("fp16", {}),
         ("fp32", {"TRITON_GEMM": 9}),
     ],
 )
-def test_no_finding(label: str, profile: dict[str, float]) -> None:
-    assert evidence(label, ran(**profile)) is None
+def test_a_matching_profile_gives_no_finding(label: str, profile: dict[str, float]) -> None:
+    assert check_precision(label, ran(**profile)) is None
 
 
 @pytest.mark.parametrize(
@@ -109,27 +119,27 @@ def test_no_finding(label: str, profile: dict[str, float]) -> None:
         ("fp16", {"HALF_CONV": 5, "FP32_GEMM": 5}, "matrix products ran in FP32 for 50.0% of the time: ampere"),
     ],
 )
-def test_a_finding(label: str, profile: dict[str, float], text: str) -> None:
-    found = evidence(label, ran(**profile))
-    assert found and found.code == "PREC" and not found.invalid
+def test_a_different_precision_is_a_finding(label: str, profile: dict[str, float], text: str) -> None:
+    found = check_precision(label, ran(**profile))
+    assert found and found.code == "PREC" and found.severity == "SUSPECT"
     assert found.text.startswith(f"the label says {label}, but {text}")
 
 
-def test_torch_default_is_held_to_operators() -> None:
+def test_torch_default_is_checked_by_operator() -> None:
     product = KernelTime(TF32_GEMM, 1.0, operator="aten::addmm")
     pointwise = KernelTime(TF32_GEMM, 1.0, operator="aten::cudnn_convolution")
-    assert evidence("torch-default", [pointwise]) is None
-    found = evidence("torch-default", [product])
+    assert check_precision("torch-default", [pointwise]) is None
+    found = check_precision("torch-default", [product])
     assert found and "matrix products ran in TF32" in found.text
 
 
 def event(name: str, device: str, start: float, end: float, **more: Any) -> FunctionEvent:
-    """As the profiler makes them; times in microseconds."""
+    """Build an event as the profiler does; times in microseconds."""
     kind = getattr(torch.autograd.DeviceType, device)
     return FunctionEvent(1, name, 1, start, end, device_type=kind, **more)
 
 
-def test_profiles_are_read_as_torch_writes_them() -> None:
+def test_kernel_times_of_profiler_events() -> None:
     convolution = event("aten::cudnn_convolution", "CPU", 0, 50)
     convolution.kernels = [Kernel(TF32_GEMM, 0, 30.0), Kernel(LAYOUT, 0, 5.0)]
     events = [
@@ -138,10 +148,10 @@ def test_profiles_are_read_as_torch_writes_them() -> None:
         event("ProfilerStep#1", "CUDA", 0, 100, is_user_annotation=True),
         event(TF32_GEMM, "CUDA", 10, 40),
         event(LAYOUT, "CUDA", 40, 45),
-        event(TF32_GEMM, "CUDA", 50, 90),  # of a graph: no operator
+        event(TF32_GEMM, "CUDA", 50, 90),  # part of a graph: no operator
         event(TF32_GEMM, "CUDA", 90, 100),
     ]
-    assert times_of(events) == [
+    assert kernel_times(events) == [
         KernelTime(TF32_GEMM, pytest.approx(50e-6), 2, ""),
         KernelTime(TF32_GEMM, pytest.approx(30e-6), 1, "aten::cudnn_convolution"),
         KernelTime(LAYOUT, pytest.approx(5e-6), 1, "aten::cudnn_convolution"),
@@ -155,10 +165,10 @@ def test_a_real_profile_without_a_gpu_has_no_kernels() -> None:
         torch.ones(4, 4) @ torch.ones(4, 4)
     events = profiler.events()
     assert "aten::mm" in {each.name for each in events}
-    assert times_of(events) == []
+    assert kernel_times(events) == []
 
 
-def test_on_a_processor_nothing_runs() -> None:
+def test_profiling_on_a_cpu_runs_no_step() -> None:
     calls = SimpleNamespace(count=0)
 
     def step(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -166,12 +176,12 @@ def test_on_a_processor_nothing_runs() -> None:
         return x
 
     x = torch.zeros(1)
-    assert kernel_names(step, (x, x, x)) == [] and calls.count == 0
+    assert profile_kernels(step, (x, x, x)) == [] and calls.count == 0
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("label", sorted(EXPECTED))
-def test_a_gpu_runs_what_the_label_says(label: str) -> None:
+def test_kernels_on_a_gpu_match_the_label(label: str) -> None:
     if reason := precision.unsupported(label, "cuda"):
         pytest.skip(reason)
     kind = precision.dtype_of(label)
@@ -184,21 +194,21 @@ def test_a_gpu_runs_what_the_label_says(label: str) -> None:
         return m @ m
 
     with precision.applied(label), torch.inference_mode():
-        kernels = kernel_names(step, (x, x, x))
+        kernels = profile_kernels(step, (x, x, x))
     for kernel in kernels:
         print(kernel)
     conv, matmul = EXPECTED[label]
     assert {kernel.operator for kernel in kernels} >= {"aten::cudnn_convolution", "aten::mm"}
-    assert classify(kernels) == {"conv": conv, "matmul": matmul}, [kernel.name for kernel in kernels]
-    assert evidence(label, kernels) is None
+    assert dominant_precisions(kernels) == {"conv": conv, "matmul": matmul}, [kernel.name for kernel in kernels]
+    assert check_precision(label, kernels) is None
 
 
 @pytest.mark.gpu
-def test_a_gpu_that_does_not_do_what_the_label_says_is_found_out() -> None:
+def test_kernels_on_a_gpu_that_do_not_match_the_label_are_found() -> None:
     if reason := precision.unsupported("tf32", "cuda"):
         pytest.skip(reason)
     x, w = torch.randn(32, 256, 32, 32, device="cuda"), torch.randn(256, 256, 3, 3, device="cuda")
     with precision.applied("tf32"), torch.inference_mode():
-        kernels = kernel_names(lambda x, t, y: F.conv2d(x, w, padding=1), (x, x, x))
-    found = evidence("fp32", kernels)
+        kernels = profile_kernels(lambda x, t, y: F.conv2d(x, w, padding=1), (x, x, x))
+    found = check_precision("fp32", kernels)
     assert found and found.code == "PREC", [kernel.name for kernel in kernels]

@@ -358,9 +358,10 @@ def test_systems_that_are_only_printed_say_why_and_cannot_be_asked_for(convbench
         for command in ("throughput", "flops"):
             code, out, err = convbench(f"{command} --model dic_s,{id}")
             assert (code, out) == (USAGE, "")
-            assert err == f"convbench: {id} has only been printed and cannot run: {row['remark']}\n"
+            reason = f"appears only in published tables; no implementation exists: {row['remark']}"
+            assert err == f"convbench: {id} {reason}\n"
     assert rows["dit_xl_2"]["runs"] == "yes" and rows["dit_xl_2"]["remark"] == ""
-    assert "nobody has released" in rows["pixart_xl_2_class"]["remark"]
+    assert "has not been released" in rows["pixart_xl_2_class"]["remark"]
 
 
 def test_models_of_one_family_know_their_source_and_size(convbench: Run) -> None:
@@ -437,6 +438,7 @@ SMALL = "throughput --model dico_s --res 64 --threads 1 --device cpu"
     ("known", "code"),
     [
         ({}, DONE),
+        ({"verdict": "NOISY", "reason": "WIDE: x"}, DONE),
         ({"verdict": "SUSPECT", "reason": "LIN: x"}, DONE),
         ({"verdict": "INVALID", "reason": "FLOOR: x"}, NOT_VALID),
         ({"status": "wrong", "verdict": "INVALID", "reason": "DEP: x", "images_per_s": None}, NOT_VALID),
@@ -658,8 +660,8 @@ def test_the_sweep_that_a_run_writes_repeats_it(convbench: Run, workers: Workers
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('modle = "dico_s"', "says 'modle', which is not a sweep option; options backend, batch, "),
-        ('out = "x.jsonl"', "says 'out', which is not a sweep option; options backend, batch, "),
+        ('modle = "dico_s"', "says 'modle', which is not a sweep option; options: backend, batch, "),
+        ('out = "x.jsonl"', "says 'out', which is not a sweep option; options: backend, batch, "),
         ("model = ", "is not TOML: "),
         ("\x00\xff", "is not TOML: "),
     ],

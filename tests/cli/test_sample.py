@@ -112,8 +112,8 @@ def test_a_grid_holds_the_images_in_order(tmp_path: Path, run: Run, recipe: imag
 
 def test_a_colour_picture_comes_back_as_it_was() -> None:
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
-    assert np.array_equal(decoded_png(png.encode(image)), image)
-    sheet = png.grid(np.stack([np.full((100, 80, 3), value, np.uint8) for value in (1, 2, 3)]), 2)
+    assert np.array_equal(decoded_png(png.encode_png(image)), image)
+    sheet = png.image_grid(np.stack([np.full((100, 80, 3), value, np.uint8) for value in (1, 2, 3)]), 2)
     assert sheet.shape == (206, 166, 3)
     assert [sheet[50, 40, 0], sheet[50, 120, 0], sheet[150, 40, 0], sheet[150, 120, 0]] == [1, 2, 3, 255]
 
@@ -123,8 +123,8 @@ def test_a_reader_of_pictures_reads_it() -> None:
     import io
 
     image = np.random.default_rng(1).integers(0, 256, (9, 4, 3), np.uint8)
-    assert np.array_equal(np.asarray(reader.open(io.BytesIO(png.encode(image)))), image)
-    grey = np.asarray(reader.open(io.BytesIO(png.encode(image[:, :, :1]))))
+    assert np.array_equal(np.asarray(reader.open(io.BytesIO(png.encode_png(image)))), image)
+    grey = np.asarray(reader.open(io.BytesIO(png.encode_png(image[:, :, :1]))))
     assert np.array_equal(grey, image[:, :, 0])
 
 
@@ -210,7 +210,7 @@ def test_a_file_in_the_layout_of_adm(run: Run, tmp_path: Path, whole: tuple[torc
     assert run("--npz", tmp_path / "a.npz", "--count", 11)[0] == 0  # done already
     assert (tmp_path / "a.npz").stat().st_mtime_ns == before
     code, said = run("--npz", tmp_path / "a.npz", "--count", 11, "--seed", 1)
-    assert code == 2 and "a.npz is there already of another run: seed is 0, asked for is 1" in said
+    assert code == 2 and "a.npz already exists with a different recipe: seed is 0, not 1" in said
 
 
 def test_latents_as_they_are(run: Run, tmp_path: Path, whole: tuple[torch.Tensor, list[int]]) -> None:
@@ -264,7 +264,7 @@ def test_an_interrupted_run_goes_on(
     assert sorted(held) == ["000000000.npz", "000000003.npz"]  # 8 images are two parts of 3, and 2 lost
     monkeypatch.setattr(ImageProgress, "update", update)
     code, said = run(*args, "--seed", 5)
-    assert code == 2 and "holds parts of another run: seed is 0, asked for is 5" in said
+    assert code == 2 and ".parts already exists with a different recipe: seed is 0, not 5" in said
     code, said = run(*args)
     assert code == 0 and "5 images in " in said  # those of the parts that were not there
     found, labels = stored(tmp_path / "a.npz")
@@ -314,9 +314,9 @@ def test_a_killed_run_goes_on(tmp_path: Path, run: Run, monkeypatch: pytest.Monk
 def test_the_same_images_give_the_same_bytes_on_another_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for day, name in enumerate(("a", "b")):
         monkeypatch.setattr(time, "time", lambda day=day: 1e9 + 86_400 * day)
-        made = shards.Run(tmp_path / f"{name}.npz", 3, {"seed": 0})
+        made = shards.ShardedNpz(tmp_path / f"{name}.npz", 3, {"seed": 0})
         made.begin()
-        for path, numbers in made.left(shards.World()).items():
+        for path, numbers in made.missing(shards.World()).items():
             shards.write_shard(path, np.arange(12, dtype=np.uint8).reshape(3, 1, 2, 2), list(numbers))
         assert made.merge()
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
@@ -326,7 +326,7 @@ def test_the_same_images_give_the_same_bytes_on_another_day(tmp_path: Path, monk
 def test_a_place_that_cannot_be(rank: str, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", size)
-    with pytest.raises(UsageError, match="are no place among processes"):
+    with pytest.raises(UsageError, match="are invalid: need 0 <= RANK < WORLD_SIZE"):
         shards.World.of_torchrun()
 
 
@@ -350,7 +350,7 @@ def test_latents_are_decoded(autoencoder: Path) -> None:
 
     x = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        found = decoding.decoder(find("dico_s").signature, str(autoencoder), "cpu")(x)
+        found = decoding.create_decoder(find("dico_s").signature, str(autoencoder), "cpu")(x)
         expected = diffusers.AutoencoderKL.from_pretrained(autoencoder).decode(x / 0.18215).sample
     assert found.shape == (2, 3, 32, 32) and found.std() > 0.01
     assert torch.equal(found, expected)
@@ -364,22 +364,22 @@ def test_pixels_are_bytes_as_the_papers_scripts_make_them() -> None:
 
 def test_an_autoencoder_that_cannot_be_loaded(autoencoder: Path, tmp_path: Path) -> None:
     latents = find("dico_s").signature
-    with pytest.raises(UsageError, match=r"the samples are latents: give --vae .* or keep them"):
-        decoding.decoder(latents, None, "cpu")
+    with pytest.raises(UsageError, match=r"the samples are latents: specify --vae .* or store them"):
+        decoding.create_decoder(latents, None, "cpu")
     with pytest.raises(UsageError, match="no autoencoder at"):
-        decoding.decoder(latents, str(tmp_path), "cpu")
+        decoding.create_decoder(latents, str(tmp_path), "cpu")
     (tmp_path / "config.json").write_text((autoencoder / "config.json").read_text("utf-8"), "utf-8")
     with pytest.raises(UsageError, match="cannot be loaded: "):
-        decoding.decoder(latents, str(tmp_path), "cpu")
+        decoding.create_decoder(latents, str(tmp_path), "cpu")
     torch.save({"decoder": 1}, tmp_path / "diffusion_pytorch_model.bin")  # a pickle, which is not opened
     with pytest.raises(UsageError, match="cannot be loaded: "):
-        decoding.decoder(latents, str(tmp_path), "cpu")
+        decoding.create_decoder(latents, str(tmp_path), "cpu")
 
 
 def test_decoding_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(UsageError, match=r"needs diffusers: pip install 'convbench\[sample\]'; or keep them"):
-        decoding.decoder(find("dico_s").signature, "somewhere", "cpu")
+    with pytest.raises(UsageError, match=r"needs diffusers: pip install 'convbench\[sample\]'; or store them"):
+        decoding.create_decoder(find("dico_s").signature, "somewhere", "cpu")
     with pytest.raises(UsageError, match=r"pip install 'convbench\[sample\]'"):
         samplers.create("dpm-solver++", 20)
 
@@ -391,20 +391,20 @@ def test_decoding_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
     ("args", "reason"),
     [
         ([], "specify exactly one of --out (grid.png) or --npz (FILE)"),
-        (["--out", "a.png", "--npz", "a.npz"], "give one of the two"),
+        (["--out", "a.png", "--npz", "a.npz"], "specify exactly one of --out"),
         (["--out", "nowhere/a.png"], "there is no folder nowhere"),
         (["--npz", "nowhere/a.npz"], "there is no folder nowhere"),
-        (["--out", "a.png", "--latents"], "no pixels to draw"),
+        (["--out", "a.png", "--latents"], "--latents requires --npz FILE"),
         (["--out", "a.png", "--class", "10"], "--class 10: dico_digits has the classes 0 to 9"),
-        (["--out", "a.png", "--class", "3,,5"], "is no list of classes"),
-        (["--out", "a.png", "--steps", "0"], "--steps 0: 1 to 1000 are possible"),
-        (["--out", "a.png", "--sampler", "euler"], "predicts noise, euler needs velocity: take iddpm or ddim"),
+        (["--out", "a.png", "--class", "3,,5"], "is not a list of classes"),
+        (["--out", "a.png", "--steps", "0"], "--steps 0: must be between 1 and 1000"),
+        (["--out", "a.png", "--sampler", "euler"], "predicts noise, euler needs velocity: use iddpm or ddim"),
         (["--out", "a.png", "--sampler", "idpm"], "did you mean iddpm?"),
         (["--out", "a.png", "--backend", "eger"], "did you mean eager?"),
         (["--out", "a.png", "--precision", "tf32"], "a CPU has no TF32 units"),
         (["--out", "a.png", "--res", "9"], "--res 9 does not suit dico_digits"),
         (["--out", "a.png", "--model", "dico_digit"], "did you mean dico_digits"),
-        (["--out", "a.png", "--model", "dico_s"], "the samples are latents: give --vae"),
+        (["--out", "a.png", "--model", "dico_s"], "the samples are latents: specify --vae"),
     ],
 )
 def test_what_cannot_be_is_one_line(
@@ -419,8 +419,8 @@ def test_what_cannot_be_is_one_line(
 def test_a_schedule_that_is_not_there(run: Run) -> None:
     code, said = run("--model", "uvit_l_2", "--weights", "w.pt", "--npz", "a.npz", "--latents", random=False)
     assert code == 2 and "U-ViT was trained on another noise schedule than the samplers here have" in said
-    with pytest.raises(UsageError, match="only latents of four channels"):
-        decoding.decoder(replace(find("dico_s").signature, channels=3, factor=4), None, "cpu")
+    with pytest.raises(UsageError, match="only latents with 4 channels"):
+        decoding.create_decoder(replace(find("dico_s").signature, channels=3, factor=4), None, "cpu")
 
 
 def test_a_model_without_shipped_weights_asks_for_some(run: Run) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from convbench.catalogue import Signature
 from convbench.errors import UsageError
 from convbench.export import folder
 from convbench.export.folder import Manifest, Port, making
@@ -20,11 +21,16 @@ MANIFEST = Manifest(
     to="onnx",
     precision="fp32",
     batch=(1, 64),
-    dimensions={"batch": (1, 64), "h4": (4, 16)},
-    inputs=(Port("x", "float32", ("batch", 4, "4*h4", 32)),),
-    outputs=(Port("out", "float32", ("batch", 8, "4*h4", 32)),),
+    dimensions={"batch": (1, 64), "h4": (4, 16), "w4": (4, 16)},
+    inputs=(
+        Port("x", "float32", ("batch", 4, "4*h4", "4*w4")),
+        Port("t", "float32", ("batch",)),
+        Port("y", "float32", ("batch", 77, 768)),
+    ),
+    outputs=(Port("out", "float32", ("batch", 8, "4*h4", "4*w4")),),
+    signature=Signature(classes=10, caption=(77, 768), t_end=1.0, takes=("x", "y")),
     entry="model.onnx",
-    weights={"source": "random, seed 0", "sha256": "0"},
+    weights={"source": "random, seed 0", "sha256": "0" * 64},
     versions={"torch": "2.13.0"},
     target={"device": "cpu"},
     command="convbench export",
@@ -100,7 +106,10 @@ def test_nothing_is_replaced_without_force(tmp_path: Path) -> None:
 def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").touch()
-    with pytest.raises(UsageError, match=r"thesis exists and is no artefact"), making(tmp_path / "thesis", force=True):
+    with (
+        pytest.raises(UsageError, match=r"thesis exists and is not an artefact"),
+        making(tmp_path / "thesis", force=True),
+    ):
         pass
 
 
@@ -158,13 +167,42 @@ def test_a_full_disk_is_recognised_in_the_words_of_other_libraries(tmp_path: Pat
         ("", "cannot read"),
         ("[]", "is not a manifest"),
         ('{"schema": 99}', "newer convbench: upgrade"),
-        ('{"schema": 1, "model": "x"}', "is not a manifest"),
+        ('{"schema": 2, "model": "x"}', "is not a manifest"),
+        ('{"schema": 1, "model": "x"}', "older convbench: export it again"),
     ],
 )
 def test_what_is_no_manifest_is_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(UsageError, match=message):
         folder.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"channels": 0},
+        {"classes": True},
+        {"classes": 2**31},
+        {"factor": 8.0},
+        {"null_class": 1},
+        {"caption": [77]},
+        {"caption": {"1": 2, "3": 4}},
+        {"t_end": 0},
+        {"t_end": float("nan")},
+        {"predicts": None},
+        {"takes": "xty"},
+        {"takes": ["x", "z"]},
+        {"takes": [["x"]]},
+        {"more": 1},
+    ],
+)
+def test_a_signature_of_wrong_kinds_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    path = artefact(tmp_path / "a")
+    content = json.loads((path / "manifest.json").read_text())
+    for wrong in (content["signature"] | changes, list(changes), None):
+        (path / "manifest.json").write_text(json.dumps({**content, "signature": wrong}))
+        with pytest.raises(UsageError, match="is not a manifest of convbench"):
+            folder.read(path)
 
 
 def test_a_manifest_cannot_point_out_of_its_folder(tmp_path: Path) -> None:

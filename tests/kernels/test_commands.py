@@ -59,7 +59,7 @@ def test_the_check_says_which_path_it_checked(convbench: Run) -> None:
     assert code == DONE, err
     assert "PyTorch reference" in out
     assert "No GPU is available" in out
-    assert "[4/4] response_factors bf16" in err
+    assert "[4 of 4] response_factors bf16" in err
     code, out, _ = convbench("kernels check --kernel gate_residual --format csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [row["precision"] for row in rows] == ["fp32", "fp16", "bf16"]
@@ -160,7 +160,7 @@ def test_the_bench_table(convbench: Run, on_a_gpu: SimulatedGpu, tmp_path: Path)
     code, out, err = convbench(line)
     assert code == DONE, err
     assert err.startswith("6 rows to measure, about 17 s.\n")
-    assert "[6/6] gate_residual/dic_xl/256px/level3/1536/b32/bf16" in err
+    assert "[6 of 6] gate_residual/dic_xl/256px/level3/1536/b32/bf16" in err
     assert "cold µs" in " ".join(out.split())
     assert "dic_xl 256 px level 1: 384 at 32x32" in out
     code, out, err = convbench(f"{line} --format json")

@@ -409,11 +409,11 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "other network": (
         lambda: nn.Linear(2, 2).eval(),
-        "cannot fuse this Linear: only DiC, DiCo, DiG and FCDM have fused blocks",
+        "cannot fuse this Linear: only DiC, DiCo, DiG, FCDM and FlowDCN have fused blocks",
     ),
     "no network of ours": (
         lambda: models.create("dit_s_8", device="meta"),
-        "cannot fuse this DiT: only DiC, DiCo, DiG and FCDM have fused blocks",
+        "cannot fuse this DiT: only DiC, DiCo, DiG, FCDM and FlowDCN have fused blocks",
     ),
     "already": (lambda: fuse(small("dic")), "cannot fuse this FusedDiC: it is already fused"),
     "unknown block": (
@@ -493,7 +493,7 @@ def test_other_misuse_is_named() -> None:
 
 def test_every_registered_variant_of_the_families_can_be_fused() -> None:
     """The largest and the smallest of each."""
-    ids = ("dico_h", "dico_digits", "fcdm_l", "fcdm_xl", "dic_s", "dic_h", "dig_s_2")
+    ids = ("dico_h", "dico_digits", "fcdm_l", "fcdm_xl", "dic_s", "dic_h", "dig_s_2", "flowdcn_s_2", "flowdcn_xl_2")
     for id in ids:
         assert unfusable(models.create(id, device="meta", res=find(id).res)) is None, id
 

@@ -33,6 +33,7 @@ from convbench.models.fcdm import FCDMBlock
 NAMES = {
     "depthwise_gelu", "channel_gates", "depthwise_7x7", "depthwise_3x3", "layer_norm_modulate", "pointwise",
     "pointwise_gelu", "pointwise_squares", "response_factors", "pointwise_scaled_residual", "pointwise_residual",
+    "deformable_sampling",
 }  # fmt: skip
 KERNELS = [kernel for kernel in all_kernels() if kernel.name in NAMES]
 by_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)

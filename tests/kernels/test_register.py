@@ -13,6 +13,7 @@ from convbench.kernels.register import register
 
 SCHEMAS = {
     "channel_gates": "(Tensor sums, Tensor weight, Tensor bias, SymInt pixels) -> Tensor",
+    "deformable_sampling": "(Tensor x, Tensor places, Tensor weights) -> Tensor",
     "depthwise": "(Tensor x, Tensor weight, Tensor bias) -> Tensor",
     "depthwise_gelu": "(Tensor x, Tensor weight, Tensor bias) -> (Tensor, Tensor)",
     "gate_residual": "(Tensor x, Tensor bias, Tensor gate, Tensor residual, Tensor? residual_bias=None) -> Tensor",

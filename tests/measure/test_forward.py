@@ -242,7 +242,7 @@ def test_memory_asked_of_the_device_while_timing_is_suspect(made_up: None, monke
     monkeypatch.setattr(forward.memory, "device_allocations", lambda device: next(counts))
     (result,) = measured(case(QUICKLY))
     assert (result.status, result.verdict) == ("ok", "SUSPECT")
-    assert result.reason == "COMP: device memory was allocated 2 times inside the timed part"
+    assert result.reason == "COMP: device memory was allocated 2 times during timing"
 
 
 # One fault, one code
@@ -370,24 +370,24 @@ def test_a_clock_that_stands_still_is_found(after: int, made_up: None) -> None:
     """CLK. Measuring must end: with such a clock no time is ever up."""
     (result,) = measured(case(QUICKLY), clock=Simulated(lambda first, steps, lane: 0.01 if first < after else 0.0))
     assert (result.status, result.verdict) == ("wrong", "INVALID")
-    assert result.reason == "CLK: a block took no time at all"
+    assert result.reason == "CLK: the clock did not advance during a block"
     assert_not_timed(result)
 
 
 @pytest.mark.parametrize(
     ("code", "takes", "words"),
     [
-        ("STDY", lambda first, steps, lane: 0.010 + 0.001 * min(first, 20), "slower meanwhile"),
-        ("STDY", lambda first, steps, lane: 0.030 - 0.001 * min(first, 20), "faster meanwhile"),
-        ("WIDE", lambda first, steps, lane: 0.02 if first % 2 else 0.01, "where ±2.0% is asked"),
+        ("STDY", lambda first, steps, lane: 0.010 + 0.001 * min(first, 20), "slower during timing"),
+        ("STDY", lambda first, steps, lane: 0.030 - 0.001 * min(first, 20), "faster during timing"),
+        ("WIDE", lambda first, steps, lane: 0.02 if first % 2 else 0.01, "exceeds the requested ±2.0%"),
         ("LIN", lambda first, steps, lane: 0.01 * steps**2, "twice the steps took 4.00 times the time"),
         ("LIN", lambda first, steps, lane: 0.02 + 0.01 * steps, "twice the steps took 1.33 times the time"),
     ],
 )
 def test_times_that_are_not_steady_are_suspect(code: str, takes: Any, words: str, made_up: None) -> None:
-    """STDY, WIDE, LIN."""
+    """STDY, WIDE, LIN. WIDE alone is noise, which the interval carries."""
     (result,) = measured(case(QUICKLY), clock=Simulated(takes), rules=replace(QUICK, min_blocks=12))
-    assert (result.status, result.verdict) == ("ok", "SUSPECT")
+    assert (result.status, result.verdict) == ("ok", "NOISY" if code == "WIDE" else "SUSPECT")
     assert code in codes(result)
     assert words in result.reason
     assert result.images_per_s is not None

@@ -248,9 +248,9 @@ def test_auto_takes_the_fastest_that_the_file_holds(run: Callable[..., Any], tmp
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
-        (["--sampling", "steps=0"], "--steps 0: 1 to 1000 are possible"),
+        (["--sampling", "steps=0"], "--steps 0: must be between 1 and 1000"),
         (["--sampling", "steps=5,sampler=euler"], "predicts noise, euler needs velocity"),
-        (["--sampling", "cfg=-1"], "--sampling cfg=-1: a scale is 0 or more"),
+        (["--sampling", "cfg=-1"], "--sampling cfg=-1: the scale must be at least 0"),
         (["--sampling", "steps=5", "--mode", "train"], "--sampling cannot be combined with --mode train"),
         (["--sampling", "steps=5", "--compare-with", "nothing"], "neither a model of `convbench models` nor a backend"),
         (["--sampling", "steps=5", "--out", "nowhere/a.jsonl"], "there is no folder nowhere"),

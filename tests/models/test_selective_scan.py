@@ -15,7 +15,8 @@ from convbench.checks.operators import operators_seen
 from convbench.models import selective_scan
 from convbench.models.dim import PAD, scan_order, turned
 from convbench.models.dimsum import WINDOW, WaveletScanBlock
-from convbench.models.mamba import NORM_EPS, STATE, Mamba, RMSNorm
+from convbench.models.layers import RMSNorm
+from convbench.models.mamba import NORM_EPS, STATE, Mamba
 from convbench.models.selective_scan import CHUNK, SelectiveScan, chunked_scan, implementation
 
 LENGTHS = (1, 15, 16, 17, 258, 1026)  # below, at and above a chunk; those of DiS at 256 and 512 pixels
@@ -232,7 +233,7 @@ def test_a_layer_by_hand(both_ways: bool, condition: int | None) -> None:
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_the_norm_by_hand(kind: torch.dtype) -> None:
-    norm = RMSNorm(48).to(kind).requires_grad_(False)
+    norm = RMSNorm(48, NORM_EPS).to(kind).requires_grad_(False)
     norm.weight.normal_()
     x = 1e-3 * torch.randn(2, 5, 48, dtype=kind)  # so small that the eps counts
     wide = x.double()

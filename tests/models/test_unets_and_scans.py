@@ -284,7 +284,7 @@ def test_dimsum_shares_one_attention_behind_every_fourth_block() -> None:
 
 
 def test_dimsum_says_that_its_condition_is_not_proved() -> None:
-    assert find("dimsum_l_2").remark.startswith("not proved: ")
+    assert find("dimsum_l_2").remark.startswith("not verified: ")
     assert all("mamba-ssm" in find(id).remark for id in OURS if id.startswith("di"))
 
 

@@ -1,4 +1,4 @@
-"""Variants of a variant: counted as the official classes were with the same changes, and refused in one line."""
+"""Ablations: counts equal those of the official classes; invalid ones are refused in one line."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from ablated import OURS
 
 from convbench import models
 from convbench.catalogue import families, find
-from convbench.catalogue.ablations import options
+from convbench.catalogue.ablations import option_lines
 from convbench.counting import Count, count
 from convbench.errors import UsageError
 from convbench.models.counts import count_variant, meta_inputs
@@ -121,11 +121,11 @@ def test_every_option_has_an_example_and_a_meaning() -> None:
 @pytest.mark.parametrize(
     ("id", "message"),
     [
-        ("fcdm_l@kernel=4", "fcdm_l@kernel=4: it must be one of 3, 5, 7, 9, 11"),
-        ("fcdm_l@kern=5", "fcdm_l has no 'kern' to change: there are width, depths, mlp_ratio, kernel, grn"),
-        ("fcdm_l@depths=2-x", "fcdm_l@depths=2-x: it must look like 2-4-8-4-2"),
-        ("fcdm_l@grn", "fcdm_l@grn: it must be one of yes, no"),
-        ("fcdm_l@", "fcdm_l has no '' to change"),
+        ("fcdm_l@kernel=4", "fcdm_l@kernel=4: the value must be one of 3, 5, 7, 9, 11"),
+        ("fcdm_l@kern=5", "fcdm_l has no option 'kern'; its options are width, depths, mlp_ratio, kernel, grn"),
+        ("fcdm_l@depths=2-x", "fcdm_l@depths=2-x: the value must have the form 2-4-8-4-2"),
+        ("fcdm_l@grn", "fcdm_l@grn: the value must be one of yes, no"),
+        ("fcdm_l@", "fcdm_l has no option ''"),
         ("fcdm_x@kernel=5", "unknown model 'fcdm_x': did you mean"),
         ("dit_s_2@kernel=5", "dit_s_2 has no ablations"),
     ],
@@ -141,7 +141,7 @@ def test_the_papers_ablations_stand_beside_our_counts() -> None:
     assert rows["dico_s@kernel=5"]["remark"] == "as printed"
     # Table 11 of FCDM prints 3.7 where 3.910 are counted, and 15.4 where 16.254 are.
     assert rows["fcdm_s@width=144@depths=4-4-4-4-4"]["remark"] == (
-        "printed MACs -5.4%: what leaving out the extra 3x3 output convolution gives"
+        "printed MACs -5.4%: matches a count without the extra 3x3 output convolution"
     )
     assert rows["fcdm_l@kernel=5"]["remark"] == "printed MACs +0.1%: unexplained"
     assert rows["fcdm_l@width=1024@depths=4-8-4"]["remark"] == "as printed"  # two levels: 482.1 M and 140.0 G
@@ -165,4 +165,4 @@ def test_leaving_out_the_extra_convolution_gives_what_table_11_prints_three_time
 
 
 def test_the_list_of_options_names_every_family_that_has_some() -> None:
-    assert [line.split(":")[0] for line in options()] == ["DiC", "DiCo", "FCDM"]
+    assert [line.split(":")[0] for line in option_lines()] == ["DiC", "DiCo", "EDM2", "FCDM"]

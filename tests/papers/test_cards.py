@@ -229,6 +229,6 @@ def test_our_inputs_are_four_normal_sets() -> None:
 
     sets = input_sets(Case("dico_s", 256, 64))
     assert len(sets) == 4
-    assert cards.value(cards.cards()["convbench_cpu"], "input") == f"N(0,1), {len(sets)} sets in turns"
+    assert cards.value(cards.cards()["convbench_cpu"], "input") == f"N(0,1), {len(sets)} sets, interleaved"
     assert float(sets[0][0].mean()) == pytest.approx(0, abs=0.02)
     assert float(sets[0][0].std()) == pytest.approx(1, abs=0.02)

@@ -77,7 +77,7 @@ def test_factors_take_the_replayed_number_to_ours(dico: list[dict[str, Any]]) ->
         assert row["images_per_s_before"] == before["images_per_s"]
         before = row
     assert found["ours"]["images_per_s"] == before["images_per_s"]
-    assert found["ours"]["verdict"] in ("VALID", "SUSPECT")  # of a machine that others use too
+    assert found["ours"]["verdict"] in ("VALID", "NOISY", "SUSPECT")  # of a machine that others use too
 
 
 def test_a_flaw_is_named_in_its_row(dico: list[dict[str, Any]]) -> None:
@@ -422,12 +422,12 @@ def test_what_cannot_be_is_said_in_one_line(
 
 
 def test_switches_are_set_read_back_and_put_back() -> None:
-    before = precision.read()
+    before = precision.read_switches()
     for conv, matmul in tf32.SWITCHES:
         flags: dict[str, str] = {}
         with tf32.switched(conv, matmul, flags):
             assert (flags["cudnn.allow_tf32"], flags["cuda.matmul.allow_tf32"]) == (str(conv), str(matmul))
-    assert precision.read() == before
+    assert precision.read_switches() == before
 
 
 def check_experiment(rows: list[dict[str, Any]], models: list[str], batches: list[int]) -> None:

@@ -1,7 +1,7 @@
-"""The backbones that ship trained: their files and records, and the images that each runtime makes with them.
+"""The backbones that ship with trained weights: their files and records, and the images of each runtime.
 
-The same images from every runtime, judged by a classifier that was trained on real digits; one table at the end of each
-model says how. Broken engines must be caught by it.
+A classifier trained on real digits compares the images of every runtime; a table is printed per model. Broken engines
+must be detected.
 """
 
 import hashlib
@@ -21,22 +21,22 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from convbench import backends, models
-from convbench.catalogue import FOLDER, find, variants
+from convbench.catalogue import find, variants
 from convbench.measure import drift
 from convbench.reports.tables.text import render
-from convbench.sampling.figures import compared
+from convbench.sampling.digit_quality import compare_engines
 from convbench.sampling.images import Recipe, sampler_for
 from convbench.schema import PRECISIONS
 from convbench.tolerances import FEATURE_SHIFT, TRAJECTORY_L2
 from convbench.weights.read import read_state_dict
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-WEIGHTS = FOLDER / "models" / "weights"
+WEIGHTS = Path(models.__file__).parents[1] / "weights" / "shipped"
 DIGITS = ["dic_digits", "dico_digits", "fcdm_digits"]
 STEPS, COUNT = 20, 100
 RUNTIMES = [("eager", "fp32"), ("onnxruntime", "fp32"), ("openvino", "fp32")]
 BROKEN = [("engines:tanh", "fp32"), ("engines:drops_a_block", "fp32"), ("engines:half_tanh", "fp32")]
-HALF = "dic_digits"  # half precision on a CPU is slow: with one of the models only
+HALF = "dic_digits"  # half precision on a CPU is slow, so only one model uses it
 KEYS = ("model", "backend", "precision", "images", "recognised", "recognised_interval", "frechet", "frechet_interval")
 KEYS += ("shift", "error_max", "first_wrong_step", "verdict")
 
@@ -46,7 +46,7 @@ Row = dict[str, Any]
 # ---- files ----
 
 
-def test_those_that_ship_are_one_of_each_convolutional_family_and_small() -> None:
+def test_one_small_model_of_each_convolutional_family_ships() -> None:
     assert [id for id, variant in variants().items() if variant.shipped] == DIGITS
     files = sorted(WEIGHTS.glob("*.safetensors"))
     assert [file.stem for file in files] == sorted([*DIGITS, "digits_classifier"])
@@ -57,7 +57,7 @@ def test_those_that_ship_are_one_of_each_convolutional_family_and_small() -> Non
 
 
 @pytest.mark.parametrize("id", DIGITS)
-def test_the_record_is_of_the_file_and_tells_how_it_was_made(id: str) -> None:
+def test_the_record_matches_the_file_and_describes_its_training(id: str) -> None:
     file = WEIGHTS / f"{id}.safetensors"
     record = json.loads(file.with_suffix(".json").read_text("utf-8"))
     assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
@@ -67,22 +67,22 @@ def test_the_record_is_of_the_file_and_tells_how_it_was_made(id: str) -> None:
     steps, losses = zip(*record["losses"], strict=True)
     assert steps[-1] == record["steps"] and len(steps) >= 30
     assert losses[-1] < losses[0] / 2
-    assert min(losses) == pytest.approx(losses[-1], rel=0.1)  # not left long after its best
+    assert min(losses) == pytest.approx(losses[-1], rel=0.1)  # training stopped near the best loss
 
 
 @pytest.mark.parametrize("id", DIGITS)
 def test_the_weights_are_exact_in_half_precision(id: str) -> None:
-    """They are stored as float16 and judged as such: rounding for an fp16 engine loses nothing of them."""
+    """They are stored as float16, so an fp16 engine does not round them further."""
     stored = read_state_dict(str(WEIGHTS / f"{id}.safetensors"))
     assert {value.dtype for value in stored.values()} == {torch.float16}
     model = models.create(id, weights="shipped", res=8)
     for key, value in model.state_dict().items():
         assert value.dtype == torch.float32
         assert value.isfinite().all() and torch.equal(value.half().float(), value)
-        assert value.abs().max() > 0, key  # nothing is left as it began
+        assert value.abs().max() > 0, key  # no weight still has its initial value
 
 
-# ---- the script that made them ----
+# ---- the training script ----
 
 
 @cache
@@ -96,7 +96,7 @@ def script() -> ModuleType:
 
 
 def test_the_script_writes_weights_that_load_and_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script(), "mean_loss", lambda *_: 0.5)  # takes longer than the rest, and is tested below
+    monkeypatch.setattr(script(), "mean_loss", lambda *_: 0.5)  # takes longer than the rest and is tested below
     arguments = ["dic_digits", "--steps", "3", "--batch", "8", "--out", str(tmp_path)]
     done = CliRunner().invoke(script().main, arguments, catch_exceptions=False)
     assert done.exit_code == 0
@@ -106,12 +106,12 @@ def test_the_script_writes_weights_that_load_and_a_record(tmp_path: Path, monkey
     known = json.loads((WEIGHTS / "dic_digits.json").read_text("utf-8"))
     assert list(record) == list(known)
     assert [step for step, _ in record["losses"]] == [1, 2, 3]
-    # At the start the network returns nothing but zeros, whose squared error is that of the noise: 1.
+    # At the start the network returns zeros, so the squared error is that of the noise: 1.
     assert record["losses"][0][1] == pytest.approx(1, abs=0.3)
     assert sum(p.numel() for p in model.parameters()) == record["params"] == known["params"]
 
 
-def test_the_loss_of_the_record_is_that_of_the_shipped_weights() -> None:
+def test_the_recorded_loss_is_that_of_the_shipped_weights() -> None:
     record = json.loads((WEIGHTS / "dic_digits.json").read_text("utf-8"))
     model = models.create("dic_digits", weights="shipped", res=8)
     found = script().mean_loss(model, *script().digits(), script().diffusion_loss)
@@ -119,7 +119,7 @@ def test_the_loss_of_the_record_is_that_of_the_shipped_weights() -> None:
 
 
 @pytest.mark.parametrize("id", ["dic_digits", "fcdm_digits"])
-def test_a_seed_gives_the_same_training_again(id: str) -> None:
+def test_training_is_reproducible_from_its_seed(id: str) -> None:
     train: Callable[..., Any] = script().train
     loss = script().flow_loss if id.startswith("fcdm") else script().diffusion_loss
     images, classes = script().digits()
@@ -141,10 +141,10 @@ def test_a_seed_gives_the_same_training_again(id: str) -> None:
 
 @dataclass
 class Walked:
-    """What all engines made of the same noise."""
+    """Results of all engines from the same noise."""
 
-    steps: list[Row]  # of drift
-    rows: dict[drift.Engine, Row]  # the figures of those that came to the end, with their drift
+    steps: list[Row]  # rows of drift
+    rows: dict[drift.Engine, Row]  # quality of the engines that finished, with their drift
     images: dict[drift.Engine, Tensor]
 
 
@@ -171,7 +171,7 @@ def walked(request: pytest.FixtureRequest) -> Walked:
     images: dict[drift.Engine, Tensor] = {}
     steps = list(drift.drift(recipe, engines, made, COUNT, weights="shipped", finished=images))
     known = {(row["backend"], row["precision"]): row for row in drift.summary(steps)}
-    figures = compared(images, images[drift.REFERENCE], torch.arange(COUNT) % 10)
+    figures = compare_engines(images, images[drift.REFERENCE], torch.arange(COUNT) % 10)
     rows = {}
     for row in figures:
         engine = row["backend"], row["precision"]
@@ -181,7 +181,7 @@ def walked(request: pytest.FixtureRequest) -> Walked:
 
 
 @pytest.mark.parametrize("engine", RUNTIMES, ids="-".join)
-def test_nine_of_ten_digits_are_recognised_with_every_runtime(walked: Walked, engine: drift.Engine) -> None:
+def test_every_runtime_draws_recognisable_digits(walked: Walked, engine: drift.Engine) -> None:
     if engine[0] not in backends.names():
         pytest.skip(f"there is no backend {engine[0]}")
     ran = [row for row in walked.steps if (row["backend"], row["precision"]) == engine]
@@ -191,16 +191,16 @@ def test_nine_of_ten_digits_are_recognised_with_every_runtime(walked: Walked, en
     row, reference = walked.rows[engine], walked.rows[drift.REFERENCE]
     assert row["images"] == COUNT
     assert row["recognised"] >= 0.9
-    # The Fréchet distance and its interval do not differ, nor does anything else.
+    # Neither the Fréchet distance nor any other figure differs.
     assert row["frechet_low"] < reference["frechet"] < row["frechet_high"]
     assert reference["frechet_low"] < row["frechet"] < reference["frechet_high"]
     assert (row["verdict"], row["drift"], row["reason"]) == ("ok", "ok", "")
     if engine != drift.REFERENCE and engine[0] != "eager":
-        assert row["error_max"] > 0  # it computed for itself
+        assert row["error_max"] > 0  # it really computed
 
 
 @pytest.mark.parametrize("engine", BROKEN, ids="-".join)
-def test_a_broken_engine_is_caught_by_drift_and_by_the_figures(walked: Walked, engine: drift.Engine) -> None:
+def test_a_broken_engine_is_detected_by_drift_and_by_quality(walked: Walked, engine: drift.Engine) -> None:
     if engine not in walked.rows:
         assert walked.steps[0]["model"] != HALF
         return
@@ -213,20 +213,20 @@ def test_a_broken_engine_is_caught_by_drift_and_by_the_figures(walked: Walked, e
     assert "shift" in row["reason"]
 
 
-def test_a_block_left_out_would_be_caught_in_any_precision(walked: Walked) -> None:
+def test_a_missing_block_would_be_detected_in_any_precision(walked: Walked) -> None:
     row = walked.rows["engines:drops_a_block", "fp32"]
     assert row["error_last"] > max(TRAJECTORY_L2[precision] for precision in PRECISIONS)
     assert row["shift"] > max(FEATURE_SHIFT.values())
 
 
-def test_the_images_are_of_ten_classes_and_no_two_alike(walked: Walked) -> None:
+def test_the_images_show_ten_classes_and_differ(walked: Walked) -> None:
     images = walked.images[drift.REFERENCE]
     assert images.shape == (COUNT, 1, 8, 8)
     assert -1.5 < images.min() < -0.9 and 0.9 < images.max() < 1.5
     apart = torch.cdist(images.flatten(1), images.flatten(1)) + 10 * torch.eye(COUNT)
-    assert apart.min() > 0.2  # no two the same: the model has not learned one picture of each
+    assert apart.min() > 0.2  # no duplicates: the model has not memorised one picture per class
     real = script().digits()[0].flatten(1)
-    assert torch.cdist(images.clamp(-1, 1).flatten(1), real).min() > 0.5  # nor is any the copy of a real one
+    assert torch.cdist(images.clamp(-1, 1).flatten(1), real).min() > 0.5  # no copy of a real digit
     same_class = apart[torch.arange(COUNT)[:, None] % 10 == torch.arange(COUNT)[None] % 10]
     assert same_class.mean() < apart.mean()
 

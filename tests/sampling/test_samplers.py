@@ -1,4 +1,4 @@
-"""Samplers, schedules and training terms against the official ones (data/README.md), and against closed forms."""
+"""Samplers, schedules and training terms compared with the official ones (data/README.md) and with closed forms."""
 
 import math
 from itertools import islice
@@ -10,9 +10,12 @@ from fill import input_x, noise
 from formula import golden
 from torch import Tensor
 
+from convbench.catalogue import find
 from convbench.errors import UsageError
 from convbench.sampling import diffusion, flow, samplers
-from convbench.sampling.noise import PerImage, classes
+from convbench.sampling.images import sampler_for
+from convbench.sampling.noise import PerImage, draw_classes
+from convbench.sampling.plan import Plan
 from convbench.sampling.sampler import Sampler
 
 IDDPM, FLOW = golden("sampler_iddpm"), golden("sampler_flow")
@@ -38,13 +41,13 @@ def walk(sampler: Sampler) -> Tensor:
 
 
 def assert_same(found: Tensor, expected: Tensor, rtol: float = 1e-5) -> None:
-    """Largest difference as a share of the largest value."""
+    """Compare the largest difference, as a share of the largest value, with rtol."""
     assert found.shape == expected.shape
     assert (found.double() - expected.double()).abs().max() <= rtol * expected.double().abs().max()
 
 
 @pytest.mark.parametrize(("steps", "names"), [(10, 10), (250, 10), (1000, 2)])
-def test_schedules_are_the_official_ones(steps: int, names: int) -> None:
+def test_schedules_equal_the_official_ones(steps: int, names: int) -> None:
     schedule = diffusion.Schedule.spaced(diffusion.even_spacing(steps))
     stored = {key.rsplit("_", 1)[0]: value for key, value in IDDPM.items() if key.endswith(f"_{steps}")}
     assert len(stored) == names
@@ -54,11 +57,11 @@ def test_schedules_are_the_official_ones(steps: int, names: int) -> None:
         else:
             found = getattr(schedule, name)
             assert found.dtype == expected.dtype == torch.float64
-            # 1 - alpha is known to 1e-16, so a beta of 1e-4 is known to 1e-12 of itself and its zero to nothing.
+            # 1 - alpha is accurate to 1e-16, so a beta of 1e-4 is accurate to 1e-12 of itself.
             np.testing.assert_allclose(found, expected, rtol=1e-12, atol=0, err_msg=name)
 
 
-def test_the_stride_schedule_is_the_official_one() -> None:
+def test_the_stride_schedule_equals_the_official_one() -> None:
     schedule = diffusion.Schedule.spaced(diffusion.stride_spacing(10))
     assert list(schedule.kept) == IDDPM["timestep_map_ddim10"].tolist()
     np.testing.assert_allclose(schedule.alphas_cumprod, IDDPM["alphas_cumprod_ddim10"], rtol=1e-12, atol=0)
@@ -74,11 +77,11 @@ def test_the_stride_schedule_is_the_official_one() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_every_state_of_a_diffusion_sampler(sampler: Sampler, key: str) -> None:
+def test_every_state_of_a_diffusion_sampler_equals_the_official_one(sampler: Sampler, key: str) -> None:
     assert_same(walk(sampler), IDDPM[key])
 
 
-def test_every_state_of_the_flow_sampler() -> None:
+def test_every_state_of_the_flow_sampler_equals_the_official_one() -> None:
     assert_same(walk(samplers.create("euler-maruyama", 10)), FLOW["sde_samples_10"])
     assert_same(walk(samplers.create("euler-maruyama", 250))[-2:], FLOW["sde_samples_250"])
     for steps in (10, 250):
@@ -86,21 +89,21 @@ def test_every_state_of_the_flow_sampler() -> None:
         assert_same(times, FLOW[f"times_{steps}"], rtol=1e-7)  # stored as float32
 
 
-def test_euler_against_its_closed_form() -> None:
-    """With the velocity 0.3 x cos t every step multiplies by 1 + 0.3 cos(t) / N."""
+def test_euler_equals_its_closed_form() -> None:
+    """For the velocity 0.3 x cos t each step multiplies the state by 1 + 0.3 cos(t) / N."""
     factor = math.prod(1 + 0.3 * math.cos(step / 40) / 40 for step in range(40))
     assert_same(walk(samplers.create("euler", 40))[-1], X.double() * factor, rtol=1e-6)
 
 
-def test_euler_tends_to_the_solution_at_first_order() -> None:
+def test_euler_converges_at_first_order() -> None:
     exact = X.double() * math.exp(0.3 * math.sin(1))
     errors = [(walk(samplers.create("euler", steps))[-1] - exact).abs().max().item() for steps in (80, 160)]
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.02)
 
 
-def test_dpm_solver_reaches_the_data_of_a_gaussian() -> None:
-    """Where the data are normal with mean 1 and spread s, noise prediction is linear and the exact path known."""
-    pytest.importorskip("diffusers", reason="dpm-solver++ is the scheduler of diffusers")
+def test_dpm_solver_reaches_gaussian_data() -> None:
+    """For normal data with mean 1 and spread s, the noise prediction is linear and the exact path is known."""
+    pytest.importorskip("diffusers", reason="dpm-solver++ needs diffusers")
     spread = 0.5
     products = diffusion.Schedule.spaced().alphas_cumprod
 
@@ -112,13 +115,13 @@ def test_dpm_solver_reaches_the_data_of_a_gaussian() -> None:
     found = samplers.create("dpm-solver++", 50).sample(gaussian, x, official_noise)
     start = products[-1]
     exact = 1 + spread * (x.double() - start.sqrt()) / (start * spread**2 + 1 - start).sqrt()
-    # Seen: 6e-4; DDIM, of first order, is 8e-2 away after as many steps.
+    # Seen: 6e-4; DDIM, of first order, is off by 8e-2 after as many steps.
     assert (found - exact).abs().max() < 2e-3
     assert (samplers.create("ddim", 50).sample(gaussian, x, official_noise) - exact).abs().max() > 5e-2
 
 
 @pytest.mark.parametrize("name", ["iddpm", "ddim", "euler", "euler-maruyama"])
-def test_the_state_stays_float32_and_is_never_written_into(name: str) -> None:
+def test_the_state_stays_float32_and_is_not_modified_in_place(name: str) -> None:
     sampler = samplers.create(name, 4)
     model = fake_diffusion if sampler.prediction == "noise" else fake_flow
     seen = []
@@ -136,7 +139,7 @@ def test_the_state_stays_float32_and_is_never_written_into(name: str) -> None:
     assert all(map(torch.equal, states, kept))
 
 
-def test_noise_is_drawn_only_where_a_sampler_says_so() -> None:
+def test_noise_is_only_drawn_by_samplers_that_declare_it() -> None:
     asked: list[int] = []
 
     def count(step: int) -> Tensor:
@@ -151,14 +154,14 @@ def test_noise_is_drawn_only_where_a_sampler_says_so() -> None:
         assert sampler.draws == bool(steps)
 
 
-def test_training_terms_of_diffusion() -> None:
+def test_training_terms_of_diffusion_equal_the_official_ones() -> None:
     schedule, data, t, drawn = (
         diffusion.Schedule.spaced(),
         IDDPM["train_x_start"],
         IDDPM["train_t"],
         IDDPM["train_noise"],
     )
-    x = diffusion.noised(schedule, data, t, drawn)
+    x = diffusion.add_noise(schedule, data, t, drawn)
     assert_same(x, IDDPM["train_x_t"])
     loss = diffusion.training_loss(schedule, fake_diffusion(x, t), data, x, t, drawn)
     assert_same(loss.mse, IDDPM["train_mse"])
@@ -166,9 +169,9 @@ def test_training_terms_of_diffusion() -> None:
     assert_same(loss.total, IDDPM["train_loss"])
 
 
-def test_the_bound_trains_the_variance_alone() -> None:
+def test_the_bound_only_trains_the_variance() -> None:
     schedule, t = diffusion.Schedule.spaced(), torch.tensor([0, 500])
-    x = diffusion.noised(schedule, IDDPM["train_x_start"], t, IDDPM["train_noise"])
+    x = diffusion.add_noise(schedule, IDDPM["train_x_start"], t, IDDPM["train_noise"])
     output = fake_diffusion(x, t).requires_grad_()
     diffusion.training_loss(schedule, output, IDDPM["train_x_start"], x, t, IDDPM["train_noise"]).vb.sum().backward()
     assert output.grad is not None and output.grad.isfinite().all()
@@ -176,24 +179,24 @@ def test_the_bound_trains_the_variance_alone() -> None:
     assert (output.grad[:, 4:].abs().amax(dim=(1, 2, 3)) > 0).all()
 
 
-def test_the_first_term_of_the_bound_is_a_probability_of_pixels() -> None:
-    """At t = 0 it is -log2 P of an 8-bit pixel: here against the integral of the normal density, by its erf."""
+def test_the_first_term_of_the_bound_is_a_pixel_probability() -> None:
+    """At t = 0 it is -log2 P of an 8-bit pixel; compared with the exact integral of the normal density."""
     schedule = diffusion.Schedule.spaced()
     pixels = torch.tensor([-1.0, -0.5, 128 / 127.5 - 1, 0.7, 1.0]).reshape(1, 1, 1, 5)
     t, eps, v = torch.tensor([0]), torch.full_like(pixels, 0.3), torch.full_like(pixels, -1.0)
-    x = diffusion.noised(schedule, pixels, t, torch.full_like(pixels, 0.5))
+    x = diffusion.add_noise(schedule, pixels, t, torch.full_like(pixels, 0.5))
     loss = diffusion.training_loss(schedule, torch.cat([eps, v], 1), pixels, x, t, torch.zeros_like(pixels))
-    mean = (x.double() - math.sqrt(1e-4) * 0.3) / math.sqrt(1 - 1e-4)  # at t = 0 the mean is the predicted data
+    mean = (x.double() - math.sqrt(1e-4) * 0.3) / math.sqrt(1 - 1e-4)  # at t = 0 the mean equals the predicted data
     scale = math.exp(0.5 * float(schedule.posterior_log_variance_clipped[0]))
     high = torch.special.ndtr((pixels.double() + 1 / 255 - mean) / scale)
     low = torch.special.ndtr((pixels.double() - 1 / 255 - mean) / scale)
     high[..., -1], low[..., 0] = 1, 0
-    # The published code's tanh in place of erf is within 3e-4 of it: far less than one bit in a thousand here.
+    # The tanh approximation of the published code differs from erf by 3e-4: far less than one bit in a thousand here.
     assert loss.vb.item() == pytest.approx((high - low).log2().neg().mean().item(), rel=2e-3)
 
 
-def test_training_terms_of_flow() -> None:
-    x, velocity = flow.noised(FLOW["train_data"], FLOW["train_t"], FLOW["train_noise"])
+def test_training_terms_of_flow_equal_the_official_ones() -> None:
+    x, velocity = flow.add_noise(FLOW["train_data"], FLOW["train_t"], FLOW["train_noise"])
     assert_same(x, FLOW["train_x_t"])
     assert_same(velocity, FLOW["train_velocity"])
     found = flow.score(velocity, x, FLOW["train_t"].reshape(-1, 1, 1, 1))
@@ -201,7 +204,7 @@ def test_training_terms_of_flow() -> None:
     assert_same(flow.training_loss(velocity + 0.5, velocity), torch.tensor([0.25, 0.25]))
 
 
-def test_an_image_has_its_own_noise_in_any_batch() -> None:
+def test_the_noise_of_an_image_does_not_depend_on_its_batch() -> None:
     alone = [PerImage(7, [image], (4, 8, 8)) for image in range(5)]
     together, other = PerImage(7, range(5), (4, 8, 8)), PerImage(8, range(5), (4, 8, 8))
     for step in (0, 249):
@@ -223,9 +226,9 @@ def test_images_agree_between_batch_sizes() -> None:
         assert_same(sampler.sample(fake_diffusion, own.start(), own), five[image : image + 1])
 
 
-def test_classes_belong_to_the_image_too() -> None:
-    drawn = classes(0, range(1000), 10)
-    assert drawn[3:7] == classes(0, range(3, 7), 10) and drawn != classes(1, range(1000), 10)
+def test_the_class_of_an_image_does_not_depend_on_its_batch() -> None:
+    drawn = draw_classes(0, range(1000), 10)
+    assert drawn[3:7] == draw_classes(0, range(3, 7), 10) and drawn != draw_classes(1, range(1000), 10)
     assert all(60 < drawn.count(label) < 140 for label in range(10))
 
 
@@ -233,18 +236,48 @@ def test_classes_belong_to_the_image_too() -> None:
     ("name", "steps", "message"),
     [
         ("idpm", 10, "did you mean iddpm?"),
-        ("nonsense", 10, "there are iddpm, ddim"),
-        ("iddpm", 0, "1 to 1000"),
-        ("ddim", 1001, "1 to 1000"),
-        ("euler", 0, "at least 1 is"),
-        ("euler-maruyama", 1, "at least 2 are"),
+        ("nonsense", 10, "the samplers are iddpm, ddim"),
+        ("iddpm", 0, "between 1 and 1000"),
+        ("ddim", 1001, "between 1 and 1000"),
+        ("euler", 0, "at least 1"),
+        ("euler-maruyama", 1, "at least 2"),
     ],
 )
-def test_what_cannot_be_is_one_line(name: str, steps: int, message: str) -> None:
+def test_an_invalid_sampler_is_refused_in_one_line(name: str, steps: int, message: str) -> None:
     with pytest.raises(UsageError, match=message.replace("?", r"\?")):
         samplers.create(name, steps)
 
 
-def test_a_stride_that_does_not_exist() -> None:
+def test_an_impossible_stride_is_refused() -> None:
     with pytest.raises(UsageError, match="no whole stride"):
         samplers.create("ddim", 999, spacing="stride")
+
+
+@pytest.mark.parametrize("shift", [0.3, 1.0, 3.0])
+def test_shifted_euler_steps(shift: float) -> None:
+    """Along a constant velocity any steps end at the same place; the share of noise is moved by the inverse."""
+    made = samplers.create("euler", 10, shift=shift)
+    assert made.times[0] == 0 and len(made.times) == 10
+    for step, t in enumerate(made.times):
+        u = step / 10
+        assert t == pytest.approx(shift * u / (1 + (shift - 1) * u), abs=1e-15)
+        assert 1 - t == pytest.approx(flow.shifted_time(1 - u, 1 / shift), abs=1e-15)
+    last = made.sample(lambda x, t: torch.full_like(x, 2.0), X, official_noise)
+    assert_same(last, X + 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("id", "name", "shift"),
+    [
+        ("lightningdit_b_1", "euler", 0.3),
+        ("ddt_b_2", "euler", 1.0),
+        ("flowdcn_s_2", "euler-maruyama", 1.0),
+        ("mdtv2_s_2", "iddpm", 1.0),
+    ],
+)
+def test_the_samplers_of_the_rivals(id: str, name: str, shift: float) -> None:
+    made = sampler_for(find(id), None, None)
+    assert (made.name, made.steps) == (name, 250)
+    if name == "euler":
+        assert made.times == samplers.create("euler", 250, shift=shift).times
+    assert f"sampler={name}" in str(Plan.of_text("cfg=3", find(id)))

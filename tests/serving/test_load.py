@@ -1,5 +1,6 @@
 """``convbench load``: latencies from the intended times, failures counted, and the rate within a bound."""
 
+import asyncio
 import json
 import threading
 import time
@@ -19,7 +20,9 @@ pytest.importorskip("uvicorn")
 from convbench import cli
 from convbench.errors import NothingMeasured, UsageError
 from convbench.export import folder
-from convbench.serving import app, connection, listen, load, protocol
+from convbench.serving import app, connection, load
+from convbench.serving.served import Served
+from convbench.serving.server import Server
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +39,9 @@ def server(artefact: Path, run: Callable[[int], None], max_queue: int = 1000) ->
         run(next(calls))
         return x
 
-    service = app.Service(protocol.Served(folder.read(artefact), 8, 10), step, 0.0005, max_queue)
-    with listen._listening("127.0.0.1", 0) as listener:
-        serving = app.Server(service)
-        thread = threading.Thread(target=serving.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            serving.should_exit = True
-            thread.join(30)
+    service = app.Service(Served(folder.read(artefact), 8), step, 0.0005, max_queue)
+    with served.in_thread(Server(service)) as address:
+        yield address
 
 
 def stall(call: int) -> None:
@@ -110,6 +106,115 @@ def test_bisection_finds_the_rate_that_a_server_bears(monkeypatch: pytest.Monkey
     assert rows[-1]["images_per_s"] == pytest.approx(4 * rows[-1]["rate"])
     assert len(rows) == 1 + load.STEPS
     assert {row["within"] for row in load.run("http://a", None, 4, None, 1, slo_s=0.001)} == {None, "no"}
+
+
+# Servers that mean harm
+
+DESCRIBED = {
+    "name": "m",
+    "inputs": [
+        {"name": "x", "datatype": "FP32", "shape": [-1, 4, -1, -1]},
+        {"name": "t", "datatype": "FP32", "shape": [-1]},
+        {"name": "y", "datatype": "INT64", "shape": [-1]},
+    ],
+    "parameters": {"height": [8, 16, 4], "width": [8, 16, 4]},
+}
+X = DESCRIBED["inputs"][0]  # type: ignore[index]
+HARM: dict[str, tuple[Any, str]] = {
+    "a list": ([], "does not follow the KServe v2 protocol"),
+    "no inputs": ({"inputs": []}, "does not follow the KServe v2 protocol"),
+    "many inputs": ({"inputs": [X] * 1000}, "does not follow the KServe v2 protocol"),
+    "inputs of another kind": ({"inputs": [1]}, "does not follow the KServe v2 protocol"),
+    "an escape in a name": ({"inputs": [{**X, "name": "\x1b[31m"}]}, "does not follow the KServe v2 protocol"),
+    "half a surrogate pair": ({"inputs": [{**X, "name": "\ud800"}]}, "does not follow the KServe v2 protocol"),
+    "another type": ({"inputs": [{**X, "datatype": ["FP32"]}]}, "of a type that no model of convbench does"),
+    "a shape of texts": ({"inputs": [{**X, "shape": ["-1"]}]}, "does not follow the KServe v2 protocol"),
+    "a negative shape": ({"inputs": [{**X, "shape": [-1, -8]}]}, "does not follow the KServe v2 protocol"),
+    "a huge shape": ({"inputs": [{**X, "shape": [-1, 2**40]}]}, "more than 67108864: lower --batch"),
+    "a huge side": ({"inputs": [X], "parameters": {"height": [2**40], "width": [1]}}, "more than 67108864"),
+    "no side": ({"inputs": [X], "parameters": {"height": [], "width": {}}}, "does not limit: give --side"),
+    "an error that a terminal obeys": (404, "m: a?[31m\u00e9b"),
+}
+
+
+@contextmanager
+def harmful(answers: Callable[[bytes], bytes]) -> Iterator[str]:
+    """A server that says whatever it likes, once to each connection."""
+
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(answers(head.partition(b"\r\n")[0]))
+        writer.close()
+
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(asyncio.start_server(one, "127.0.0.1", 0))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        loop.call_soon_threadsafe(server.close)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+def said(content: Any, status: int = 200) -> bytes:
+    body = json.dumps(content).encode()
+    return f"HTTP/1.1 {status} OK\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+@pytest.mark.parametrize("name", HARM)
+def test_what_a_server_says_of_its_model_is_checked(name: str) -> None:
+    content, message = HARM[name]
+    right = said({"error": "a\x1b[31m\u00e9b"}, 404) if content == 404 else said(content)
+    with harmful(lambda line: right) as address, pytest.raises(UsageError) as caught:
+        load.run(address, "m", 1, None, 0.1, clients=1)
+    assert message in str(caught.value) and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\0" * 100_000,
+        b"SSH-2.0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1e9\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 two OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"[" * 5000,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
+    ],
+    ids=lambda answer: repr(answer[:60]),
+)
+@pytest.mark.parametrize("model", ["m", None])
+def test_what_is_not_an_answer_is_one_line(answer: bytes, model: str | None) -> None:
+    with harmful(lambda line: answer) as address, pytest.raises(UsageError) as caught:
+        load.run(address, model, 1, None, 0.1, clients=1)
+    assert "no answer from " in str(caught.value) or "KServe v2 protocol" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_models_name_does_not_leave_its_part_of_the_address() -> None:
+    lines = []
+
+    def answers(line: bytes) -> bytes:
+        lines.append(line)
+        return said([{"name": "../a b?\u00e9"}] if b"index" in line else {})
+
+    with harmful(answers) as address, pytest.raises(UsageError):
+        load.run(address, None, 1, None, 0.1, clients=1)
+    assert lines[1] == b"GET /v2/models/..%2Fa%20b%3F%C3%A9 HTTP/1.1"
+
+
+def test_a_server_cannot_fill_the_list_of_failures() -> None:
+    seen = load.Seen([], [], Counter(), 1.0)
+    for k in range(1000):
+        seen.fail(f"500: {k}")
+    assert len(seen.failures) == load.MOST_WORDS + 1
+    assert seen.failures["other failures"] == 1000 - load.MOST_WORDS and seen.failures.total() == 1000
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.5, 5), (0.9, 9), (0.99, 10), (0.01, 1), (1.0, 10)])

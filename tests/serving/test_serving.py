@@ -2,6 +2,7 @@
 
 import json
 import queue
+import shutil
 import signal
 import socket
 import threading
@@ -28,7 +29,9 @@ pytest.importorskip("uvicorn")
 from convbench import cli
 from convbench.errors import UsageError
 from convbench.export import folder
-from convbench.serving import app, batching, listen, protocol
+from convbench.serving import app, batching, bodies, limits, listen, protocol
+from convbench.serving.served import Served
+from convbench.serving.server import Server
 
 INFER = "/v2/models/tiny_dico/infer"
 
@@ -40,8 +43,8 @@ def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def what(artefact: Path) -> protocol.Served:
-    return protocol.Served(folder.read(artefact), 8, 10)
+def what(artefact: Path) -> Served:
+    return Served(folder.read(artefact), 8)
 
 
 def expected(given: dict[str, Array]) -> Array:
@@ -107,12 +110,23 @@ BAD: dict[str, tuple[Any, str]] = {
     "fractional class": (input_of("y", [1], "INT64", [0.5]), "the data of y is not a list of int64 numbers"),
     "huge class": (input_of("y", [1], "INT64", [2**70]), "the data of y is not a list of int64 numbers"),
     "class too large": (input_of("y", [1], "INT64", [11]), "y must lie between 0 and 10"),
+    "scalar x": (changed(shape=[], data=[1.0]), "x must have the shape [N, 4, 4*h4, 4*w4], not []"),
+    "number": (changed(data=1.0), "the data of x is not a list of numbers"),
+    "a number among lists": (changed(data=[[1.0], 1.0]), "the data of x is not a list of numbers"),
+    "a list among numbers": (changed(data=[1.0, [1.0]]), "the data of x is not a list of float32 numbers"),
+    "deeper than its shape": (input_of("t", [1], "FP32", [[[1.0]]]), "the data of t is not a list of float32 numbers"),
+    "an endless number": (changed(data=[10**400] * 256), "the data of x is not a list of float32 numbers"),
+    "not ASCII in a long one": (
+        '{"id": "\u00e9"}'.encode() + b" " * 2**16,
+        "more than 65536 bytes and not all of them",
+    ),
+    "a long id": ({"id": "i" * 257, "inputs": []}, "id must be a text of at most 256 characters"),
     "class below zero": (input_of("y", [1], "INT64", [-1]), "y must lie between 0 and 10"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_request_is_refused_with_what_would_be_right(name: str, what: protocol.Served) -> None:
+def test_a_bad_request_is_refused_with_what_would_be_right(name: str, what: Served) -> None:
     given, message = BAD[name]
     with pytest.raises(protocol.Refused) as caught:
         protocol.parse(given if isinstance(given, bytes) else json.dumps(given).encode(), None, what)
@@ -141,7 +155,7 @@ def binary(given: dict[str, Array], sizes: dict[str, Any] | None = None) -> tupl
     ],
 )
 def test_binary_tensors_must_have_their_size(
-    sizes: dict[str, Any], cut: int, length: str | None, message: str, what: protocol.Served
+    sizes: dict[str, Any], cut: int, length: str | None, message: str, what: Served
 ) -> None:
     body, head = binary(served.inputs(1, 8), sizes)
     body = body + b"ab" if cut < 0 else body[: len(body) - cut]
@@ -150,7 +164,7 @@ def test_binary_tensors_must_have_their_size(
     assert message in str(caught.value)
 
 
-def test_json_and_bytes_mean_the_same(what: protocol.Served) -> None:
+def test_json_and_bytes_mean_the_same(what: Served) -> None:
     given = served.inputs(3, 8)
     flat = protocol.parse(json.dumps(served.content(given)).encode(), None, what)
     nested = served.content(given)
@@ -265,33 +279,61 @@ def test_a_full_queue_refuses_and_a_stop_finishes_what_waits() -> None:
     assert artefact.batches == [(1, 4), (2, 4)]
 
 
+def test_a_request_that_is_given_up_makes_room_at_once() -> None:
+    with held(max_queue=4) as (artefact, batcher):
+        waiting = [submit(batcher, 2, 4, k) for k in range(2)]
+        waiting[0].cancel()
+        assert batcher.images == 2
+        last = submit(batcher, 2, 4, 7)
+        waiting[1].cancel()
+        artefact.gate.set()
+        assert last.result(10)[0, 0, 0, 0] == 7
+    assert artefact.batches == [(1, 4), (2, 4)]
+
+
+def test_a_batch_that_waits_for_more_may_lose_all_it_has() -> None:
+    artefact = Artefact()
+    batcher = batching.Batcher(artefact, 4, max_delay_s=0.2, max_queue=4)
+    submit(batcher, 1, 4, 1).cancel()
+    assert submit(batcher, 1, 4, 2).result(10)[0, 0, 0, 0] == 2
+    batcher.stop()
+    assert artefact.batches == [(1, 4)] and batcher.failure is None
+
+
+def test_nobody_waits_for_a_thread_that_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with held() as (artefact, batcher):
+        waiting = [submit(batcher, 2, 4, k) for k in range(2)]
+        monkeypatch.setattr(batcher, "_run", lambda batch: None)  # what no runtime returns
+        artefact.gate.set()
+        for each in waiting:
+            with pytest.raises(batching.Stopped):
+                each.result(10)
+        batcher.thread.join(10)
+        assert isinstance(batcher.failure, TypeError) and not batcher.alive
+        with pytest.raises(batching.Stopped):
+            submit(batcher, 1, 4, 0)
+
+
 # Over HTTP, with an artefact that does what a test needs
 
 
 @contextmanager
-def http(what: protocol.Served, run: Callable[..., Array], max_queue: int = 100) -> Iterator[tuple[str, app.Service]]:
-    service = app.Service(what, run, 0.001, max_queue)
-    server = app.Server(service)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield address, service
-        finally:
-            server.should_exit = True
-            thread.join(30)
-    assert not thread.is_alive() and not service.batcher.thread.is_alive()
+def http(
+    what: Served, run: Callable[..., Array], max_queue: int = 100, client_s: float = 10.0
+) -> Iterator[tuple[str, app.Service]]:
+    service = app.Service(what, run, 0.001, max_queue, limits.ClientLimits(client_s))
+    with served.in_thread(Server(service)) as address:
+        yield address, service
+    assert not service.batcher.thread.is_alive()
 
 
 def post(address: str, given: dict[str, Array], path: str = INFER) -> tuple[int, Any]:
     return served.request(address, "POST", path, json.dumps(served.content(given)).encode())
 
 
-def test_limits_back_pressure_and_failures_over_http(what: protocol.Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_back_pressure_and_failures_over_http(what: Served) -> None:
     artefact = Artefact()
-    monkeypatch.setattr(app, "BODY_S", 0.5)
-    with http(what, artefact, max_queue=2) as (address, service), ThreadPoolExecutor(4) as pool:
+    with http(what, artefact, max_queue=2, client_s=0.5) as (address, service), ThreadPoolExecutor(4) as pool:
         limit = str(what.max_body_bytes)
         status, answer = served.request(address, "POST", INFER, b"", {"content-length": str(10**12)})
         assert status == 413 and limit in answer["error"]
@@ -299,7 +341,7 @@ def test_limits_back_pressure_and_failures_over_http(what: protocol.Served, monk
         assert chunked(address, endless).startswith(b"HTTP/1.1 413")
         assert chunked(address, b"1\r\n{\r\n").startswith(b"HTTP/1.1 408")  # and then nothing more
         assert served.request(address, "POST", INFER, b"{}", {"content-encoding": "gzip"})[0] == 415
-        assert service.held_bytes == 0
+        assert service.bodies.held == 0
 
         artefact.gate.clear()
         artefact.running.clear()
@@ -337,6 +379,58 @@ def test_limits_back_pressure_and_failures_over_http(what: protocol.Served, monk
         500: 2,
     }
     assert float(counts["convbench_queue_images"]) == 0
+
+
+@pytest.mark.parametrize("name", ["parse", "parse with a length", "answer"])
+def test_long_json_is_read_and_written_beside_the_other_requests(
+    name: str, what: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, begun = threading.Event(), threading.Event()
+    function, body = name.split(maxsplit=1)[0], json.dumps(served.content(served.inputs(1, 8))).encode()
+    work = getattr(protocol, function)
+    running = []
+
+    def held_up(*given: Any) -> Any:
+        running.append(1)
+        begun.set()
+        assert gate.wait(30) and len(running) == 1
+        running.pop()
+        return work(*given)
+
+    monkeypatch.setattr(protocol, function, held_up)
+    monkeypatch.setattr(app, "LONG_BODY", 0 if function == "parse" else 10**9)
+    monkeypatch.setattr(app, "LONG_ANSWER", 0 if function == "answer" else 10**9)
+    headers = {"inference-header-content-length": str(len(body))} if "length" in name else {}
+    with http(what, Artefact()) as (address, service), ThreadPoolExecutor(2) as pool:
+        with served.connect(address) as gone:  # what has begun ends, and counts until then
+            gone.sendall(served.post(body, "".join(f"{key}: {value}\r\n" for key, value in headers.items())))
+            assert begun.wait(10)
+        asking = [pool.submit(served.request, address, "POST", INFER, body, headers) for _ in range(2)]
+        served.until(lambda: service.bodies.held == 3 * len(body))
+        assert served.alive(address) and not any(each.done() for each in asking)
+        gate.set()
+        assert [each.result()[0] for each in asking] == [200, 200]
+        served.until(lambda: service.bodies.held == 0)
+        assert served.metrics(address)['convbench_requests_total{code="499"}'] == 1
+
+
+def test_large_bodies_wait_for_each_other_and_small_ones_for_none(
+    what: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "SMALL", 2**14)
+    service = app.Service(what, Artefact(), 0.001, 100, limits.ClientLimits(held_bytes=2**15))
+    body = json.dumps(served.content(served.inputs(1, 8))).encode()
+    large = body + b" " * 2**15
+    with served.in_thread(Server(service)) as address, served.connect(address) as half:
+        half.sendall(served.post(large)[: -(2**13)])
+        served.until(lambda: service.bodies.held > 2**14)
+        status, answer = served.request(address, "POST", INFER, large)
+        assert (status, answer) == (429, {"error": "too many large requests at once: try again"})
+        assert served.request(address, "POST", INFER, body)[0] == 200
+        half.sendall(b" " * 2**13)
+        assert served.answer(half)[0] == 200
+        assert served.request(address, "POST", INFER, large)[0] == 200
+        assert service.bodies.held == 0
 
 
 def chunked(address: str, body: bytes) -> bytes:
@@ -454,7 +548,7 @@ def test_what_cannot_be_served_is_one_line(
         assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
         return err
 
-    assert "is no artefact" in fails(f"{tmp_path} --port 0")
+    assert "is not an artefact" in fails(f"{tmp_path} --port 0")
     assert "takes at most 8 images" in fails(f"{artefact} --port 0 --max-batch 9")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "Address already in use" in fails(f"{artefact} --port {taken.getsockname()[1]}")
@@ -470,12 +564,54 @@ def test_what_cannot_be_served_is_one_line(
     assert "starlette is not installed: pip install 'convbench[serve]'" in fails(f"{artefact} --port 0")
 
 
+def test_serving_imports_nothing_of_the_model(artefact: Path, tmp_path: Path) -> None:
+    """Not even where its id names a module that lies in the working folder and on the path."""
+    copy = tmp_path / "copy"
+    shutil.copytree(artefact, copy)
+    content = json.loads((copy / "manifest.json").read_text())
+    content["signature"]["classes"] = 7
+    (copy / "manifest.json").write_text(json.dumps({**content, "model": "payload:net"}))
+    (tmp_path / "payload.py").write_text("raise AssertionError('imported')")
+    with served.process(str(copy), folder=tmp_path) as (_, address):
+        described = served.request(address, "GET", "/v2/models/payload_net")[1]
+        assert described["parameters"]["classes"] == 7 and described["parameters"]["t_end"] == 1000
+        bad = served.inputs(1, 8)
+        bad["y"][:] = 8
+        assert post(address, bad, "/v2/models/payload_net/infer")[1] == {"error": "y must lie between 0 and 7"}
+        assert post(address, bad | {"y": np.array([7])}, "/v2/models/payload_net/infer")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inputs": ()},
+        {"outputs": ()},
+        {"inputs": (folder.Port("x", "float32", ()),) * 3},
+        {"dimensions": {}},
+        {"model": "a/b?c"},
+        {"model": "a b"},
+        {"model": "\x1b[31m"},
+    ],
+    ids=str,
+)
+def test_a_manifest_of_something_else_is_not_served(changes: dict[str, Any], artefact: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be") as caught:
+        Served(replace(folder.read(artefact), **changes), 8)
+    assert str(caught.value).isprintable()
+
+
+def test_a_body_is_bounded_whatever_the_artefact_takes(artefact: Path) -> None:
+    huge = {"batch": (1, 8), "h4": (2, 2**30), "w4": (2, 2**30)}
+    assert Served(replace(folder.read(artefact), dimensions=huge), 8).max_body_bytes == 2**28 + 2**16
+    assert Served(folder.read(artefact), 8).max_body_bytes == 2**16 + 32 * 8 * (4 * 16 * 16 + 2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["openvino", "aoti"])
 def test_the_other_artefacts_run_too(to: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     pytest.importorskip("openvino")
     path = exported.artefact(tmp_path_factory.getbasetemp(), "dico", to)
-    with listen.opened(path, listen.Settings(threads=1)) as (what, run):
+    with listen.opened(path, listen.ServerSettings(threads=1)) as (what, run):
         batcher = batching.Batcher(run, what.max_batch, 0.001, 100)
         cases = [served.inputs(1 + k, (8, 16)[k % 2], seed=k) for k in range(4)]
         waiting = [batcher.submit(*(case[name] for name in "xty")) for case in cases]
@@ -487,5 +623,8 @@ def test_the_other_artefacts_run_too(to: str, tmp_path_factory: pytest.TempPathF
 def test_an_artefact_that_does_not_run_is_named(artefact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = replace(folder.read(artefact), batch=(1, 8), dimensions={"batch": (1, 8), "h4": (0, 4), "w4": (2, 4)})
     monkeypatch.setattr(folder, "read", lambda path: manifest)
-    with pytest.raises(UsageError, match="does not run here: "), listen.opened(artefact, listen.Settings(threads=1)):
+    with (
+        pytest.raises(UsageError, match="does not run here: "),
+        listen.opened(artefact, listen.ServerSettings(threads=1)),
+    ):
         pass

@@ -1,5 +1,6 @@
 """Models with the weights of the goldens: a formula of each key and shape (fill.py), so nothing is downloaded."""
 
+import gzip
 import json
 import math
 import re
@@ -28,18 +29,35 @@ def golden(id: str) -> dict[str, Tensor]:
 
 
 @cache
+def token_rivals() -> dict[str, dict[str, Any]]:
+    """Keys and counts of the official FlowDCN, LightningDiT, DDT and MDTv2 by id."""
+    return json.loads(gzip.decompress((GOLDEN.parent / "token_rivals.json.gz").read_bytes()))
+
+
+@cache
 def trace(id: str) -> list[dict[str, Any]]:
     """What each stage and each module of the first block gave, in the order of the calls."""
     return json.loads((GOLDEN / f"{id}_trace.json").read_text("utf-8"))["activations"]
+
+
+def _reach(shape: tuple[int, ...]) -> np.ndarray:
+    share = np.arange(1, shape[3] + 1) / shape[3] - 0.0001
+    return np.log(share / (1 - share)).astype(np.float32).reshape(shape)
 
 
 # Keys whose weights another rule makes of the standard normal draw w: "fill" of the reference data of those models.
 OTHER_RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     r"y_embedding$": lambda w: w / np.float32(math.sqrt(w.shape[-1])),
     r"logit_scale$": lambda w: np.float32(math.log(10)) + np.float32(0.1) * w,
-    r"^(pos|additional)_embed$": lambda w: np.float32(0.02) * w,  # where it is learned
+    r"^(pos|additional)_embed$|^in_context_posemb$": lambda w: np.float32(0.02) * w,  # where it is learned
     r"(^|\.)A(_b)?_log$": lambda w: np.broadcast_to(torch.arange(1, w.shape[1] + 1).log().numpy(), w.shape).copy(),
     r"(^|\.)D(_b)?$": lambda w: np.float32(1) + np.float32(0.1) * w,
+    # FlowDCN's windows: group i of G reaches (i + 1) / G - 0.0001 of the way, as its constructor has it.
+    r"qk_(deformables|scales)\.weight$": lambda w: w * np.float32(0.1 / math.sqrt(w.shape[1])),
+    r"deformables_scale$": lambda w: _reach(w.shape) + np.float32(0.1) * w,
+    r"(^|\.)(emb|out)_gain$": lambda w: np.asarray(np.float32(1) + np.float32(0.1) * w),  # a single number
+    r"\.(freqs|phases)$": lambda w: np.float32(2 * math.pi) * w,
+    r"^(transformer_blocks\.\d+\.)?scale_shift_table$": lambda w: np.float32(0.1) * w,
     r"dt_proj(_b)?\.bias$": lambda w: np.float32(-4) + np.float32(0.5) * w,
 }
 

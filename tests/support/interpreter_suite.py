@@ -25,6 +25,7 @@ from convbench.kernels import language, layout, matrix_product
 from convbench.kernels.matrix_product import multiply
 from convbench.kernels.ops import (
     channel_attention,
+    deformable_sampling,
     depthwise,
     depthwise_gelu,
     layer_norm,
@@ -34,6 +35,7 @@ from convbench.kernels.ops import (
     response_norm,
 )
 from convbench.kernels.ops.channel_attention import mean_kernel
+from convbench.kernels.ops.deformable_sampling import deformable_sampling_kernel
 from convbench.kernels.ops.depthwise import depthwise_kernel
 from convbench.kernels.ops.depthwise_gelu import depthwise_gelu_kernel
 from convbench.kernels.ops.layer_norm import layer_norm_modulate_kernel
@@ -44,6 +46,7 @@ from convbench.kernels.ops.response_norm import response_factors_kernel
 
 MODULES = (
     channel_attention,
+    deformable_sampling,
     depthwise,
     depthwise_gelu,
     language,
@@ -160,6 +163,16 @@ def factors(n: int, segments: int, c: int) -> Case:
     return response_norm, lambda new: (new(n, segments, c, dtype=torch.float32).square(), new(c, scale=0.5))
 
 
+def samples(n: int, groups: int, depth: int, h: int, w: int, reach: float) -> Case:
+    """Places are multiples of 1/64: values jump at -1 and -2, and no rounding may decide on which side one lies."""
+
+    def arguments(new: Callable[..., Tensor]) -> tuple[Any, ...]:
+        places = new(n, h, w, groups, 9, 2, scale=reach, dtype=torch.float32)
+        return nhwc(new(n, h, w, groups * depth)), places.mul_(64).round_().div_(64), new(n, h, w, groups, 9)
+
+    return deformable_sampling, arguments
+
+
 CASES: dict[str, Case] = {
     "depthwise_gelu 3x3, ragged": window(depthwise_gelu, 3, 1, 40, 9, 13),
     "depthwise_gelu 3x3, smaller than a tile": window(depthwise_gelu, 3, 2, 16, 3, 5),
@@ -181,6 +194,8 @@ CASES: dict[str, Case] = {
     "pointwise_residual": residual(1, 72, 24, 9, 13, scaled=False),
     "channel_gates": gates(2, 18, 72),
     "response_factors": factors(2, 9, 40),
+    "deformable_sampling, ragged": samples(2, 3, 24, 3, 5, 2.0),
+    "deformable_sampling, far off the map": samples(1, 1, 16, 2, 3, 40.0),
 }
 
 
@@ -248,6 +263,7 @@ class Mutation:
 
 TANH_GELU = "x * tl.sigmoid(1.5957691216 * (x + 0.044715 * x * x * x))"
 RAGGED_3X3, RAGGED_7X7 = "depthwise_gelu 3x3, ragged", "depthwise 7x7, ragged"
+SAMPLED = "deformable_sampling, ragged"
 SCALED, SHARED = "pointwise_residual scaled, ragged", "pointwise_squares, samples share a tile"
 
 MUTATIONS = (
@@ -315,6 +331,17 @@ MUTATIONS = (
              "response_factors"),
     Mutation("first segments only", response_factors_kernel, "range(0, SEGMENTS, ROWS)",
              "range(0, ROWS, ROWS)", "response_factors"),
+    Mutation("corners by floor", deformable_sampling_kernel, "x.to(tl.int32), y.to(tl.int32)",
+             "tl.floor(x).to(tl.int32), tl.floor(y).to(tl.int32)", SAMPLED),
+    Mutation("x for y", deformable_sampling_kernel, "places_ptr + 2 * at + 1", "places_ptr + 2 * at", SAMPLED),
+    Mutation("no left border", deformable_sampling_kernel, "(q >= 0) & ", "", SAMPLED),
+    Mutation("no lower border", deformable_sampling_kernel, "(r < height) & ", "", SAMPLED),
+    Mutation("another group", deformable_sampling_kernel, "* groups + group)", "* groups)", SAMPLED),
+    Mutation("a sample short", deformable_sampling_kernel, "range(SAMPLES)", "range(SAMPLES - 1)", SAMPLED),
+    Mutation("shares exchanged", deformable_sampling_kernel, "(1 - x) if right == 0", "(1 - x) if right == 1",
+             SAMPLED),
+    Mutation("the first image's values", deformable_sampling_kernel, "(first + (r * width", "((r * width", SAMPLED),
+    Mutation("no limit of a place", deformable_sampling_kernel, "tl.maximum(x, -3.0)", "tl.maximum(x, -1.5)", SAMPLED),
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A model of somebody else's, for tests/catalogue/test_external.py: convbench knows nothing of it."""
+"""An external model for tests/catalogue/test_external.py, unknown to convbench."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 class Net(nn.Module):
-    """Two convolutions around the sum of what x, t and y say; the second starts at zero, as many heads do."""
+    """Two convolutions around the sum of the features of x, t and y; the second starts at zero, as many heads do."""
 
     def __init__(self) -> None:
         super().__init__()

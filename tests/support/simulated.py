@@ -1,4 +1,4 @@
-"""A machine whose times and rates are made up, so that numbers can be tested to the digit on a busy machine."""
+"""A simulated machine with given times and rates, so that numbers can be tested exactly on a busy machine."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,12 +11,12 @@ QUICK = Rules(block_s=0.005, warmup_s=0.01, min_s=0.02, cap_s=0.1, min_blocks=6,
 
 
 class Simulated(CpuClock):
-    """Runs every step once; the block takes what ``takes`` says of its first step's number, its length and its lane."""
+    """Clock that runs every step once; ``takes`` gives a block's seconds by first step, number of steps and lane."""
 
     def __init__(self, takes: Callable[[int, int, int], float] = lambda first, steps, lane: 0.01 * steps) -> None:
         self.takes = takes
         self.steps = 0
-        self.lanes: list[object] = []  # what is run, by first appearance
+        self.lanes: list[object] = []  # callables in order of first appearance
         self.order: list[int] = []  # the lane of each block
 
     def block(self, run: Callable[[], object], steps: int) -> Block:
@@ -41,7 +41,7 @@ RATES = Rates(
 
 
 class Unwatched:
-    """In place of the sampler, which is a process of its own and takes its time to start: an idle machine."""
+    """An idle machine in place of the sampler, which is a separate process and takes time to start."""
 
     facts: ClassVar[dict[str, Any]] = {}
     reason = ""

@@ -1,4 +1,4 @@
-"""The walls of the roofline: amounts of work by hand, on a clock whose blocks take made-up times."""
+"""Walls of the roofline: amounts of work by hand, with simulated block times."""
 
 from dataclasses import asdict
 
@@ -21,7 +21,7 @@ AMOUNTS = {  # of a CPU: FLOPs of the products, bytes read and written, launches
 
 @pytest.mark.parametrize(("block_s", "runs"), [(0.15, 3), (4.0, 1)])
 def test_a_rate_is_work_over_the_shortest_block(block_s: float, runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One block to start with, then two; what takes seconds is not done again."""
+    """One block at first, then two; work that takes seconds is not repeated."""
     clocks: list[Simulated] = []
 
     def clock_of(device: str) -> Simulated:
@@ -35,13 +35,13 @@ def test_a_rate_is_work_over_the_shortest_block(block_s: float, runs: int, monke
     assert [clock.steps for clock in clocks] == [runs] * 5
 
 
-def test_real_rates_are_positive_and_the_peak_is_the_fastest() -> None:
+def test_real_rates_are_positive_and_the_peak_is_the_highest() -> None:
     rates = calibrate("cpu", "fp32", repeats=1)
     assert min(asdict(rates).values()) > 1e3
     assert rates.peak_flops_per_s == max(value for key, value in asdict(rates).items() if "flops" in key) > 1e9
 
 
-def test_the_best_of_two_is_the_higher_of_each() -> None:
+def test_the_best_of_two_takes_the_higher_rates() -> None:
     assert Rates(1, 20, 3, 40, 5).best(Rates(10, 2, 30, 4, 50)) == Rates(10, 20, 30, 40, 50)
 
 
@@ -53,7 +53,7 @@ def test_the_best_of_two_is_the_higher_of_each() -> None:
         (Rates(1e18, 1e18, 1e18, 1e18, 1e3), 100, "launch"),
     ],
 )
-def test_the_floor_is_that_of_the_nearest_wall(rates: Rates, launches: int, expected: str) -> None:
+def test_the_floor_is_set_by_the_nearest_wall(rates: Rates, launches: int, expected: str) -> None:
     count = count_variant(catalogue.find("dico_s"), 64)
     seconds = {"compute": 2 * count.macs_full * 8 / 2e9, "memory": count.weight_bytes / 1e9, "launch": launches / 1e3}
     assert limit(count, 8, rates, launches) == Limit(pytest.approx(seconds[expected]), expected)

@@ -1,4 +1,4 @@
-"""Blocks, turns and the rules of when to stop, with steps that take made-up times."""
+"""Blocks, their order and the stopping rules, with simulated step times."""
 
 import gc
 import math
@@ -12,7 +12,7 @@ import pytest
 import torch
 from simulated import QUICK, Simulated
 
-from convbench.timing.clock import RULES, Block, CpuClock, CudaClock, Lane, StoppedClock, rotating, time_lanes
+from convbench.timing.clock import RULES, Block, CpuClock, CudaClock, Lane, StoppedClock, rotate_inputs, time_lanes
 
 STEADY = replace(QUICK, warmup_s=0.05, min_s=0.3, cap_s=2.0, min_blocks=10)
 
@@ -22,7 +22,7 @@ def lanes(count: int) -> list[Lane]:
 
 
 def test_a_block_of_the_cpu_clock_adds_up() -> None:
-    """Of a clock that is read: one second more at each reading."""
+    """The clock advances by one second at each reading."""
 
     class Counting(CpuClock):
         seconds = 0.0
@@ -34,11 +34,11 @@ def test_a_block_of_the_cpu_clock_adds_up() -> None:
         second = now  # type: ignore[assignment]
 
     block = Counting().block(lambda: None, 4)
-    # Readings: the first stamp, the other clock, four stamps, the other clock.
+    # Readings: the first stamp, the second clock, four stamps, the second clock.
     assert block == Block(step_s=5 / 4, wall_s=5, total_s=5, singles=[2, 1, 1, 1])
 
 
-def test_the_cpu_clock_measures_time_that_passes() -> None:
+def test_the_cpu_clock_measures_elapsed_time() -> None:
     block = CpuClock().block(lambda: time.sleep(0.002), 5)
     assert block.total_s >= 0.01
     assert block.total_s == pytest.approx(sum(block.singles), rel=1e-9)
@@ -47,17 +47,17 @@ def test_the_cpu_clock_measures_time_that_passes() -> None:
 
 
 def test_a_steady_lane_stops_as_soon_as_the_rules_allow() -> None:
-    """0.01 s a step: blocks of 1 step, 10 blocks asked, 0.3 s asked: 30 blocks."""
+    """Steps of 0.01 s, blocks of 1 step, at least 10 blocks and 0.3 s: 30 blocks."""
     (lane,) = both = lanes(1)
     clock = Simulated()
     time_lanes(both, clock, STEADY)
     assert lane.steps_per_block == 1
     assert lane.block_s == [0.01] * 30
-    assert len(clock.order) == 30 + 5  # of warm-up, one step each
+    assert len(clock.order) == 30 + 5  # warm-up blocks of one step each
 
 
 @pytest.mark.parametrize(("step_s", "steps"), [(0.001, 5), (0.0012, 5), (0.005, 1), (0.0049, 2), (3.0, 1)])
-def test_a_block_is_as_long_as_asked(step_s: float, steps: int) -> None:
+def test_a_block_has_the_minimum_length(step_s: float, steps: int) -> None:
     (lane,) = both = lanes(1)
     time_lanes(both, Simulated(lambda first, steps, lane: step_s * steps), STEADY)
     assert lane.steps_per_block == steps
@@ -65,14 +65,14 @@ def test_a_block_is_as_long_as_asked(step_s: float, steps: int) -> None:
     assert lane.steps_per_block * step_s >= STEADY.block_s
 
 
-def test_slow_steps_get_the_least_number_of_blocks() -> None:
+def test_slow_steps_get_the_minimum_number_of_blocks() -> None:
     (lane,) = both = lanes(1)
     time_lanes(both, Simulated(lambda first, steps, lane: 10.0), STEADY)
     assert len(lane.blocks) == STEADY.least_blocks == 6
 
 
-def test_a_wide_interval_goes_on_to_the_cap() -> None:
-    """Steps of 5 and 15 ms in turns: the interval is from one to the other, the median at most 15 ms."""
+def test_a_wide_interval_is_timed_up_to_the_cap() -> None:
+    """Alternating steps of 5 and 15 ms: the interval spans both, the median is at most 15 ms."""
     (lane,) = both = lanes(1)
     time_lanes(both, Simulated(lambda first, steps, lane: 0.015 if first % 2 else 0.005), STEADY)
     assert lane.half_width() >= 0.3333
@@ -80,7 +80,7 @@ def test_a_wide_interval_goes_on_to_the_cap() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_lanes_take_turns_there_and_back(count: int) -> None:
+def test_lanes_are_interleaved_forwards_and_backwards(count: int) -> None:
     clock = Simulated()
     time_lanes(lanes(count), clock, STEADY)
     timed = clock.order[5 * count :]
@@ -88,7 +88,7 @@ def test_lanes_take_turns_there_and_back(count: int) -> None:
     assert timed == (there + back) * 15
 
 
-def test_a_comparison_goes_on_until_it_is_settled_or_the_cap_is_reached() -> None:
+def test_a_comparison_continues_until_it_is_settled_or_capped() -> None:
     asked = 0
 
     def settled() -> bool:
@@ -104,19 +104,19 @@ def test_a_comparison_goes_on_until_it_is_settled_or_the_cap_is_reached() -> Non
     assert [lane.timed_s for lane in both] == pytest.approx([2.0, 2.0])
 
 
-def test_one_slow_lane_stops_all() -> None:
+def test_one_slow_lane_at_the_cap_stops_all() -> None:
     both = lanes(2)
     time_lanes(both, Simulated(lambda first, steps, lane: 0.5 if lane else 0.01), STEADY, settled=lambda: False)
-    assert [len(lane.blocks) for lane in both] == [30, 30]  # as many as the quick one needs for itself
+    assert [len(lane.blocks) for lane in both] == [30, 30]  # as many as the fast lane needs by itself
 
 
-def test_progress_is_the_share_of_the_cap_and_never_falls() -> None:
+def test_progress_is_the_share_of_the_cap() -> None:
     seen: list[float] = []
     time_lanes(lanes(2), Simulated(), STEADY, seen.append)
     assert seen == pytest.approx([0.01 * turn / 2 for turn in range(1, 31)])
 
 
-def test_what_is_around_a_lane_is_entered_for_its_blocks_alone() -> None:
+def test_the_context_of_a_lane_surrounds_only_its_blocks() -> None:
     inside: list[int] = []
     seen: list[list[int]] = []
 
@@ -134,7 +134,7 @@ def test_what_is_around_a_lane_is_entered_for_its_blocks_alone() -> None:
     assert (inside, {len(each) for each in seen}) == ([], {1})
 
 
-def test_garbage_is_not_collected_while_timing_and_is_afterwards() -> None:
+def test_garbage_collection_is_off_only_during_timing() -> None:
     during: list[bool] = []
     time_lanes([Lane(lambda: during.append(gc.isenabled()))], Simulated(), STEADY)
     assert during == [True] * 5 + [False] * 30  # the warm-up, the blocks
@@ -146,10 +146,10 @@ def test_garbage_is_not_collected_while_timing_and_is_afterwards() -> None:
 
 
 @pytest.mark.parametrize("after", [0, 10])
-def test_a_clock_that_stands_still_ends_the_timing(after: int) -> None:
-    """No rule of when to stop would ever be met: it once ran for ever."""
+def test_a_stopped_clock_ends_the_timing(after: int) -> None:
+    """The stopping rules would never be met, and timing would not end."""
     clock = Simulated(lambda first, steps, lane: 0.01 * steps if first < after else 0.0)
-    with pytest.raises(StoppedClock, match=r"^a block took no time at all$"):
+    with pytest.raises(StoppedClock, match=r"^the clock did not advance during a block$"):
         time_lanes(lanes(1), clock, STEADY)
     assert clock.steps == after + 1
 
@@ -157,13 +157,13 @@ def test_a_clock_that_stands_still_ends_the_timing(after: int) -> None:
 def test_inputs_rotate() -> None:
     sets = [tuple(torch.full((1,), 10.0 * i + j) for j in range(3)) for i in range(3)]
     seen: list[list[float]] = []
-    run = rotating(lambda x, t, y: seen.append([v.item() for v in (x, t, y)]), sets)  # type: ignore[arg-type, func-returns-value]
+    run = rotate_inputs(lambda x, t, y: seen.append([v.item() for v in (x, t, y)]), sets)  # type: ignore[arg-type, func-returns-value]
     for _ in range(4):
         run()
     assert seen == [[0, 1, 2], [10, 11, 12], [20, 21, 22], [0, 1, 2]]
 
 
-def test_the_rules_are_those_of_the_protocol() -> None:
+def test_the_rules_match_the_protocol() -> None:
     """docs/protocol.md: blocks of 50 and 100 ms, 20 and 15 of them, 0.5 and 2 %, 30 and 20 s."""
     cuda, cpu = RULES["cuda"], RULES["cpu"]
     assert (cuda.block_s, cuda.min_blocks, cuda.half_width, cuda.cap_s, cuda.min_s) == (0.05, 20, 0.005, 30, 3)

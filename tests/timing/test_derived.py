@@ -1,4 +1,4 @@
-"""Derived numbers against figures worked out by hand, and against files that were written before derived.py was."""
+"""Derived numbers compared with values computed by hand and with files older than derived.py."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from convbench.store import read
-from convbench.timing.derived import agree, derived, paired
+from convbench.timing.derived import derive, derive_ratio, nearly_equal
 
 RESULTS = sorted((Path(__file__).parents[2] / "results").glob("*.jsonl"))
 RATES = {
@@ -41,13 +41,13 @@ def test_stored_numbers_follow_from_their_samples(path: Path) -> None:
     rows = [row for row in read(path) if row["status"] == "ok"]
     assert rows
     for row in rows:
-        found = derived(row) | paired(row, rows)
+        found = derive(row) | derive_ratio(row, rows)
         assert {"images_per_s", "images_per_s_low", "mfu", "limit_fraction"} <= set(found)
-        assert {key: value for key, value in found.items() if not agree(row[key], value)} == {}
+        assert {key: value for key, value in found.items() if not nearly_equal(row[key], value)} == {}
 
 
 def test_a_forward_pass_by_hand() -> None:
-    assert derived(ROW) == {
+    assert derive(ROW) == {
         "images_per_s": 32.0,  # 8 / 0.25
         "images_per_s_low": 16.0,  # under six blocks, the interval is their range
         "images_per_s_high": 64.0,
@@ -64,39 +64,39 @@ def test_a_forward_pass_by_hand() -> None:
     }
 
 
-def test_a_training_step_is_worth_three_forward_passes_and_moves_every_weight_six_times() -> None:
-    found = derived(ROW | {"mode": "train+ema"})
+def test_a_training_step_counts_three_forward_passes_and_six_weight_passes() -> None:
+    found = derive(ROW | {"mode": "train+ema"})
     assert (found["flops_per_s"], found["limit_images_per_s"]) == (1.92e12, pytest.approx(200 / 3))
-    heavy = derived(ROW | {"mode": "train", "params": 10**10})
+    heavy = derive(ROW | {"mode": "train", "params": 10**10})
     assert (heavy["limit_wall"], heavy["limit_images_per_s"]) == ("memory", pytest.approx(8 / (6 * 4e10 / 1e11)))
 
 
-def test_operators_are_whole() -> None:
-    """A limit by launches is that of a whole number of them, 400000 here; one between two of them is put right."""
+def test_a_limit_by_launches_is_a_whole_number_of_operators() -> None:
+    """400,000 launches here; a limit between two whole numbers is corrected."""
     launched = ROW | {"limit_wall": "launch", "limit_images_per_s": 2.0}
-    assert (derived(launched)["limit_wall"], derived(launched)["limit_images_per_s"]) == ("launch", 2.0)
-    between = derived(launched | {"limit_images_per_s": 8e5 / 4e5 * 1.000001})
-    assert not agree(2.000002, between["limit_images_per_s"])
+    assert (derive(launched)["limit_wall"], derive(launched)["limit_images_per_s"]) == ("launch", 2.0)
+    between = derive(launched | {"limit_images_per_s": 8e5 / 4e5 * 1.000001})
+    assert not nearly_equal(2.000002, between["limit_images_per_s"])
 
 
 def test_processes_widen_the_interval_and_hide_single_steps() -> None:
-    found = derived(ROW | {"processes": 2, "process_s": [0.1, 1.0]})
+    found = derive(ROW | {"processes": 2, "process_s": [0.1, 1.0]})
     assert (found["images_per_s_low"], found["images_per_s_high"]) == (8.0, 80.0)
     assert "latency_s_p50" not in found
 
 
-def test_ratios_come_from_blocks_that_were_timed_in_turns() -> None:
+def test_ratios_come_from_interleaved_blocks() -> None:
     b = ROW | {"case": "b", "block_s": [0.0625, 0.125, 0.25], "compared_with": "a"}
-    assert paired(b, [ROW, b]) == {"ratio": 2.0, "ratio_low": 2.0, "ratio_high": 2.0, "difference": "faster"}
+    assert derive_ratio(b, [ROW, b]) == {"ratio": 2.0, "ratio_low": 2.0, "ratio_high": 2.0, "difference": "faster"}
     for alone in (
         b | {"measured_at": "later"},
         b | {"processes": 3},
         b | {"block_s": [0.1]},
         b | {"compared_with": "c"},
     ):
-        assert paired(alone, [ROW, alone]) == {}
+        assert derive_ratio(alone, [ROW, alone]) == {}
 
 
 @pytest.mark.parametrize("row", [ROW | {"status": "failed"}, ROW | {"block_s": []}])
-def test_what_was_not_timed_has_no_numbers(row: dict[str, Any]) -> None:
-    assert derived(row) == {}
+def test_a_row_without_timing_has_no_numbers(row: dict[str, Any]) -> None:
+    assert derive(row) == {}

@@ -1,4 +1,4 @@
-"""Intervals against the exact binomial, simulations with a fixed seed, and numpy."""
+"""Intervals compared with the exact binomial distribution, simulations with a fixed seed, and numpy."""
 
 import math
 from collections.abc import Callable
@@ -21,17 +21,17 @@ def skewed(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
 
 
 def share_outside(n: int, outside: int) -> float:
-    """That the median of the distribution lies under the sample with ``outside`` ones below it, or over its twin."""
+    """Probability that the median lies below the sample with ``outside`` ones below it, or above its counterpart."""
     return 2 * sum(math.comb(n, k) for k in range(outside + 1)) / 2**n
 
 
 def alternating(n: int) -> list[float]:
-    """0 … n-1, from the ends inwards, so that neighbours differ and their correlation is negative."""
+    """List 0 … n-1 from the ends inwards, so that neighbours differ and their correlation is negative."""
     return [float(i // 2 if i % 2 == 0 else n - 1 - i // 2) for i in range(n)]
 
 
 @pytest.mark.parametrize("n", range(6, 61))
-def test_median_interval_is_the_narrowest_that_holds_95_percent(n: int) -> None:
+def test_median_interval_is_the_narrowest_of_95_percent(n: int) -> None:
     low, high = median_interval(alternating(n))
     outside = int(low)
     assert high == n - 1 - outside
@@ -50,7 +50,7 @@ def test_median_interval_covers_the_median(draw: Callable[..., np.ndarray]) -> N
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
-def test_under_six_samples_it_is_the_range(n: int) -> None:
+def test_the_interval_of_fewer_than_six_samples_is_their_range(n: int) -> None:
     samples = [float(7 * i % 5) for i in range(n)]
     assert median_interval(samples) == (min(samples), max(samples))
 
@@ -64,7 +64,7 @@ def ar1(rng: np.random.Generator, rho: float, n: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rho", [-0.6, 0.0, 0.3, 0.9])
-def test_autocorrelation_is_that_of_numpy(rho: float) -> None:
+def test_autocorrelation_equals_numpy(rho: float) -> None:
     series = ar1(np.random.default_rng(3), rho, 400)
     centred = series - series.mean()
     expected = np.correlate(centred, centred, "full")[len(series)] / np.dot(centred, centred)
@@ -77,8 +77,8 @@ def test_autocorrelation_of_too_few_or_equal_samples_is_zero() -> None:
     assert autocorrelation([2.5] * 20) == 0.0
 
 
-def test_samples_that_follow_each_other_widen_the_interval() -> None:
-    """r of a slow wave of 60 samples is near 1, so few samples' worth is left; the same values shuffled keep theirs."""
+def test_correlated_samples_widen_the_interval() -> None:
+    """A slow wave of 60 samples has r near 1, so it counts as a few samples; shuffled, its values count in full."""
     wave = [math.sin(2 * math.pi * i / 60) for i in range(60)]
     shuffled = np.random.default_rng(1).permutation(wave).tolist()
     assert autocorrelation(wave) > 0.9
@@ -88,8 +88,8 @@ def test_samples_that_follow_each_other_widen_the_interval() -> None:
     assert (low, high) == (sorted(wave)[21], sorted(wave)[38])  # 2 P(Binomial(60, 1/2) <= 21) = 2.7 %
 
 
-def test_the_widened_interval_covers_where_the_plain_one_fails() -> None:
-    """AR(1) with 0.6: 40 samples are worth 10. Order statistics alone cover the median in about 76 % of cases."""
+def test_the_widened_interval_covers_the_median_of_correlated_samples() -> None:
+    """AR(1) with 0.6: 40 samples count as 10. Plain order statistics cover the median in about 76 % of cases."""
     rng, plain, widened = np.random.default_rng(5), 0, 0
     for _ in range(1000):
         samples = ar1(rng, 0.6, 40).tolist()
@@ -118,20 +118,20 @@ def test_percentile(samples: list[float], share: float, at_least: int, expected:
 
 
 @pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 0.9, 0.99])
-def test_percentile_is_numpys_inverted_cdf(share: float) -> None:
+def test_percentile_equals_the_inverted_cdf_of_numpy(share: float) -> None:
     samples = np.random.default_rng(0).lognormal(size=137)
     expected = np.quantile(samples, share, method="inverted_cdf")
     assert percentile(samples.tolist(), share) == expected
 
 
 def test_ratio_interval_of_known_pairs() -> None:
-    """Seven pairs: the median of the ratios, and their range, as P(Binomial(7, 1/2) <= 1) is over 2.5 %."""
+    """Seven pairs give the median of the ratios and their range, as P(Binomial(7, 1/2) <= 1) exceeds 2.5 %."""
     pairs = [(2.0, 1.0), (3.0, 1.0), (9.0, 3.0), (4.0, 1.0), (1.0, 1.0), (10.0, 2.0), (6.0, 2.0)]
     assert ratio_interval(pairs) == (3.0, 1.0, 5.0)
 
 
-def test_ratio_interval_cancels_what_pairs_share() -> None:
-    """A machine that drifts by a factor of five moves both of a pair: the ratio stays."""
+def test_ratio_interval_cancels_common_drift() -> None:
+    """Drift by a factor of five changes both samples of a pair, not their ratio."""
     pairs = [(1.1 * drift, drift) for drift in np.linspace(1, 5, 20).tolist()]
     ratio, low, high = ratio_interval(pairs)
     assert (ratio, low, high) == pytest.approx((1.1, 1.1, 1.1), rel=1e-12)

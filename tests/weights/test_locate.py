@@ -294,11 +294,11 @@ def server() -> Iterator[str]:
 
 ASK = """
 import sys
-from convbench.weights import locate as checkpoints
+from convbench.weights import locate
 from convbench.errors import WeightsError
 for words in sys.argv[1:]:
     try:
-        found = checkpoints.from_hub(words)
+        found = locate.from_hub(words)
         print(found.revision, found.sha256(), found.path.name)
     except WeightsError as error:
         print(error)
@@ -387,9 +387,9 @@ def test_no_network_is_one_line(tmp_path: Path) -> None:
     [
         ("dit_xl_2", 1024, "only one for 256, 512 px"),
         ("dit_s_2", 256, "dit_xl_2 alone"),
-        ("dic_xl", 256, "weights are coming"),
+        ("dic_xl", 256, "announces weights"),
         ("dico_h", 256, "S, B, L and XL"),
-        ("fcdm_xl", 256, "links none"),
+        ("fcdm_xl", 256, "does not link any"),
     ],
 )
 def test_no_official_weights(model: str, res: int, reason: str) -> None:

@@ -74,10 +74,10 @@ def refusal(path: Path, model: nn.Module | None = None, variant: Variant = TINY)
     return message.replace(f"{path.parent}{os.sep}", "")
 
 
-def shapes_of(id: str, res: int = 256) -> State:
-    """A file of a few kilobytes in the shape of a variant."""
-    on_meta = models.on_meta(find(id), res).state_dict()
-    return {key: torch.zeros(1).expand(value.shape) for key, value in on_meta.items()}
+def shapes_of(id: str, res: int | None = None) -> State:
+    """A file of a few kilobytes in the shape of a variant, at its own resolution unless told otherwise."""
+    on_meta = models.on_meta(find(id), res or find(id).res).state_dict()
+    return {key: torch.zeros(()).expand(value.shape) for key, value in on_meta.items()}
 
 
 # ---- what loads ----

@@ -13,7 +13,7 @@ import numpy as np
 
 
 class TritonPythonModel:
-    """What Triton's Python backend loads."""
+    """Entry point of Triton's Python backend."""
 
     def initialize(self, args: dict[str, str]) -> None:
         self.triton: Any = import_module("triton_python_backend_utils")

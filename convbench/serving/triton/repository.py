@@ -4,17 +4,16 @@ Field names: github.com/triton-inference-server/common, protobuf/model_config.pr
 """
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from convbench import catalogue
-from convbench.catalogue import Signature
 from convbench.errors import UsageError
 
 from ...export import folder
 from ...export.folder import Manifest, Port
-from ..protocol import extents, safe_name
+from ..served import extents, last_class, safe_name
 
 BACKENDS = {  # that can run a target; the first is taken unless another is asked for
     "onnx": ("onnxruntime", "python"),
@@ -23,13 +22,15 @@ BACKENDS = {  # that can run a target; the first is taken unless another is aske
     "aoti": ("python",),
 }
 TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
+ENTRIES = (".onnx", ".plan", ".xml", ".pt2")  # never a .py, which Triton's Python would import
+NAME, FILE = re.compile(r"[A-Za-z0-9_]+"), re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+")
 PLACES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan", "openvino": "model.xml"}  # where Triton looks
 GUIDED = "_guided"
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """How Triton shall run an artefact."""
+    """Settings of Triton for an artefact."""
 
     backend: str | None = None  # one of BACKENDS; None for the first
     max_batch: int | None = None  # None for the artefact's most
@@ -49,14 +50,13 @@ def deploy(artefact: Path, out: Path, wanted: Deployment, force: bool = False) -
     if changed := folder.changed_files(artefact, manifest):
         raise UsageError(f"{artefact} is damaged: {'; '.join(changed)}: export it again")
     backend = chosen(manifest, wanted)
-    takes = catalogue.find(manifest.model).signature
     name = safe_name(manifest.model)
     names = [name]
     with folder.making(out, force) as partial:
-        _model(partial / name, artefact, manifest, takes, backend, wanted)
+        _model(partial / name, artefact, manifest, backend, wanted)
         if wanted.guidance:
             names.append(name + GUIDED)
-            _guided(partial / names[1], name, manifest, takes, wanted)
+            _guided(partial / names[1], name, manifest, wanted)
         (partial / folder.README).write_text(readme(manifest, names, backend), "utf-8")
         shutil.copyfile(artefact / folder.MANIFEST, partial / folder.MANIFEST)
     return names
@@ -79,42 +79,46 @@ def chosen(manifest: Manifest, wanted: Deployment) -> str:
         raise UsageError(
             f"--max-batch {wanted.max_batch} does not suit this artefact: it takes at most {manifest.batch[1]} images"
         )
-    takes = catalogue.find(manifest.model).signature
+    entry = manifest.entry
+    if entry not in manifest.files or not FILE.fullmatch(entry) or not entry.endswith(ENTRIES):
+        raise UsageError(f"{ascii(entry)[:80]} is not a listed file that Triton can run: export the artefact again")
+    takes = manifest.signature
     if wanted.guidance and (takes.caption or not takes.null_class):
         raise UsageError(f"--guidance does not suit {manifest.model}: it has no index that means no class")
+    if wanted.guidance and takes.guidance_interval:
+        raise UsageError(f"--guidance does not suit {manifest.model}: it is guided within an interval of t alone")
     return backend
 
 
-def _model(into: Path, artefact: Path, manifest: Manifest, takes: Signature, backend: str, wanted: Deployment) -> None:
+def _model(into: Path, artefact: Path, manifest: Manifest, backend: str, wanted: Deployment) -> None:
     version = into / "1"
     version.mkdir(parents=True)
     facts: dict[str, str] = {}
+    entry = Path(manifest.entry)
+    shutil.copyfile(artefact / entry, version / PLACES.get(backend, entry.name))
+    for weights in (entry.with_suffix(".bin").name, f"{entry.name}.data"):  # as OpenVINO and ONNX name them
+        if weights in manifest.files:
+            shutil.copyfile(artefact / weights, version / weights)
     if backend == "python":
-        for file in manifest.files:
-            if file != folder.LAYERS:
-                shutil.copyfile(artefact / file, version / file)
         shutil.copyfile(Path(__file__).with_name("step.py"), version / "model.py")
         facts = {"artefact": manifest.to, "entry": manifest.entry, "threads": str(wanted.threads)}
-        facts |= {} if takes.caption else {"last_class": str(last_class(takes))}
-    else:
-        place = PLACES[backend]
-        for file in manifest.files:
-            if file == manifest.entry or file.startswith(Path(manifest.entry).stem + "."):  # weights lie beside it
-                shutil.copyfile(artefact / file, version / (place if file == manifest.entry else file))
-        if backend == "onnxruntime" and wanted.threads:
-            facts = {"intra_op_thread_count": str(wanted.threads)}
+        last = last_class(manifest.signature)
+        facts |= {} if last is None else {"last_class": str(last)}
+    elif backend == "onnxruntime" and wanted.threads:
+        facts = {"intra_op_thread_count": str(wanted.threads)}
     kind = "KIND_CPU" if manifest.target["device"] == "cpu" else "KIND_GPU"
     inputs = [*manifest.inputs]
     config = _config(into.name, backend, inputs, manifest, wanted, kind, facts)
     (into / "config.pbtxt").write_text(config, "utf-8")
 
 
-def _guided(into: Path, model: str, manifest: Manifest, takes: Signature, wanted: Deployment) -> None:
+def _guided(into: Path, model: str, manifest: Manifest, wanted: Deployment) -> None:
     from convbench.sampling.guidance import PAPER_CHANNELS
 
+    takes = manifest.signature
     (into / "1").mkdir(parents=True)
     shutil.copyfile(Path(__file__).with_name("guidance.py"), into / "1" / "model.py")
-    channels = min(PAPER_CHANNELS, takes.channels)
+    channels = takes.guided_channels or min(PAPER_CHANNELS, takes.channels)
     facts = {"model": model, "null_class": str(takes.classes), "channels": str(channels)}
     inputs = [*manifest.inputs, Port("cfg_scale", "float32", (manifest.inputs[1].shape[0],))]
     (into / "config.pbtxt").write_text(
@@ -122,8 +126,11 @@ def _guided(into: Path, model: str, manifest: Manifest, takes: Signature, wanted
     )
 
 
-def last_class(takes: Signature) -> int:
-    return takes.classes if takes.null_class else takes.classes - 1
+def _quoted(text: str) -> str:
+    """Quote a text for config.pbtxt. Raises UsageError unless it is letters, digits, underscores and single dots."""
+    if not (NAME.fullmatch(text) or FILE.fullmatch(text)):
+        raise UsageError(f"{ascii(text)[:80]} is not a name that Triton's configuration can hold: export it again")
+    return f'"{text}"'
 
 
 def _config(
@@ -139,8 +146,8 @@ def _config(
     """The text of a config.pbtxt."""
     batch = wanted.max_batch or manifest.batch[1]
     lines = [
-        f'name: "{name}"',
-        f'backend: "{backend}"',
+        f"name: {_quoted(name)}",
+        f"backend: {_quoted(backend)}",
         f"max_batch_size: {batch}",
         *(line for port in inputs for line in _port("input", port)),
         *(line for port in manifest.outputs for line in _port("output", port)),
@@ -160,7 +167,7 @@ def _config(
         last = max(i for i, line in enumerate(lines) if line == "  },")
         lines[last] = "  }"
     for key, value in facts.items():
-        lines.append(f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}')
+        lines.append(f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}")
     return "\n".join(lines) + "\n"
 
 
@@ -168,7 +175,7 @@ def _port(way: str, port: Port) -> list[str]:
     """1-D inputs: Triton wants at least one extent behind the batch, so clients send (N, 1)."""
     extents = [extent if isinstance(extent, int) else -1 for extent in port.shape[1:]]
     shape = f"dims: [ {', '.join(map(str, extents))} ]" if extents else "dims: [ 1 ] reshape { shape: [ ] }"
-    return [f"{way} {{", f'  name: "{port.name}"', f"  data_type: {TYPES[port.dtype]}", f"  {shape}", "}"]
+    return [f"{way} {{", f"  name: {_quoted(port.name)}", f"  data_type: {TYPES[port.dtype]}", f"  {shape}", "}"]
 
 
 def _warm_up(batch: int, inputs: list[Port], manifest: Manifest) -> list[str]:
@@ -181,7 +188,7 @@ def _warm_up(batch: int, inputs: list[Port], manifest: Manifest) -> list[str]:
         ] or [1]
         data = "random_data" if port.name == "x" else "zero_data"
         value = f"data_type: {TYPES[port.dtype]} dims: [ {', '.join(map(str, dims))} ] {data}: true"
-        lines.append(f'  inputs {{ key: "{port.name}" value {{ {value} }} }}')
+        lines.append(f"  inputs {{ key: {_quoted(port.name)} value {{ {value} }} }}")
     return [*lines, "},"]
 
 

@@ -35,7 +35,7 @@ def opened(to: str, file: Path, threads: int) -> Callable[[Any, Any, Any], Any]:
 
 
 class TritonPythonModel:
-    """What Triton's Python backend loads."""
+    """Entry point of Triton's Python backend."""
 
     def initialize(self, args: dict[str, str]) -> None:
         self.triton: Any = import_module("triton_python_backend_utils")

@@ -1,1 +1,1 @@
-"""What the machine did while something was timed, sampled by another process."""
+"""Telemetry of the machine during timing, sampled by another process."""

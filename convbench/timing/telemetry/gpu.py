@@ -1,6 +1,6 @@
-"""What an NVIDIA GPU does, read through NVML from a process that does not use it. Loads no torch, changes nothing.
+"""State of an NVIDIA GPU, read through NVML from a process that does not use it. Loads no torch, changes nothing.
 
-NVML answers "not supported" to much of this on some cards, drivers and partitions: such a value is None.
+On some cards, drivers and partitions NVML does not support many of these values; they are then None.
 """
 
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 from .cpu import Sample
 
-# Of NVML_CLOCKS_EVENT_REASON_* in nvml.h.
+# NVML_CLOCKS_EVENT_REASON_* in nvml.h.
 IDLE, APPLICATIONS_CLOCKS = 0x1, 0x2
 REASONS = {
     IDLE: "idle",
@@ -27,7 +27,7 @@ REASONS = {
 
 
 def reasons_in_words(bits: int) -> list[str]:
-    """What holds the clocks down; a bit that is not known is named by its number."""
+    """Name the reasons for lower clocks; an unknown bit is named by its number."""
     bits_set = (1 << n for n in range(bits.bit_length()) if bits >> n & 1)
     return [REASONS.get(bit, f"unknown reason {bit:#x}") for bit in bits_set]
 
@@ -42,17 +42,17 @@ class Gpu:
         self.card = self.ask("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", handle) if self.is_mig else handle
 
     def ask(self, name: str, *arguments: Any) -> Any:
-        """NVML's answer, or None."""
+        """Call a function of NVML; None if it fails."""
         try:
             return getattr(self.nvml, name)(*arguments)
-        except Exception:  # pynvml raises a class for each code, and others for what it or the driver lacks
+        except Exception:  # pynvml has a class for each error code, and others for missing functions
             return None
 
     def read(self) -> Sample:
-        """Hz, W, °C, J since the driver was loaded, bytes; utilisation as a share; other compute processes."""
+        """Read Hz, W, °C, J since the driver was loaded, bytes, utilisation as a share, other compute processes."""
         ask, card, nvml = self.ask, self.card, self.nvml
         bits = ask("nvmlDeviceGetCurrentClocksEventReasons", card)
-        if bits is None:  # its name before driver 535
+        if bits is None:  # name before driver 535
             bits = ask("nvmlDeviceGetCurrentClocksThrottleReasons", card)
         celsius = ask("nvmlDeviceGetTemperatureV", card, nvml.NVML_TEMPERATURE_GPU)
         if celsius is None:
@@ -66,13 +66,13 @@ class Gpu:
             "temperature_c": celsius,
             "gpu_utilisation": None if used is None else used.gpu / 100,
             "throttle_bits": bits,
-            "other_processes": None if processes is None else others((p.pid for p in processes), self.pid),
+            "other_processes": None if processes is None else other_processes((p.pid for p in processes), self.pid),
             "used_bytes": None if memory is None else memory.used,
             "gpu_energy_j": _scaled(ask("nvmlDeviceGetTotalEnergyConsumption", card), 1e-3),
         }
 
     def facts(self) -> dict[str, Any]:
-        """What does not change meanwhile. Switches as bool, None where the card has no such switch."""
+        """Read facts that do not change during timing. Switches are bool, None if the card does not have them."""
         ask, card = self.ask, self.card
         mig, ecc = ask("nvmlDeviceGetMigMode", card), ask("nvmlDeviceGetEccMode", card)
         confidential = ask("nvmlSystemGetConfComputeState")
@@ -82,22 +82,22 @@ class Gpu:
             "name": ask("nvmlDeviceGetName", card),
             "driver": ask("nvmlSystemGetDriverVersion"),
             "mig": None if mig is None else bool(mig[0]),
-            "is_mig_instance": self.is_mig,  # clocks, power and energy are then of the whole card
+            "is_mig_instance": self.is_mig,  # clocks, power and energy then refer to the whole card
             "ecc": None if ecc is None else bool(ecc[0]),
-            "persistence": _switch(ask("nvmlDeviceGetPersistenceMode", card)),
+            "persistence": _as_bool(ask("nvmlDeviceGetPersistenceMode", card)),
             "confidential_computing": None if confidential is None else bool(confidential.ccFeature),
             "power_limit_w": _scaled(ask("nvmlDeviceGetEnforcedPowerLimit", card), 1e-3),
             "max_sm_clock_hz": _scaled(ask("nvmlDeviceGetMaxClockInfo", card, self.nvml.NVML_CLOCK_SM), 1e6),
-            "pids": pids_seen((p.pid for p in processes or []), self.pid),
+            "pids": pid_namespace((p.pid for p in processes or []), self.pid),
         }
 
 
 def open_gpu(names: list[str], pid: int) -> tuple[Gpu | None, str]:
-    """The GPU that a process uses, or None and why.
+    """Open the GPU that a process uses; None and the reason if that fails.
 
     Args:
-        names: of the same GPU, "GPU-…" or "MIG-…" (UUID) or a PCI address, the surest first.
-        pid: of the process that uses it.
+        names: names of this GPU, "GPU-…" or "MIG-…" (UUID) or a PCI address, the most reliable first.
+        pid: process that uses the GPU.
     """
     try:
         import pynvml
@@ -106,12 +106,12 @@ def open_gpu(names: list[str], pid: int) -> tuple[Gpu | None, str]:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        return None, f"NVML does not start: {error}"
-    return find(pynvml, names, pid)
+        return None, f"NVML cannot be initialised: {error}"
+    return find_gpu(pynvml, names, pid)
 
 
-def find(nvml: Any, names: list[str], pid: int) -> tuple[Gpu | None, str]:
-    """The first name that NVML knows. Without one, the only GPU there is, but never a guess among several."""
+def find_gpu(nvml: Any, names: list[str], pid: int) -> tuple[Gpu | None, str]:
+    """Find the first name that NVML knows; without one, the GPU of a machine that has one, never a guess of several."""
     for name in names:
         by_uuid = name.startswith(("GPU-", "MIG-"))
         look_up = nvml.nvmlDeviceGetHandleByUUID if by_uuid else nvml.nvmlDeviceGetHandleByPciBusId
@@ -124,31 +124,31 @@ def find(nvml: Any, names: list[str], pid: int) -> tuple[Gpu | None, str]:
             return Gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(0), pid), ""
     except nvml.NVMLError as error:
         return None, f"NVML: {error}"
-    return None, f"NVML knows no GPU by any of the names {', '.join(names) or '(none)'}"
+    return None, f"NVML does not know any of the GPU names {', '.join(names) or '(none)'}"
 
 
-def others(pids: Iterable[int], pid: int) -> int | None:
-    """Compute processes on the GPU besides one that is known to use it; None where none is shown at all.
+def other_processes(pids: Iterable[int], pid: int) -> int | None:
+    """Count compute processes on the GPU other than one that is known to use it; None if no process is visible.
 
-    In a container the driver may give the pids of the host, of the container, or of a thread (NVIDIA/nvidia-docker
-    #1483, Project-HAMi/HAMi-core #112). If none of ours is among them, one of them still is ours.
+    In a container the driver may report the pids of the host, of the container, or of a thread (NVIDIA/nvidia-docker
+    #1483, Project-HAMi/HAMi-core #112). If our pid is not among them, one of them still belongs to us.
     """
     seen = set(pids)
     if not seen:
         return None
-    own = {each for each in seen if _belongs(each, pid)}
+    own = {each for each in seen if _is_process_or_thread(each, pid)}
     return len(seen) - max(1, len(own))
 
 
-def pids_seen(pids: Iterable[int], pid: int) -> str:
-    """Whose numbers NVML's pids are: "own", "of another namespace" or "hidden"."""
+def pid_namespace(pids: Iterable[int], pid: int) -> str:
+    """Namespace of the pids that NVML reports: "own", "of another namespace" or "hidden"."""
     seen = set(pids)
     if not seen:
         return "hidden"
-    return "own" if any(_belongs(each, pid) for each in seen) else "of another namespace"
+    return "own" if any(_is_process_or_thread(each, pid) for each in seen) else "of another namespace"
 
 
-def _belongs(number: int, pid: int) -> bool:
+def _is_process_or_thread(number: int, pid: int) -> bool:
     return number == pid or os.path.exists(f"/proc/{pid}/task/{number}")
 
 
@@ -156,5 +156,5 @@ def _scaled(value: float | None, unit: float) -> float | None:
     return None if value is None else value * unit
 
 
-def _switch(value: int | None) -> bool | None:
+def _as_bool(value: int | None) -> bool | None:
     return None if value is None else bool(value)

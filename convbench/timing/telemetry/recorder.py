@@ -1,8 +1,8 @@
-"""What the machine did while something was timed: sampled ten times a second by another process.
+"""Recorder of the machine during timing: another process samples it ten times a second.
 
-``python -m convbench.timing.telemetry.recorder`` is that process. It gets one order as a line of JSON on stdin and
-appends JSON lines to stdout, which is a file: nobody has to read while it samples, and what a killed sampler wrote is
-kept. It ends when its stdin is closed or its parent has gone. It loads no torch.
+``python -m convbench.timing.telemetry.recorder`` is that process. It reads one order as a line of JSON from stdin and
+appends JSON lines to stdout, which is a file: no reader is needed while it samples, and the output of a killed sampler
+is kept. It exits when its stdin is closed or its parent has exited. It does not load torch.
 """
 
 import json
@@ -24,23 +24,23 @@ from .gpu import open_gpu
 from .summary import summarise
 
 PERIOD_S = 0.1
-START_S = 30.0  # longer than a slow disk and NVML's start take together
+START_S = 30.0  # longer than a slow disk and the start of NVML together
 END_S = 5.0
 
 
 class Recorder:
-    """Samples from entering to leaving. What cannot be measured is None; nothing here raises for want of a value.
+    """Context that records samples. Values that cannot be measured are None; a missing value raises no error.
 
-    Enter it once the measured process uses the device; entering waits until the first sample has been taken.
-    ``timed`` marks the stretch that ``summary`` speaks of; without it, that is the whole time.
+    Enter it after the measured process has started to use the device; entering waits for the first sample.
+    ``timed`` marks the part that ``summary`` covers; without it, the summary covers the whole time.
     """
 
     def __init__(self, device: str, period_s: Second = PERIOD_S) -> None:
         self.device, self.period_s = device, period_s
-        self.began, self.ended = float("-inf"), float("inf")  # of time.monotonic(), which all processes share
-        self.samples: list[Sample] = []  # all of them, each with the time "at"
-        self.facts: dict[str, Any] = {}  # of the GPU: driver, MIG, ECC, persistence, Confidential Computing
-        self.reason = ""  # why something, or everything, is missing
+        self.began, self.ended = float("-inf"), float("inf")  # by time.monotonic(), which all processes share
+        self.samples: list[Sample] = []  # each with its time "at"
+        self.facts: dict[str, Any] = {}  # about the GPU: driver, MIG, ECC, persistence, Confidential Computing
+        self.reason = ""  # why some or all values are missing
         self._file: IO[bytes] | None = None
         self._sampler: subprocess.Popen[bytes] | None = None
 
@@ -68,7 +68,7 @@ class Recorder:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Around the timed part; of several, the last counts. Costs two clock readings."""
+        """Mark the timed part; the last of several counts. Costs two clock readings."""
         self.began, self.ended = time.monotonic(), float("inf")
         try:
             yield
@@ -76,18 +76,18 @@ class Recorder:
             self.ended = time.monotonic()
 
     def summary(self) -> dict[str, float | None]:
-        """Of the timed stretch, in base units; the keys and what they mean are in ``telemetry_summary``."""
+        """Summarise the timed part in base units; summary.py defines the keys."""
         self._load()
         return summarise(self.samples, self.device, self.began, self.ended)
 
     def series(self, name: str) -> list[tuple[Second, float | None]]:
-        """One reading over the whole time, with seconds since the stretch began (or since the first sample)."""
+        """List one reading over the whole time, with seconds since the timed part began (or since the first sample)."""
         self._load()
         start = self.began if self.began > float("-inf") else self.samples[0]["at"] if self.samples else 0.0
         return [(sample["at"] - (start or 0.0), sample.get(name)) for sample in self.samples if sample["at"]]
 
     def _start(self, order: dict[str, Any]) -> "subprocess.Popen[bytes]":
-        home = str(Path(__file__).parents[3])  # an installed package and a bare checkout alike
+        home = str(Path(__file__).parents[3])  # works for an installed package and a bare checkout
         sampler = subprocess.Popen(
             [sys.executable, "-m", "convbench.timing.telemetry.recorder"],
             stdin=subprocess.PIPE,
@@ -96,7 +96,7 @@ class Recorder:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))},
         )
         assert sampler.stdin
-        with suppress(OSError):  # it ended at once; said below
+        with suppress(OSError):  # the sampler exited at once; reported below
             sampler.stdin.write(json.dumps(order).encode() + b"\n")
             sampler.stdin.flush()
         latest = time.monotonic() + START_S
@@ -116,10 +116,10 @@ class Recorder:
                 sampler.wait(END_S)
             code = -signal.SIGKILL
         if code and not self.reason:
-            self.reason = f"the sampler ended early, with code {code}"
+            self.reason = f"the sampler exited early with code {code}"
 
     def _load(self) -> None:
-        """Read what has been written so far; a line that is torn, by a kill or a full disk, is left out."""
+        """Read the output so far; skips a line that was cut off by a kill or a full disk."""
         if not self._file:
             return
         size = os.fstat(self._file.fileno()).st_size
@@ -134,13 +134,13 @@ class Recorder:
 
 
 def _current_gpu() -> list[str]:
-    """Names of torch's current device for NVML, as CUDA itself sees it: whatever CUDA_VISIBLE_DEVICES says."""
+    """Names of torch's current device for NVML, as CUDA itself sees it, independent of CUDA_VISIBLE_DEVICES."""
     import torch
 
     try:
-        torch.cuda.synchronize()  # from here on the process is known to the driver
+        torch.cuda.synchronize()  # registers the process with the driver
         facts: Any = torch.cuda.get_device_properties(torch.cuda.current_device())
-    except (RuntimeError, AssertionError):  # no CUDA, or a GPU in trouble: what is measured will say so
+    except (RuntimeError, AssertionError):  # no CUDA, or a faulty GPU: the measurement will report it
         return []
     uuid = str(getattr(facts, "uuid", ""))
     names = [f"GPU-{uuid}", f"MIG-{uuid}"] if uuid else []
@@ -150,19 +150,19 @@ def _current_gpu() -> list[str]:
 
 
 def main() -> None:
-    """Read one order, sample until told to end."""
+    """Read one order and sample until stdin is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     order = json.loads(_line_of_stdin())
-    over = threading.Event()
-    threading.Thread(target=_wait_for_end, args=(over,), daemon=True).start()
+    stopped = threading.Event()
+    threading.Thread(target=_wait_for_end, args=(stopped,), daemon=True).start()
     try:
-        _sample(order, over)
+        _sample(order, stopped)
     except Exception as error:
         _send(reason=f"the sampler failed: {type(error).__name__}: {error}")
         sys.exit(1)
 
 
-def _sample(order: dict[str, Any], over: threading.Event) -> None:
+def _sample(order: dict[str, Any], stopped: threading.Event) -> None:
     processor, gpu = Processor(order["pid"]), None
     if order["device"] == "cuda":
         gpu, reason = open_gpu(order["gpu"], order["pid"])
@@ -171,10 +171,10 @@ def _sample(order: dict[str, Any], over: threading.Event) -> None:
     while True:
         at = time.monotonic()
         _send(sample={"at": at, **processor.read(), **(gpu.read() if gpu else {})})
-        if over.is_set() or os.getppid() != order["pid"]:
+        if stopped.is_set() or os.getppid() != order["pid"]:
             return
-        due = max(due + order["period_s"], time.monotonic())  # where a sample was late, the next is not hurried
-        over.wait(due - time.monotonic())
+        due = max(due + order["period_s"], time.monotonic())  # after a late sample, the next one is not earlier
+        stopped.wait(due - time.monotonic())
 
 
 def _line_of_stdin() -> bytes:
@@ -184,9 +184,9 @@ def _line_of_stdin() -> bytes:
     return line
 
 
-def _wait_for_end(over: threading.Event) -> None:
-    os.read(0, 1)  # returns when the other end is closed; not sys.stdin, whose lock a thread would keep at the end
-    over.set()
+def _wait_for_end(stopped: threading.Event) -> None:
+    os.read(0, 1)  # returns when the other end is closed; sys.stdin would hold its lock at exit
+    stopped.set()
 
 
 def _send(**message: Any) -> None:

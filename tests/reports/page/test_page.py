@@ -56,14 +56,14 @@ def measured(model: str, seconds: float, batch: int = 1, **known: Any) -> dict[s
         "measured_at": "2026-11-21T06:29:23+00:00",
         "smallest_difference": 0.03,
     }
-    return row | derived.derived(row) | known
+    return row | derived.derive(row) | known
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     path = tmp_path_factory.mktemp("runs") / "run.jsonl"
     a, b = measured("dit_xl_2", 0.5), measured("dico_s", 0.4)
-    b |= {"compared_with": a["case"]} | derived.paired(b | {"compared_with": a["case"]}, [a])
+    b |= {"compared_with": a["case"]} | derived.derive_ratio(b | {"compared_with": a["case"]}, [a])
     slow = measured("dic_s", 0.9, batch=4, verdict="SUSPECT", reason=f"WIDE: {EVIL}")
     refused = asdict(Measurement.of(Case("dig_s_2", 256, 1, threads=2), status="skipped", reason="needs 99 GiB"))
     for row in (a, b, slow, refused):

@@ -4,6 +4,8 @@ The real server: test_triton_server.py.
 """
 
 import asyncio
+import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -84,8 +86,6 @@ def request(given: dict[str, Any]) -> SimpleNamespace:
 
 
 def config(**facts: str) -> str:
-    import json
-
     return json.dumps({"parameters": {name: {"string_value": value} for name, value in facts.items()}})
 
 
@@ -192,6 +192,12 @@ def test_each_backend_gets_its_file_and_configuration(
             "no engines of TensorRT-RTX",
         ),
         ({"batch": (4, 4)}, {}, r"takes at least 4 images.* export with --batch 1\.\.4"),
+        ({"model": "sana_600m"}, {"guidance": True}, "--guidance does not suit sana_600m: it has no index"),
+        (
+            {"model": "jit_b_16"},
+            {"guidance": True},
+            "--guidance does not suit jit_b_16: it is guided within an interval",
+        ),
         ({}, {"max_batch": 9}, "--max-batch 9 does not suit this artefact: it takes at most 8 images"),
     ],
 )
@@ -208,6 +214,75 @@ def test_what_triton_cannot_run_is_refused(
     with pytest.raises(UsageError, match=message):
         repository.deploy(artefact, tmp_path / "models", repository.Deployment(**wanted))
     assert list(tmp_path.iterdir()) == []
+
+
+HOSTILE = {  # changes of a manifest, and what is said
+    "a quotation mark in the model": ({"model": 'a" op_library_filename: "x.so'}, "cannot be the id of a model"),
+    "a line break in the model": ({"model": "a\nbackend: x"}, "cannot be the id of a model"),
+    "no model": ({"model": ""}, "cannot be the id of a model"),
+    "a quotation mark in an input": ({"inputs": ['x" } op_library_filename: "x.so']}, "is not a name that Triton's"),
+    "a path as an output": ({"outputs": ["../out"]}, "is not a name that Triton's configuration can hold"),
+    "an escape in the entry": ({"entry": "model\x1b.onnx"}, "is not a listed file that Triton can run"),
+    "an entry that is not listed": ({"files": {}}, "'model.onnx' is not a listed file that Triton can run"),
+    "a program as entry": ({"entry": "numpy.py"}, "'numpy.py' is not a listed file that Triton can run"),
+    "a hidden entry": ({"entry": ".onnx"}, "is not a listed file that Triton can run"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+@pytest.mark.parametrize("backend", ["onnxruntime", "python"])
+def test_names_that_would_become_configuration_are_refused(
+    what: str, backend: str, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes, message = HOSTILE[what]
+    manifest = folder.read(artefact)
+    given: dict[str, Any] = {"files": {**manifest.files, **{changes.get("entry", "a"): {}, "numpy.py": {}}}} | changes
+    for way in ("inputs", "outputs"):
+        if way in given:
+            first, *rest = getattr(manifest, way)
+            given[way] = (replace(first, name=given[way][0]), *rest)
+    manifest = replace(manifest, **given)
+    monkeypatch.setattr(folder, "read", lambda path: manifest)
+    monkeypatch.setattr(folder, "changed_files", lambda *_: [])
+    with pytest.raises(UsageError, match=message) as caught:
+        repository.deploy(artefact, tmp_path / "models", repository.Deployment(backend))
+    assert str(caught.value).isprintable()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "python"])
+def test_only_the_model_and_its_weights_are_copied(backend: str, artefact: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(artefact, copy)
+    for name in ("numpy.py", "model.py", "model.so", "model.onnx.data", "libmodel.onnx"):
+        (copy / name).write_text("import os")
+    folder.write(copy, folder.read(copy))  # now all of them are listed, with their hashes
+    for name in ("unlisted.py", "model.bin"):
+        (copy / name).write_text("import os")
+    repository.deploy(copy, tmp_path / "models", repository.Deployment(backend))
+    version = tmp_path / "models" / "tiny_dico" / "1"
+    programs = {"model.py"} if backend == "python" else set()
+    assert {path.name for path in version.iterdir()} == {"model.onnx", "model.onnx.data"} | programs
+    if programs:
+        assert (version / "model.py").read_text() == Path(step.__file__).read_text()
+
+
+def test_deploying_imports_nothing_of_the_model(
+    artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(artefact, copy)
+    content = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**content, "model": "payload:net"}))
+    (tmp_path / "payload.py").write_text("raise AssertionError('imported')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    wanted = repository.Deployment("python", guidance=True)
+    assert repository.deploy(copy, tmp_path / "models", wanted) == ["payload_net", "payload_net_guided"]
+    assert (
+        'key: "null_class" value { string_value: "10" }'
+        in (tmp_path / "models" / "payload_net_guided" / "config.pbtxt").read_text()
+    )
 
 
 def test_on_the_command_line(

@@ -1,7 +1,7 @@
-"""What NVML says about a GPU, with a stand-in for NVML.
+"""Readings of a GPU through a stand-in for NVML.
 
-The stand-in is an object with NVML's function names and made-up answers: it proves only what we do with answers, not
-that a driver gives them. The tests marked gpu ask a real one.
+The stand-in is an object with the function names of NVML and invented answers: it tests how answers are processed, not
+whether a driver returns them. The tests marked gpu use a real one.
 """
 
 import os
@@ -18,10 +18,10 @@ import pytest
 import torch
 from waiting import until
 
-from convbench.checks.machine import confidential, exclusive, findings
+from convbench.checks.machine import check_confidential_computing, check_exclusive, check_machine
 from convbench.timing.telemetry import gpu as telemetry_gpu
 from convbench.timing.telemetry import recorder as telemetry
-from convbench.timing.telemetry.gpu import Gpu, find, others
+from convbench.timing.telemetry.gpu import Gpu, find_gpu, other_processes
 from convbench.timing.telemetry.recorder import Recorder
 
 ROOT = Path(__file__).parents[3]
@@ -29,7 +29,7 @@ ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 class NVMLError(Exception):
-    """Stands for pynvml's class of that name."""
+    """Stand-in for the class of that name in pynvml."""
 
 
 NOT_SUPPORTED = NVMLError("Not Supported")
@@ -101,10 +101,10 @@ def test_facts_of_the_card() -> None:
     assert facts["confidential_computing"] is False and facts["pids"] == "own"
     assert facts["power_limit_w"] == 700 and facts["max_sm_clock_hz"] == 1980e6
     on = gpu(nvmlSystemGetConfComputeState=SimpleNamespace(ccFeature=1)).facts()
-    assert confidential(facts) is None and confidential(on)
+    assert check_confidential_computing(facts) is None and check_confidential_computing(on)
 
 
-def test_what_is_not_supported_is_none() -> None:
+def test_unsupported_values_are_none() -> None:
     silent = gpu(**{name: NOT_SUPPORTED for name in ANSWERS})
     assert set(silent.read().values()) == {None}
     facts = silent.facts()
@@ -112,14 +112,14 @@ def test_what_is_not_supported_is_none() -> None:
     assert set(facts.values()) == {None}
 
 
-def test_older_names_are_tried() -> None:
+def test_older_function_names_are_tried() -> None:
     older = StandIn(nvmlDeviceGetCurrentClocksThrottleReasons=0x20, nvmlDeviceGetTemperature=55)
     del older.answers["nvmlDeviceGetCurrentClocksEventReasons"], older.answers["nvmlDeviceGetTemperatureV"]
     read = Gpu(older, "handle", 1).read()
     assert read["throttle_bits"] == 0x20 and read["temperature_c"] == 55
 
 
-def test_a_mig_instance_takes_clocks_and_power_from_its_card() -> None:
+def test_a_mig_instance_reads_clocks_and_power_of_its_card() -> None:
     asked: list[str] = []
     parts = {name: lambda handle, *rest, name=name: asked.append((name, handle)) for name in ANSWERS if "Get" in name}
     parts |= {"nvmlDeviceIsMigDeviceHandle": 1, "nvmlDeviceGetDeviceHandleFromMigDeviceHandle": lambda handle: "card"}
@@ -139,25 +139,25 @@ def only(known: str) -> Any:
 
 
 @pytest.mark.parametrize("known", ["GPU-a", "MIG-a"])
-def test_a_gpu_is_found_by_what_cuda_calls_it(known: str) -> None:
-    found, reason = find(StandIn(nvmlDeviceGetHandleByUUID=only(known)), ["GPU-a", "MIG-a"], 1)
+def test_a_gpu_is_found_by_its_cuda_name(known: str) -> None:
+    found, reason = find_gpu(StandIn(nvmlDeviceGetHandleByUUID=only(known)), ["GPU-a", "MIG-a"], 1)
     assert found and found.handle == f"handle of {known}" and reason == ""
 
 
-def test_a_gpu_is_found_by_its_place_on_the_bus() -> None:
+def test_a_gpu_is_found_by_its_pci_address() -> None:
     stand_in = StandIn(nvmlDeviceGetHandleByUUID=NVMLError("?"), nvmlDeviceGetHandleByPciBusId=only("00000000:3b:00.0"))
-    found, _ = find(stand_in, ["GPU-a", "00000000:3b:00.0"], 1)
+    found, _ = find_gpu(stand_in, ["GPU-a", "00000000:3b:00.0"], 1)
     assert found and found.handle == "handle of 00000000:3b:00.0"
 
 
 @pytest.mark.parametrize(("count", "handle"), [(1, "the only one"), (2, None)])
-def test_among_several_unknown_gpus_none_is_guessed(count: int, handle: str | None) -> None:
+def test_no_guess_is_made_among_several_unknown_gpus(count: int, handle: str | None) -> None:
     stand_in = StandIn(
         nvmlDeviceGetHandleByUUID=NVMLError("Not Found"),
         nvmlDeviceGetCount=count,
         nvmlDeviceGetHandleByIndex=lambda index: "the only one",
     )
-    found, reason = find(stand_in, ["GPU-a"], 1)
+    found, reason = find_gpu(stand_in, ["GPU-a"], 1)
     assert (found.handle if found else None) == handle
     assert ("GPU-a" in reason) == (handle is None)
 
@@ -165,30 +165,30 @@ def test_among_several_unknown_gpus_none_is_guessed(count: int, handle: str | No
 @pytest.mark.parametrize(
     ("pids", "expected"),
     [
-        ([], None),  # hidden: a process that uses the GPU is not shown, so others might not be either
+        ([], None),  # hidden: our process is not listed, so others might not be either
         ([os.getpid()], 0),
         ([os.getpid(), 1], 1),
-        ([2**30], 0),  # the host's number for this process
+        ([2**30], 0),  # pid of this process on the host
         ([2**30, 2**30 + 1], 1),
     ],
 )
-def test_others_on_the_gpu(pids: list[int], expected: int | None) -> None:
-    assert others(pids, os.getpid()) == expected
+def test_other_processes_on_the_gpu(pids: list[int], expected: int | None) -> None:
+    assert other_processes(pids, os.getpid()) == expected
 
 
-def test_a_number_of_one_of_our_threads_is_ours() -> None:
+def test_a_thread_id_of_our_process_is_ours() -> None:
     done = threading.Event()
     thread = threading.Thread(target=done.wait)
     thread.start()
     try:
-        assert thread.native_id and others([thread.native_id], os.getpid()) == 0
-        assert others([thread.native_id, 2**30], os.getpid()) == 1
+        assert thread.native_id and other_processes([thread.native_id], os.getpid()) == 0
+        assert other_processes([thread.native_id, 2**30], os.getpid()) == 1
     finally:
         done.set()
         thread.join()
 
 
-def test_pynvml_knows_every_name_we_ask_for() -> None:
+def test_pynvml_has_every_name_in_use() -> None:
     pynvml = pytest.importorskip("pynvml")
     source = Path(telemetry_gpu.__file__).read_text()
     asked = set(re.findall(r"\bnvml[A-Z]\w+|NVML_(?:CLOCK_SM|CLOCK_MEM|TEMPERATURE_GPU)", source))
@@ -199,18 +199,18 @@ def test_pynvml_knows_every_name_we_ask_for() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
-def test_no_driver_costs_the_gpu_values_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_driver_only_gpu_values_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "_current_gpu", lambda: ["GPU-0"])
     with Recorder("cuda", period_s=0.02) as recorder, recorder.timed():
         until(lambda: (recorder.summary()["samples"] or 0) > 1)
-    assert recorder.reason.startswith(("pynvml is not installed", "NVML does not start"))
+    assert recorder.reason.startswith(("pynvml is not installed", "NVML cannot be initialised"))
     summary = recorder.summary()
     assert summary["sm_clock_hz"] is None and summary["power_w"] is None and summary["other_processes"] is None
     assert summary["samples"] > 1 and summary["cores_of_this"] is not None
-    assert findings(summary, recorder.facts) == []
+    assert check_machine(summary, recorder.facts) == []
 
 
-def test_torch_tells_its_device_as_cuda_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_names_its_device_as_cuda_does(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = SimpleNamespace(uuid="8f3a", pci_domain_id=0, pci_bus_id=0x3B, pci_device_id=0)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
@@ -222,7 +222,7 @@ def test_torch_tells_its_device_as_cuda_sees_it(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.gpu
-def test_a_gpu_at_work() -> None:
+def test_readings_of_a_busy_gpu() -> None:
     a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
     with Recorder("cuda") as recorder:
         for _ in range(50):
@@ -248,7 +248,7 @@ def test_a_gpu_at_work() -> None:
 
 
 @pytest.mark.gpu
-def test_another_process_on_a_gpu_is_seen() -> None:
+def test_another_process_on_a_gpu_is_detected() -> None:
     program = "import torch, sys; torch.zeros(1, device='cuda'); print('ready', flush=True); sys.stdin.read()"
     rival = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -259,14 +259,18 @@ def test_another_process_on_a_gpu_is_seen() -> None:
         rival.communicate()
     if recorder.facts["pids"] == "hidden":
         pytest.skip("this system hides the processes of a GPU")
-    found = exclusive(recorder.summary())
+    found = check_exclusive(recorder.summary())
     assert found and found.code == "EXCL"
 
 
 @pytest.mark.gpu
 def test_cuda_visible_devices_may_name_a_uuid() -> None:
     uuid = str(torch.cuda.get_device_properties(torch.cuda.device_count() - 1).uuid)
-    program = "from convbench.telemetry import Recorder\nwith Recorder('cuda') as r: pass\nprint(r.facts['uuid'])"
+    program = (
+        "from convbench.timing.telemetry.recorder import Recorder\n"
+        "with Recorder('cuda') as recorder: pass\n"
+        "print(recorder.facts['uuid'])"
+    )
     env = {**ENV, "CUDA_VISIBLE_DEVICES": f"GPU-{uuid}"}
     done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"GPU-{uuid}"

@@ -1,4 +1,4 @@
-"""The sampler beside a measurement, for real on this machine: it samples, and it ends with whatever it belongs to."""
+"""The real sampler process on this machine: it samples during a measurement and exits with its parent."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import psutil
 import pytest
 from waiting import until
 
-from convbench.checks.machine import contention
+from convbench.checks.machine import check_contention
 from convbench.timing.telemetry import recorder as telemetry
 from convbench.timing.telemetry.recorder import Recorder
 
@@ -70,7 +70,7 @@ def test_a_sample_is_taken_every_tenth_of_a_second_and_no_process_is_left() -> N
     assert stamps == sorted(stamps) and stamps[0] < 0 < stamps[-1]  # the first before the timed part began
 
 
-def test_a_summary_is_to_be_had_while_it_runs() -> None:
+def test_a_summary_is_available_while_recording() -> None:
     with Recorder("cpu", period_s=0.02) as recorder:
         sampled(recorder, 2)
         first = recorder.summary()["samples"]
@@ -79,7 +79,7 @@ def test_a_summary_is_to_be_had_while_it_runs() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux to share a core on purpose")
-def test_sharing_a_core_is_seen() -> None:
+def test_a_shared_core_is_detected() -> None:
     before = os.sched_getaffinity(0)
     core = min(before)
     program = f"import os; os.sched_setaffinity(0, [{core}])\nwhile True: pass"
@@ -97,19 +97,19 @@ def test_sharing_a_core_is_seen() -> None:
     summary = recorder.summary()
     assert summary["involuntary_switches"] >= 5
     assert summary["cores_waited"] > 0.1
-    found = contention(summary)
-    assert found and found.code == "CONT" and "waited for a core" in found.text and not found.invalid
+    found = check_contention(summary)
+    assert found and found.code == "CONT" and "waited for a core" in found.text and found.severity == "SUSPECT"
 
 
-def test_a_killed_sampler_leaves_what_it_saw_and_says_so() -> None:
+def test_samples_of_a_killed_sampler_are_kept_with_a_reason() -> None:
     with Recorder("cpu", period_s=0.02) as recorder:
         sampled(recorder, 2)
         os.kill(pid_of(recorder), signal.SIGKILL)
-    assert recorder.reason == "the sampler ended early, with code -9"
+    assert recorder.reason == "the sampler exited early with code -9"
     assert recorder.summary()["samples"] > 1
 
 
-def test_a_torn_line_is_left_out() -> None:
+def test_a_torn_line_is_skipped() -> None:
     with Recorder("cpu", period_s=0.02) as recorder:
         sampled(recorder, 2)
         os.kill(pid_of(recorder), signal.SIGKILL)
@@ -119,7 +119,7 @@ def test_a_torn_line_is_left_out() -> None:
     assert len(recorder.samples) > 1 and recorder.samples[-1]["at"] != 12
 
 
-def test_a_sampler_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_sampler_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "END_S", 0.2)
     with Recorder("cpu") as recorder:
         pid = pid_of(recorder)
@@ -127,7 +127,7 @@ def test_a_sampler_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not alive(pid) and recorder.reason
 
 
-def test_a_sampler_that_cannot_start_costs_the_values_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_sampler_only_its_values_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with Recorder("cpu") as recorder, recorder.timed():
         pass
@@ -135,7 +135,7 @@ def test_a_sampler_that_cannot_start_costs_the_values_only(monkeypatch: pytest.M
     assert recorder.summary()["cores_of_others"] is None
 
 
-def test_a_sampler_that_breaks_says_so() -> None:
+def test_a_failing_sampler_states_its_reason() -> None:
     with Recorder("cpu", period_s=1e30) as recorder:  # longer than any wait can be
         until(lambda: not alive(pid_of(recorder)))
     assert recorder.reason.startswith("the sampler failed: ")

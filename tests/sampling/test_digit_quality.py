@@ -1,4 +1,4 @@
-"""The figures of sampled digits: the Fréchet distance against scipy's matrix root, the intervals, the classifier."""
+"""Quality of sampled digits: the Fréchet distance compared with scipy, the intervals, the classifier."""
 
 import hashlib
 import json
@@ -10,13 +10,13 @@ from scipy.linalg import sqrtm
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from convbench.sampling.figures import (
+from convbench.sampling.digit_quality import (
     WEIGHTS,
-    Figures,
+    DigitQuality,
     digit_classifier,
     frechet,
     frechet_interval,
-    judge,
+    judge_digits,
     share_interval,
 )
 
@@ -27,7 +27,7 @@ def drawn(seed: int, *shape: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def real() -> tuple[Tensor, Tensor]:
-    """The digits as the classifier was trained on them: images (1797, 1, 8, 8) in [-1, 1], classes."""
+    """Load the digits that the classifier was trained on: images (1797, 1, 8, 8) in [-1, 1], classes."""
     data = load_digits()
     return torch.from_numpy(data.images).float()[:, None] / 8 - 1, torch.from_numpy(data.target)
 
@@ -35,7 +35,7 @@ def real() -> tuple[Tensor, Tensor]:
 # ---- the distance ----
 
 
-def test_distance_of_correlated_normals_is_scipys() -> None:
+def test_distance_of_correlated_normals_equals_scipy() -> None:
     for seed in range(3):
         a, b = (drawn(10 * seed + i, 12, 12) for i in (1, 2))
         a, b = a @ a.T, b @ b.T
@@ -46,19 +46,19 @@ def test_distance_of_correlated_normals_is_scipys() -> None:
 
 
 def test_distance_by_hand() -> None:
-    """In one dimension: (m1 - m2)^2 + (s1 - s2)^2, for each of two independent ones."""
+    """The sum of (m1 - m2)^2 + (s1 - s2)^2 over two independent dimensions."""
     a, b = torch.tensor([4.0, 9.0]).diag(), torch.tensor([1.0, 25.0]).diag()
     found = frechet(torch.tensor([0.0, 1.0]), a, torch.tensor([3.0, 1.0]), b)
     assert found == pytest.approx(9 + (2 - 1) ** 2 + (3 - 5) ** 2, rel=1e-12)
 
 
-def test_distance_to_itself_is_none_even_where_a_feature_never_varies() -> None:
+def test_distance_to_itself_is_zero_even_for_constant_features() -> None:
     a = drawn(0, 8, 3)
     a = a @ a.T  # of rank 3
     assert frechet(drawn(1, 8), a, drawn(1, 8), a) == pytest.approx(0, abs=1e-6 * a.trace().item())
 
 
-def test_distance_of_something_infinite_is_infinite() -> None:
+def test_distance_of_infinite_values_is_infinite() -> None:
     mean, covariance = torch.zeros(2), torch.eye(2)
     assert frechet(torch.tensor([math.nan, 0]), covariance, mean, covariance) == math.inf
     assert frechet_interval(torch.full((9, 2), math.inf), torch.zeros(9)) == (math.inf, math.inf, math.inf)
@@ -67,9 +67,9 @@ def test_distance_of_something_infinite_is_infinite() -> None:
 # ---- the intervals ----
 
 
-def test_interval_of_the_distance_holds_what_other_samples_give() -> None:
-    """40 samples of 60: their intervals must hold the mean distance of such samples about 95 times in 100."""
-    classes = torch.arange(60) % 3  # of which each has another mean
+def test_interval_of_the_distance_covers_other_samples() -> None:
+    """The intervals of 40 samples of 60 must cover the mean distance of such samples in about 95 % of cases."""
+    classes = torch.arange(60) % 3  # each class has a different mean
     samples = [0.5 * classes[:, None] + 1.2 * drawn(seed, 60, 4) for seed in range(40)]
     found = [frechet_interval(sample, classes) for sample in samples]
     expected = sum(distance for distance, _, _ in found) / len(found)
@@ -79,25 +79,25 @@ def test_interval_of_the_distance_holds_what_other_samples_give() -> None:
     assert frechet_interval(samples[0], classes) == found[0]  # the same seed
 
 
-def test_interval_of_a_share_is_wilsons() -> None:
-    """Wilson's interval of 90 in 100, as tables print it; and at the ends, where a symmetric one would be empty."""
+def test_interval_of_a_share_is_the_wilson_interval() -> None:
+    """The Wilson interval of 90 in 100, as in tables, and at the ends, where a symmetric interval would be empty."""
     assert share_interval(90, 100) == pytest.approx((0.8256, 0.9448), abs=5e-5)
     assert share_interval(10, 10)[0] == pytest.approx(0.7225, abs=5e-5)
     assert share_interval(0, 10) == pytest.approx((0, 0.2775), abs=5e-5)
 
 
-def test_figures_differ_where_their_intervals_do_not_meet() -> None:
-    one = Figures(100, 0.95, 0.90, 0.98, 2.0, 1.5, 2.5)
-    assert one.differs(one) is None
-    assert one.differs(Figures(100, 0.93, 0.86, 0.97, 2.6, 2.4, 3.0)) is None
-    assert one.differs(Figures(100, 0.70, 0.60, 0.79, 2.0, 1.5, 2.5)) == "recognised 0.95 against 0.7"
-    assert Figures(100, 0.95, 0.90, 0.98, 3.0, 2.6, 3.5).differs(one) == "frechet 3 against 2"
+def test_figures_differ_if_their_intervals_do_not_overlap() -> None:
+    one = DigitQuality(100, 0.95, 0.90, 0.98, 2.0, 1.5, 2.5)
+    assert one.difference(one) is None
+    assert one.difference(DigitQuality(100, 0.93, 0.86, 0.97, 2.6, 2.4, 3.0)) is None
+    assert one.difference(DigitQuality(100, 0.70, 0.60, 0.79, 2.0, 1.5, 2.5)) == "recognised 0.95 against 0.7"
+    assert DigitQuality(100, 0.95, 0.90, 0.98, 3.0, 2.6, 3.5).difference(one) == "frechet 3 against 2"
 
 
 # ---- the classifier ----
 
 
-def test_the_record_is_of_the_classifier_that_ships(real: tuple[Tensor, Tensor]) -> None:
+def test_the_record_matches_the_shipped_classifier(real: tuple[Tensor, Tensor]) -> None:
     record = json.loads(WEIGHTS.with_suffix(".json").read_text("utf-8"))
     assert record["sha256"] == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
     images, classes = real
@@ -107,35 +107,35 @@ def test_the_record_is_of_the_classifier_that_ships(real: tuple[Tensor, Tensor])
     assert right[held_out].mean().item() >= 0.98
 
 
-def test_real_digits_are_recognised_and_lie_at_no_distance(real: tuple[Tensor, Tensor]) -> None:
+def test_real_digits_are_recognised_at_zero_distance(real: tuple[Tensor, Tensor]) -> None:
     images, classes = real
-    whole = judge(images, classes)
+    whole = judge_digits(images, classes)
     assert whole.recognised >= 0.99
     assert whole.frechet == pytest.approx(0, abs=1e-3)
-    part = judge(images[::9], classes[::9])  # 200 of them, as many as are sampled
+    part = judge_digits(images[::9], classes[::9])  # 200 digits, as many as are sampled
     assert part.images == 200
     assert part.recognised_low <= whole.recognised <= part.recognised_high
     assert 0 < part.frechet_low <= part.frechet <= part.frechet_high
 
 
-def test_what_is_no_digit_or_another_one_is_told(real: tuple[Tensor, Tensor]) -> None:
+def test_noise_wrong_classes_and_low_variety_are_detected(real: tuple[Tensor, Tensor]) -> None:
     images, classes = (v[::9] for v in real)
-    good = judge(images, classes)
-    noise = judge(drawn(3, 200, 1, 8, 8), classes)
+    good = judge_digits(images, classes)
+    noise = judge_digits(drawn(3, 200, 1, 8, 8), classes)
     assert noise.recognised_high < 0.3
     assert noise.frechet_low > 5 * good.frechet_high
-    shifted = judge(images, (classes + 1) % 10)  # the same pictures, asked for by another name
+    shifted = judge_digits(images, (classes + 1) % 10)  # the same images with wrong requested classes
     assert shifted.recognised_high < 0.05
     assert shifted.frechet == good.frechet
-    only_ones = judge(images[classes == 1], classes[classes == 1])  # each right, but no variety
+    only_ones = judge_digits(images[classes == 1], classes[classes == 1])  # all correct, but no variety
     assert only_ones.recognised_low > 0.7
     assert only_ones.frechet_low > 5 * good.frechet_high
 
 
-def test_images_that_are_not_finite_are_nothing(real: tuple[Tensor, Tensor]) -> None:
+def test_images_that_are_not_finite_are_not_recognised(real: tuple[Tensor, Tensor]) -> None:
     images, classes = real[0][:20].clone(), real[1][:20]
     images[3, 0, 4, 4] = math.nan
     images[7, 0, 0, 0] = math.inf
-    found = judge(images, classes)
+    found = judge_digits(images, classes)
     assert found.recognised <= 18 / 20
     assert found.frechet == math.inf

@@ -1,7 +1,7 @@
-"""How good small digits are, as two figures: the share that a classifier recognises, and a Fréchet distance.
+"""Quality of sampled digits in two figures: the share that a classifier recognises, and a Fréchet distance.
 
 The classifier was trained on real digits (examples/train_digits_classifier.py). Its weights are part of the package,
-with the mean and covariance of its features over the real digits, so that nothing has to be downloaded or installed.
+with the mean and covariance of its features over the real digits, so no download or installation is needed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ..tolerances import FEATURE_SHIFT
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "shipped" / "digits_classifier.safetensors"
 FEATURES = 32
-RESAMPLINGS = 400  # of the bootstrap
-Z = 1.96  # of a 95 % interval
+RESAMPLINGS = 400  # bootstrap samples
+Z = 1.96  # standard deviations of a 95 % interval
 
 
 class DigitClassifier(nn.Module):
-    """Digits of 8x8 pixels in [-1, 1] to the scores of ten classes. (B, 1, 8, 8) -> (B, 10)
+    """Classifier of digits of 8x8 pixels in [-1, 1] into ten classes. (B, 1, 8, 8) -> (B, 10)
 
     Also holds the ``mean`` (32,) and ``covariance`` (32, 32) of its features over the real digits.
     """
@@ -44,15 +44,15 @@ class DigitClassifier(nn.Module):
         self.register_buffer("covariance", torch.eye(FEATURES))
 
     def features(self, x: Tensor) -> Tensor:
-        """What the last layer decides by. (B, 1, 8, 8) -> (B, 32)"""
+        """Compute the input of the last layer. (B, 1, 8, 8) -> (B, 32)"""
         x = F.max_pool2d(F.gelu(self.conv1(x)), 2)
         x = F.max_pool2d(F.gelu(self.conv2(x)), 2)
         return self.linear1(x.flatten(1))
 
     def whitened(self, features: Tensor) -> Tensor:
-        """Moved, turned and scaled so that those of the real digits have mean 0 and covariance 1. (B, 32) -> (B, 32)
+        """Transform features so that those of the real digits have mean 0 and covariance 1. (B, 32) -> (B, 32)
 
-        Without it the ten or so directions that tell classes apart outweigh all others, and with them how a digit
+        Otherwise the roughly ten directions that separate the classes outweigh all others, which describe how a digit
         is drawn.
         """
         values, vectors = torch.linalg.eigh(self.covariance.double())
@@ -64,7 +64,7 @@ class DigitClassifier(nn.Module):
 
 @cache
 def digit_classifier() -> DigitClassifier:
-    """The trained one, in evaluation mode on the CPU."""
+    """Load the trained classifier in evaluation mode on the CPU."""
     from safetensors.torch import load_file
 
     classifier = DigitClassifier()
@@ -73,19 +73,19 @@ def digit_classifier() -> DigitClassifier:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Of some samples, each with its 95 % interval."""
+class DigitQuality:
+    """Quality figures of samples, each with its 95 % interval."""
 
     images: int
-    recognised: float  # share whose class is the one that was asked for
-    recognised_low: float  # Wilson's interval
+    recognised: float  # share whose class is the requested one
+    recognised_low: float  # Wilson interval
     recognised_high: float
     frechet: float  # between the whitened features of the samples and of the real digits; 0 is best
     frechet_low: float  # bootstrap over the samples of each class
     frechet_high: float
 
-    def differs(self, other: Figures) -> str | None:
-        """Which figure lies so far from the other's that the intervals do not meet, in words; None if both meet."""
+    def difference(self, other: DigitQuality) -> str | None:
+        """Describe the figures whose intervals do not overlap those of another quality; None if all overlap."""
         found = []
         for name in ("recognised", "frechet"):
             low, high = (max if end == "low" else min for end in ("low", "high"))
@@ -97,67 +97,70 @@ class Figures:
 
 
 @torch.no_grad()
-def judge(images: Tensor, classes: Tensor, seed: int = 0) -> Figures:
-    """The figures of samples of digits.
+def judge_digits(images: Tensor, classes: Tensor, seed: int = 0) -> DigitQuality:
+    """Compute the quality of sampled digits.
 
     Args:
-        images: (B, 1, 8, 8), real ones lie in [-1, 1]. Values outside are cut off, as in any picture of them.
-        classes: (B,) what was asked for.
+        images: (B, 1, 8, 8), clamped to [-1, 1], the range of real digits.
+        classes: requested classes, (B,).
         seed: of the bootstrap.
 
-    Images that are not finite are recognised as nothing and leave the distance infinite.
+    Images that are not finite count as not recognised and make the distance infinite.
     """
     classifier = digit_classifier()
     images = images.detach().float().cpu()
     finite = images.isfinite().flatten(1).all(1)
-    images = images.clamp(-1, 1)  # after the look at it: an infinite pixel would become white
+    images = images.clamp(-1, 1)  # after isfinite: an infinite pixel would become white
     features = classifier.features(images).where(finite[:, None], torch.nan)
     right = (classifier(images).argmax(1) == classes.cpu()) & finite
     low, high = share_interval(int(right.sum()), len(images))
     distance = frechet_interval(classifier.whitened(features), classes.cpu(), seed)
-    return Figures(len(images), right.float().mean().item(), low, high, *distance)
+    return DigitQuality(len(images), right.float().mean().item(), low, high, *distance)
 
 
-def compared(images: Mapping[tuple[str, str], Tensor], reference: Tensor, classes: Tensor) -> list[dict[str, Any]]:
-    """A row of figures for each engine's images of the same noise; ``verdict`` is "ok" or, with a reason, "wrong".
+def compare_engines(
+    images: Mapping[tuple[str, str], Tensor], reference: Tensor, classes: Tensor
+) -> list[dict[str, Any]]:
+    """Compare engines by their images of the same noise: one row each; ``verdict`` is "ok" or, with a reason, "wrong".
 
-    Wrong is an engine whose figures differ from the reference's, or whose ``shift`` is above what
-    tolerances.FEATURE_SHIFT allows for its precision.
+    An engine is wrong if its figures differ from those of the reference, or if its ``shift`` exceeds the limit in
+    tolerances.FEATURE_SHIFT for its precision.
 
     Args:
-        images: of each (backend, precision), (B, 1, 8, 8). reference: those of eager PyTorch in fp32.
-        classes: (B,) what was asked for.
+        images: by (backend, precision), (B, 1, 8, 8) each.
+        reference: images of eager PyTorch in fp32, (B, 1, 8, 8).
+        classes: requested classes, (B,).
     """
-    known = judge(reference, classes)
+    expected = judge_digits(reference, classes)
     rows = []
     for (backend, precision), own in images.items():
-        figures, moved, limit = judge(own, classes), shift(own, reference), FEATURE_SHIFT[precision]
-        reasons = [figures.differs(known), f"shift {moved:.1e}, at most {limit:.0e} allowed" if moved > limit else None]
+        quality, shift, limit = judge_digits(own, classes), feature_shift(own, reference), FEATURE_SHIFT[precision]
+        reasons = [
+            quality.difference(expected),
+            f"shift {shift:.1e}, at most {limit:.0e} allowed" if shift > limit else None,
+        ]
         reason = "; ".join(filter(None, reasons))
-        row = {"backend": backend, "precision": precision, **asdict(figures), "shift": moved, "shift_limit": limit}
+        row = {"backend": backend, "precision": precision, **asdict(quality), "shift": shift, "shift_limit": limit}
         rows.append({**row, "verdict": "wrong" if reason else "ok", "reason": reason})
     return rows
 
 
 @torch.no_grad()
-def shift(images: Tensor, reference: Tensor) -> float:
-    """How far the whitened features of images lie from those of a reference with the same noise, on average.
+def feature_shift(images: Tensor, reference: Tensor) -> float:
+    """Compute the mean shift of the whitened features of images (B, 1, 8, 8) against a reference with the same noise.
 
-    The root mean square over the features of the mean difference over the images; 1 is a standard deviation of the
-    real digits. Errors of rounding differ from image to image and mostly cancel; a formula that is not the same does
-    not. Infinite where the images are not finite.
-
-    Args:
-        images, reference: (B, 1, 8, 8).
+    It is the root mean square over the features of the mean difference over the images; 1 is a standard deviation of
+    the real digits. Rounding errors differ from image to image and mostly cancel; the effect of a different formula
+    does not. Infinite if the images are not finite.
     """
     classifier = digit_classifier()
     ours, theirs = (classifier.whitened(classifier.features(x.float().cpu().clamp(-1, 1))) for x in (images, reference))
-    moved = (ours - theirs).mean(0).square().mean().sqrt().item()
-    return moved if math.isfinite(moved) and bool(images.isfinite().all()) else math.inf
+    shift = (ours - theirs).mean(0).square().mean().sqrt().item()
+    return shift if math.isfinite(shift) and bool(images.isfinite().all()) else math.inf
 
 
 def share_interval(hits: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
+    """Compute the 95 % interval of a share (Wilson 1927)."""
     share, square = hits / count, Z * Z / count
     middle = share + square / 2
     half = Z * math.sqrt((share * (1 - share) + square / 4) / count)
@@ -165,7 +168,9 @@ def share_interval(hits: int, count: int) -> tuple[float, float]:
 
 
 def frechet(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Tensor) -> float:
-    """Squared Fréchet distance of two normal distributions (Dowson and Landau 1982; Heusel et al. 2017, eq. 6).
+    """Squared Fréchet distance of two normal distributions, means (F,) and covariances (F, F).
+
+    Sources: Dowson and Landau 1982; Heusel et al. 2017, eq. 6.
 
     ||m_a - m_b||^2 + tr(A + B - 2 (A B)^(1/2)); the trace of the root is that of (B^(1/2) A B^(1/2))^(1/2), which is
     symmetric. Computed in float64. Infinite for values that are not finite.
@@ -181,10 +186,10 @@ def frechet(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: 
 
 
 def frechet_interval(features: Tensor, classes: Tensor, seed: int = 0) -> tuple[float, float, float]:
-    """The distance of some features (B, F) from mean 0 and covariance 1, and its 95 % interval from a bootstrap.
+    """Compute the distance of features (B, F) from mean 0 and covariance 1, and its 95 % bootstrap interval.
 
-    How many there are of each class (B,) was chosen, not drawn, so each is resampled for itself. A resample holds
-    images twice and so lies further away than the sample itself: the mean of that excess is taken off.
+    The number of images per class (B,) was chosen, not drawn, so each class is resampled separately. A resample
+    contains duplicates and therefore lies further away than the sample itself; the mean excess is subtracted.
     """
     features = features.double()
     mean, covariance = features.new_zeros(features.shape[1]), torch.eye(features.shape[1], dtype=torch.float64)
