@@ -1,4 +1,4 @@
-"""Fixtures of several test files, and the table of slow tests."""
+"""For all tests: the mark of GPU tests; the counts and key lists of the official models."""
 
 import gzip
 import json
@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 
-SLOW = Path(__file__).with_name("slow.txt")
+GPU = Path(__file__).parent / "gpu"
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
+@pytest.hookimpl(tryfirst=True)  # before -m takes its choice
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of slow.txt: a line is a node id, or the beginning of several."""
-    lines = tuple(line for line in SLOW.read_text("utf-8").splitlines() if line and not line.startswith("#"))
+    """Mark every test in tests/gpu."""
     for item in items:
-        if item.nodeid.startswith(lines):
-            item.add_marker("slow")
+        if GPU in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
 
 
 @pytest.fixture(scope="session")

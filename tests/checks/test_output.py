@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from convbench.checks.output import Finding, input_sets, prove, relative_error, unchanged
+from convbench.checks.output import Finding, check_unchanged, input_sets, prove, relative_error
 from convbench.schema import PRECISIONS, Case, Step
 
 LIMITS = {"fp32": 5e-6, "tf32": 1e-2, "torch-default": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
@@ -106,9 +106,9 @@ def test_an_output_stays_what_it_was_as_far_as_its_precision_allows(precision: s
     """SUM."""
     limit = LIMITS[precision]
     for share in (0.0, 0.99):
-        assert unchanged(lambda x, t, y, s=share: off(s * limit), SETS[0], REFERENCE, precision) is None  # type: ignore[misc]
+        assert check_unchanged(lambda x, t, y, s=share: off(s * limit), SETS[0], REFERENCE, precision) is None  # type: ignore[misc]
     step: Step = lambda x, t, y: off(1.01 * limit)  # noqa: E731
-    assert unchanged(step, SETS[0], REFERENCE, precision) == Finding(
+    assert check_unchanged(step, SETS[0], REFERENCE, precision) == Finding(
         "SUM", f"the output after timing differs from the one before by {1.01 * limit:.1e}"
     )
 

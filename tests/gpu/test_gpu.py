@@ -30,8 +30,6 @@ from convbench.timing.clock import CudaClock, Lane, Rules, rotate_inputs, time_l
 from convbench.timing.intervals import median_interval
 from convbench.tolerances import RELATIVE_L2
 
-pytestmark = pytest.mark.gpu
-
 ROOT = Path(__file__).parents[2]
 SHORT = Rules(block_s=0.02, warmup_s=0.5, min_s=0.3, cap_s=3, min_blocks=20, half_width=0.005)
 

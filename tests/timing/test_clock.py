@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from statistics import median
 
 import pytest
 import torch
@@ -241,16 +240,3 @@ def test_waiting_on_a_gpu_is_for_all_that_is_queued(device: FakeDevice) -> None:
     device.launch()
     CudaClock().wait()
     assert (device.queue, device.seconds) == ([], 1.0)
-
-
-@pytest.mark.gpu
-def test_events_and_the_host_clock_agree_on_a_gpu() -> None:
-    a = torch.randn(4096, 4096, device="cuda")
-    clock = CudaClock()
-    clock.block(lambda: a @ a, 5)
-    blocks = [clock.block(lambda: a @ a, 50) for _ in range(5)]
-    for block in blocks:
-        assert 0 < block.total_s <= block.wall_s
-        assert block.step_s == block.total_s / 50
-    assert median(block.wall_s / block.total_s for block in blocks) < 1.02
-    assert clock.single(lambda: a @ a) > 0

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from convbench.timing import compare
-from convbench.timing.compare import Comparison, compare_blocks, compare_rows, decide, smallest_difference, word
+from convbench.timing.compare import (
+    Comparison,
+    compare_blocks,
+    compare_rows,
+    decide,
+    difference_word,
+    smallest_difference,
+)
 
 DELTA = {"cpu": 0.03, "cuda": 0.01}
 
@@ -49,7 +56,7 @@ def test_a_difference_is_claimed_only_beyond_delta(low: float, high: float, expe
 def test_noise_hides_differences_on_both_sides_and_makes_nothing_the_same(
     low: float, high: float, expected: str
 ) -> None:
-    assert word(low, high, "cpu", 0.3) == expected
+    assert difference_word(low, high, "cpu", 0.3) == expected
     assert decide(low, high, 0.3, 0.03) == expected
 
 
@@ -57,11 +64,11 @@ def test_noise_hides_differences_on_both_sides_and_makes_nothing_the_same(
 @pytest.mark.parametrize("noise", [None, 0.0, 0.001])
 def test_no_run_claims_less_than_its_device_allows(device: str, noise: float | None) -> None:
     delta = DELTA[device]
-    assert word(1 + delta + 1e-6, 2.0, device, noise) == "faster"
-    assert word(1 + delta - 1e-6, 2.0, device, noise) == "unclear"
-    assert word(0.5, 1 - delta - 1e-6, device, noise) == "slower"
-    assert word(0.5, 1 - delta + 1e-6, device, noise) == "unclear"
-    assert word(1 - delta + 1e-6, 1 + delta - 1e-6, device, noise) == "same"
+    assert difference_word(1 + delta + 1e-6, 2.0, device, noise) == "faster"
+    assert difference_word(1 + delta - 1e-6, 2.0, device, noise) == "unclear"
+    assert difference_word(0.5, 1 - delta - 1e-6, device, noise) == "slower"
+    assert difference_word(0.5, 1 - delta + 1e-6, device, noise) == "unclear"
+    assert difference_word(1 - delta + 1e-6, 1 + delta - 1e-6, device, noise) == "same"
 
 
 def test_a_ratio_above_1_says_that_b_is_faster() -> None:
