@@ -14,7 +14,10 @@ from stored import measured, write_lines
 from convbench import files, store
 from convbench.cli import main
 from convbench.errors import UsageError, printable
-from convbench.rows import KINDS, NEEDED, TYPES, kind_of, row_problem
+from convbench.reports.listed_rows import NEEDED, TYPES, list_of, listed_problem
+from convbench.schema import KINDS
+from convbench.schema.rowcheck import row_problem
+from convbench.schema.upgrade import renamed
 from convbench.schema import Measurement
 from convbench.typecheck import problem, record_problem
 
@@ -382,13 +385,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {  # of the other kinds, as the commands w
         **{"implied_flops_per_s": 1e12, "share_fp32": 0.5, "share_tf32": 0.1, "share_fp16": 0.05, "findings": []},
         "words": "",
     },
-    "kernels": {
+    "kernel": {
         **{"schema": 1, "case": "k/x", "kernel": "k", "where": "w", "model": "dico_s", "res": 256, "batch": 1},
         **{"precision": "fp16", "status": "ok", "reason": "", "min_bytes": 100, "flops": 100, "cold_s": 1e-5},
         **{"cold_s_p20": 1e-5, "cold_s_p80": 2e-5, "hot_s": 1e-5, "flops_per_s": 1e9, "peak_flops_per_s": 1e12},
         **{"copy_bytes_per_s": 1e12, "copy_fraction": 0.5, "roofline_fraction": 0.5, "error": 1e-3},
     },
-    "replays": {
+    "replay": {
         **{"schema": 1, "case": "replay/x", "paper": "dico", "model": "dico_xl", "res": 256, "device": "cpu"},
         **{"step": "replayed", "knob": "replayed", "images_per_s": 5.0, "ratio": 1.0, "ratio_low": 0.9},
         **{"ratio_high": 1.1, "verdict": None, "reason": None, "batch": 4, "exists_here": None},
@@ -413,9 +416,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {  # of the other kinds, as the commands w
 
 
 def test_every_kind_of_row_has_an_example() -> None:
-    assert set(EXAMPLES) == set(TYPES) == {kind for kind, _ in KINDS} - {"measurements"}
+    assert set(EXAMPLES) == {*TYPES, *KINDS} - {"throughput"}
     for kind, row in EXAMPLES.items():
-        assert (kind_of(row), row_problem(row, kind)) == (kind, None)
+        if kind in TYPES:
+            assert (list_of(row), listed_problem(row, kind)) == (kind, None)
+        else:
+            stored = renamed(row)
+            assert (stored["kind"], row_problem(stored)) == (kind, None)
         assert set(NEEDED.get(kind, ())) <= set(row)
 
 

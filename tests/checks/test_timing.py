@@ -181,11 +181,11 @@ def test_the_interval_is_as_narrow_as_asked() -> None:
 
 @pytest.mark.parametrize("cores", [0.0, 0.1, 0.15])
 def test_a_little_work_of_others_passes(cores: float) -> None:
-    assert machine.contention({"cores_of_others": cores}) is None
+    assert machine.check_contention({"cores_of_others": cores}) is None
 
 
 def test_contention_is_found() -> None:
-    assert machine.contention({"cores_of_others": 0.73}) == Finding(
+    assert machine.check_contention({"cores_of_others": 0.73}) == Finding(
         "CONT", "other processes used 0.73 cores", severity="SUSPECT"
     )
 

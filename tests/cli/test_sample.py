@@ -364,7 +364,7 @@ def test_pixels_are_bytes_as_the_papers_scripts_make_them() -> None:
 
 def test_an_autoencoder_that_cannot_be_loaded(autoencoder: Path, tmp_path: Path) -> None:
     latents = find("dico_s").signature
-    with pytest.raises(UsageError, match=r"the samples are latents: specify --vae .* or store them"):
+    with pytest.raises(UsageError, match=r"the samples are latents: give --vae .* or keep them"):
         decoding.create_decoder(latents, None, "cpu")
     with pytest.raises(UsageError, match="no autoencoder at"):
         decoding.create_decoder(latents, str(tmp_path), "cpu")
@@ -404,7 +404,7 @@ def test_decoding_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--out", "a.png", "--precision", "tf32"], "a CPU has no TF32 units"),
         (["--out", "a.png", "--res", "9"], "--res 9 does not suit dico_digits"),
         (["--out", "a.png", "--model", "dico_digit"], "did you mean dico_digits"),
-        (["--out", "a.png", "--model", "dico_s"], "the samples are latents: specify --vae"),
+        (["--out", "a.png", "--model", "dico_s"], "the samples are latents: give --vae"),
     ],
 )
 def test_what_cannot_be_is_one_line(
