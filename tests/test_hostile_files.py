@@ -15,11 +15,10 @@ from convbench import files, store
 from convbench.cli import main
 from convbench.errors import UsageError, printable
 from convbench.reports.listed_rows import NEEDED, TYPES, list_of, listed_problem
-from convbench.schema import KINDS
+from convbench.schema import KINDS, Measurement
 from convbench.schema.rowcheck import row_problem
+from convbench.schema.typecheck import problem, record_problem
 from convbench.schema.upgrade import renamed
-from convbench.schema import Measurement
-from convbench.typecheck import problem, record_problem
 
 Shown = tuple[int, str, str]
 

@@ -176,7 +176,7 @@ def derive_ratio(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     found = compare_blocks(other["block_s"], row["block_s"], DELTA[row["device"]])
     ratio, low, high = found.ratio, found.low, found.high
     turned = compare_blocks(row["block_s"], other["block_s"], DELTA[row["device"]])
-    if not nearly_equal(row["ratio"], ratio) and nearly_equal(row["ratio"], 1 / turned.ratio):
+    if not nearly_equal(row.get("ratio"), ratio) and nearly_equal(row.get("ratio"), 1 / turned.ratio):
         # Schema 1 stored the other way round, and the median of the reciprocals of an even number of pairs differs.
         ratio, low, high = 1 / turned.ratio, 1 / turned.high, 1 / turned.low
     return {

@@ -19,13 +19,16 @@ STEPS = 10
 SIZES = exported.sizes("dico")
 MANIFEST = folder.Manifest(
     model="tiny:dico",
+    signature=SIZES.takes,
     res=exported.RES,
     to="aoti",
     precision="fp32",
     batch=(1, 8),
     dimensions=SIZES.dimensions,
     inputs=SIZES.ports()[0],
-    outputs=SIZES.ports()[1],
+    outputs=tuple(
+        replace(port, shape=tuple(8 if side == 0 else side for side in port.shape)) for port in SIZES.ports()[1]
+    ),
     entry="model.pt2",
     weights={"source": "random, seed 0", "sha256": "0"},
     versions={"torch": torch.__version__},
