@@ -38,6 +38,10 @@ def convbench(capsys: pytest.CaptureFixture[str]) -> Callable[..., Shown]:
     return run
 
 
+def row_of(model: str) -> Measurement:
+    return Measurement.from_json(measured(model))
+
+
 def assert_one_line(shown: Shown, words: str = "", code: int = 2) -> None:
     assert (shown[0], shown[1]) == (code, ""), shown
     assert shown[2].count("\n") == 1 and shown[2].startswith("convbench: ") and words in shown[2], shown
@@ -107,7 +111,7 @@ def test_the_functions_that_write_refuse_them_too(kind: str, tmp_path: Path) -> 
     for write in (
         lambda: files.write_whole(path, b"x"),
         lambda: files.require_writable(path),
-        lambda: store.append(path, {"case": "x"}),
+        lambda: store.append(path, row_of("dico_s")),
         lambda: store.require_writable(path),
     ):
         with pytest.raises(UsageError, match=r"^cannot write .*target\.html: "):
@@ -136,7 +140,7 @@ def test_a_result_file_cuts_no_line_of_another_kind(tmp_path: Path) -> None:
     """A file without a last line break, which is somebody's shell settings."""
     (tmp_path / "rc").write_text("export PATH=x\nalias ls='ls -l'")
     with pytest.raises(UsageError, match="ends in something else than a measurement"):
-        store.append(tmp_path / "rc", {"case": "x"})
+        store.append(tmp_path / "rc", row_of("dico_s"))
     assert (tmp_path / "rc").read_text().endswith("alias ls='ls -l'")
 
 
@@ -146,7 +150,7 @@ def test_force_replaces_no_folder_of_a_web_page(convbench: Callable[..., Shown],
     (tmp_path / "app" / "manifest.json").write_text('{"name": "My app", "icons": []}')
     (tmp_path / "app" / "index.html").touch()
     line = ["export", "--model", "dico_s", "--to", "onnx", "--force", "--out", tmp_path / "app"]
-    assert_one_line(convbench(*line), "exists and is no artefact of convbench")
+    assert_one_line(convbench(*line), "exists and is not an artefact of convbench")
     assert (tmp_path / "app" / "index.html").exists()
 
 
@@ -255,7 +259,7 @@ def test_a_torn_line_of_any_length_is_left_out_and_cut_off(length: int, tmp_path
     torn = b'{"schema": 1, "block_s": ['
     path.write_bytes(whole + torn + b"1" * (length - len(torn)))
     assert [row["model"] for row in store.read(path)] == ["dico_s", "dic_s"]
-    store.append(path, measured("fcdm_s"))
+    store.append(path, row_of("fcdm_s"))
     assert path.read_bytes().startswith(whole) and path.read_bytes().count(b"\n") == 3
     assert [row["model"] for row in store.read(path)] == ["dico_s", "dic_s", "fcdm_s"]
 
@@ -264,7 +268,7 @@ def test_a_torn_line_alone_and_one_whole_line_that_is_too_long(tmp_path: Path) -
     path = tmp_path / "run.jsonl"
     path.write_bytes(b'{"schema": 1, "case": "' + b"x" * (3 * 2**20))
     assert store.read(path) == []
-    store.append(path, measured("dico_s"))
+    store.append(path, row_of("dico_s"))
     assert [row["model"] for row in store.read(path)] == ["dico_s"]
     with path.open("ab") as file:
         file.write(b'{"schema": 1, "case": "' + b"x" * files.MOST_LINE + b'"}\n')
