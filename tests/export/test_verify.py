@@ -74,7 +74,7 @@ def check(tmp_path: Path, network: nn.Module, monkeypatch: pytest.MonkeyPatch) -
         def opened(*_: object, **__: object) -> Iterator[Engine]:
             yield engine
 
-        monkeypatch.setattr(verify.runtimes, "opened", opened)
+        monkeypatch.setattr(verify.runtimes, "open_file", opened)
         monkeypatch.setattr(verify.locate, "first_difference", lambda *_: None)
         return verify.check(path, network, SIZES, takes_trajectory, trust_native=True)
 
