@@ -96,7 +96,7 @@ def command(
         from ..reports.page.build import write_page
 
         write_page(read, html, columns, sort, where or [], baseline)
-        click.echo(f"wrote {html}", err=True)
+        options.say(f"wrote {html}", err=True)
     if explain is not None:
         _explain(read, explain, where, baseline, form)
     if paper is not None:
