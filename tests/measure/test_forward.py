@@ -14,9 +14,11 @@ from statistics import median
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from contract import THROUGHPUT_KEYS
 from simulated import QUICK, RATES, Simulated, Unwatched
+from tolerances import RELATIVE_L2
 
 from convbench import catalogue
 from convbench.checks import timing
@@ -28,7 +30,6 @@ from convbench.schema import STATUSES, VERDICTS, Case, Measurement
 from convbench.timing.calibration import Rates, limit
 from convbench.timing.clock import Block, Clock, CpuClock
 from convbench.timing.intervals import median_interval
-from convbench.tolerances import RELATIVE_L2
 
 
 @pytest.fixture
@@ -160,16 +161,34 @@ def test_percentiles_come_with_enough_steps(made_up: None) -> None:
     assert (result.latency_s_p50, result.latency_s_p90, result.latency_s_p99) == (0.001, 0.001, 0.003)
 
 
-@pytest.mark.parametrize("model", ["fcdm_s", "dit_s_2", "dig_s_2", "dic_s"])
-def test_every_family_is_measured(model: str, made_up: None) -> None:
-    (result,) = measured(case(model=model))
+OPERATORS: dict[str, set[str]] = {
+    **{family: set() for family in ("adm", "dic", "dico", "fcdm", "flowdcn", "ldm", "sana")},
+    **{"dig": {"gla"}, "dim": {"scan"}, "dimsum": {"attention", "scan"}, "dis": {"scan"}},
+}
+"""Operators of which torch has several implementations, by family; attention alone in the others."""
+
+
+@pytest.mark.parametrize("family", catalogue.families())
+def test_every_family_is_measured(family: str, made_up: None) -> None:
+    """A small network of each, with the inputs of its family; each of them has to matter to every output."""
+    model = f"tiny:{family}"
+    (result,) = measured(case(model=model, res=tiny.RES[family]))
     assert (result.status, result.verdict, result.reason) == ("ok", "VALID", "")
-    assert result.images_per_s == pytest.approx(200)
-    assert result.params == counted(model).params
-    names = {"dit_s_2": {"attention"}, "dig_s_2": {"gla"}}.get(model, set())
-    assert set(result.kernels) == names
-    if model == "dit_s_2":
-        assert result.kernels["attention"] in ("math", "flash_attention", "efficient_attention")
+    assert (result.error_vs_fp32, result.images_per_s) == (0.0, pytest.approx(200))
+    assert result.params == counted(model, tiny.RES[family]).params
+    assert set(result.kernels) == OPERATORS.get(family, {"attention"})
+    assert result.kernels.get("attention") in (None, "math", "flash_attention", "efficient_attention")
+
+
+@pytest.mark.parametrize("family", catalogue.families())
+def test_a_frozen_input_of_every_family_is_found(family: str, made_up: None) -> None:
+    """DEP: of captions, noise levels and times of flow matching as of classes and steps."""
+    for name in "xty":
+        (result,) = measured(case(f"faulty:one_image_ignores_{name}", model=f"tiny:{family}", res=tiny.RES[family]))
+        assert (result.status, result.reason.partition(";")[0]) == (
+            "wrong",
+            f"DEP: 1 of 2 outputs do not change with {name}",
+        )
 
 
 @pytest.mark.parametrize("precision", ["bf16", "torch-default"])

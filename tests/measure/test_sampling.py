@@ -203,7 +203,6 @@ def test_the_command_measures_keeps_and_resumes(run: Callable[..., Any], tmp_pat
     (row,) = json.loads(out)
     assert {"schema": 2, **row} == json.loads(kept) and row["verdict"] in VERDICTS
     assert min(row[key] for key in ("finished_images_per_s", "backbone_s", "sampler_s", "decoder_s", "whole_s")) > 0
-    assert row["sampler_s"] < row["backbone_s"] and 0.1 < row["whole_s"] / (3 * row["step_s"]) < 10
     assert "images_per_s" not in row and row["kind"] == "sampling"
 
 

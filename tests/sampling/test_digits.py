@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from tolerances import FEATURE_SHIFT, TRAJECTORY_L2
 from torch import Tensor
 
 from convbench import backends, models
@@ -27,7 +28,6 @@ from convbench.reports.tables.text import render
 from convbench.sampling.digit_quality import compare_engines
 from convbench.sampling.images import Recipe, sampler_for
 from convbench.schema import PRECISIONS
-from convbench.tolerances import FEATURE_SHIFT, TRAJECTORY_L2
 from convbench.weights.read import read_state_dict
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -1,4 +1,6 @@
-"""The noise of float32 outputs, from which ``tolerances.NOISE`` was derived: ``python tests/support/noise.py [ID ...]``.
+"""The noise of float32 outputs, from which the limits of ``tolerances`` were derived.
+
+    python tests/support/noise.py [ID ...]
 
 Every golden is computed under several instruction sets and numbers of threads, one process for each instruction set.
 Printed for each: the largest difference and the root mean square of the difference to the stored output of the official

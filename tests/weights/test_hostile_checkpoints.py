@@ -169,12 +169,12 @@ def test_a_pickle_that_asks_for_much_is_one_line(name: str, form: str, tmp_path:
         zipped(path, pickled, **{"0": bytes(16)})
     else:
         legacy(path, pickled.replace(b"tQ", b"NtQ"))
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(WeightsError) as caught:
         read_state_dict(str(path))
     message = str(caught.value)
     assert message.startswith(f"{path} ") and len(message.splitlines()) == 1 and len(message) < 400 + len(str(path))
-    assert time.monotonic() - started < 30
+    assert time.process_time() - started < 30
     if name not in FINE:
         assert "holds more than plain tensors" in message or "is not a readable PyTorch checkpoint: " in message
 
