@@ -73,6 +73,7 @@ def test_dimensions_state_what_may_vary_and_by_which_multiple(artefact: Artefact
     assert manifest.dimensions == {"batch": (1, 8), "h4": (2, 4), "w4": (2, 4)}
 
 
+@pytest.mark.slow
 def test_norms_and_attention_stay_one_operator(artefact: Artefact) -> None:
     assert "GroupNormalization" in kinds(artefact("dic", "onnx"))
     assert {"LayerNormalization", "Gelu", "DepthToSpace"} <= kinds(artefact("dico", "onnx"))
@@ -192,6 +193,7 @@ def test_a_file_that_was_exchanged_is_caught_by_its_hash(artefact: Artefact, tmp
 # Other precisions and targets
 
 
+@pytest.mark.slow
 def test_half_precision_keeps_the_response_norm_wide(artefact: Artefact) -> None:
     pytest.importorskip("modelopt.onnx.autocast")
     import onnx as library
@@ -215,6 +217,7 @@ def test_half_precision_keeps_the_response_norm_wide(artefact: Artefact) -> None
     }
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_on_a_trajectory_and_keeps_its_biases(artefact: Artefact) -> None:
     path = artefact("dico", "onnx", "int8")
     found = verify.check(path, exported.network("dico"), exported.sizes("dico"))
@@ -265,6 +268,7 @@ def test_aotinductor_packs_its_weights_and_refuses_other_machines(artefact: Arte
         aoti.require_runnable({**manifest.target, "capability": "AVX1024"})
 
 
+@pytest.mark.slow
 def test_tensorrt_rtx_builds_without_a_gpu_and_says_that_running_needs_one(artefact: Artefact, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx_bindings")
     from convbench.export import tensorrt

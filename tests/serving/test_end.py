@@ -114,7 +114,8 @@ def gone(address: str) -> None:
 
 def test_other_requests_are_answered_while_a_batch_runs(artefact: Path, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    step = f"print('running', file=sys.stderr, flush=True)\n            while not Path({str(gate)!r}).exists(): time.sleep(0.01)"
+    wait = f"while not Path({str(gate)!r}).exists(): time.sleep(0.01)"
+    step = f"print('running', file=sys.stderr, flush=True)\n            {wait}"
     with server(artefact, step) as (process, address):
         with ThreadPoolExecutor(1) as pool:
             asking = pool.submit(served.right, address)
