@@ -124,8 +124,8 @@ def test_a_real_measurement_agrees_with_itself(batch: int) -> None:
 @pytest.mark.parametrize("backend", ["eager", QUICKLY])
 def test_on_a_steady_machine_every_number_is_known(backend: str, made_up: None) -> None:
     """10 ms a step of 2 images, and the walls by hand. Only a backend that launches each operator has a launch wall."""
-    (result,) = measured(case(backend))
-    count = counted(MODEL)
+    (result,) = measured(case(backend, model="dico_s"))
+    count = counted("dico_s")
     assert (result.status, result.verdict, result.reason) == ("ok", "VALID", "")
     assert result.block_s == [0.01] * 6
     assert (result.images_per_s, result.images_per_s_low, result.images_per_s_high) == pytest.approx((200, 200, 200))
@@ -347,7 +347,9 @@ def test_no_step_is_faster_than_the_made_up_rates_allow(made_up: None) -> None:
     least = 4 * count.macs_full / 3e12
     for share, expected in ((1.01, "VALID"), (0.99, "VALID"), (0.97, "INVALID")):
         clock = Simulated(lambda first, steps, lane, share=share: share * least * steps)
-        (result,) = measured(case(QUICKLY, model="dico_s"), clock=clock, rules=replace(QUICK, block_s=1e-6, warmup_s=1e-6))
+        (result,) = measured(
+            case(QUICKLY, model="dico_s"), clock=clock, rules=replace(QUICK, block_s=1e-6, warmup_s=1e-6)
+        )
         assert result.verdict == expected
         assert codes(result) == (set() if expected == "VALID" else {"FLOOR"})
         assert result.limit_fraction == pytest.approx(1 / share)
