@@ -14,9 +14,11 @@ from stored import measured, write_lines
 from convbench import files, store
 from convbench.cli import main
 from convbench.errors import UsageError, printable
-from convbench.rows import KINDS, NEEDED, TYPES, kind_of, row_problem
-from convbench.schema import Measurement
-from convbench.typecheck import problem, record_problem
+from convbench.reports.listed_rows import NEEDED, TYPES, list_of, listed_problem
+from convbench.schema import KINDS, Measurement
+from convbench.schema.rowcheck import row_problem
+from convbench.schema.typecheck import problem, record_problem
+from convbench.schema.upgrade import renamed
 
 Shown = tuple[int, str, str]
 
@@ -34,6 +36,10 @@ def convbench(capsys: pytest.CaptureFixture[str]) -> Callable[..., Shown]:
         return ended.value.code, shown.out, shown.err
 
     return run
+
+
+def row_of(model: str) -> Measurement:
+    return Measurement.from_json(measured(model))
 
 
 def assert_one_line(shown: Shown, words: str = "", code: int = 2) -> None:
@@ -105,7 +111,7 @@ def test_the_functions_that_write_refuse_them_too(kind: str, tmp_path: Path) -> 
     for write in (
         lambda: files.write_whole(path, b"x"),
         lambda: files.require_writable(path),
-        lambda: store.append(path, {"case": "x"}),
+        lambda: store.append(path, row_of("dico_s")),
         lambda: store.require_writable(path),
     ):
         with pytest.raises(UsageError, match=r"^cannot write .*target\.html: "):
@@ -134,7 +140,7 @@ def test_a_result_file_cuts_no_line_of_another_kind(tmp_path: Path) -> None:
     """A file without a last line break, which is somebody's shell settings."""
     (tmp_path / "rc").write_text("export PATH=x\nalias ls='ls -l'")
     with pytest.raises(UsageError, match="ends in something else than a measurement"):
-        store.append(tmp_path / "rc", {"case": "x"})
+        store.append(tmp_path / "rc", row_of("dico_s"))
     assert (tmp_path / "rc").read_text().endswith("alias ls='ls -l'")
 
 
@@ -144,7 +150,7 @@ def test_force_replaces_no_folder_of_a_web_page(convbench: Callable[..., Shown],
     (tmp_path / "app" / "manifest.json").write_text('{"name": "My app", "icons": []}')
     (tmp_path / "app" / "index.html").touch()
     line = ["export", "--model", "dico_s", "--to", "onnx", "--force", "--out", tmp_path / "app"]
-    assert_one_line(convbench(*line), "exists and is no artefact of convbench")
+    assert_one_line(convbench(*line), "exists and is not an artefact of convbench")
     assert (tmp_path / "app" / "index.html").exists()
 
 
@@ -253,7 +259,7 @@ def test_a_torn_line_of_any_length_is_left_out_and_cut_off(length: int, tmp_path
     torn = b'{"schema": 1, "block_s": ['
     path.write_bytes(whole + torn + b"1" * (length - len(torn)))
     assert [row["model"] for row in store.read(path)] == ["dico_s", "dic_s"]
-    store.append(path, measured("fcdm_s"))
+    store.append(path, row_of("fcdm_s"))
     assert path.read_bytes().startswith(whole) and path.read_bytes().count(b"\n") == 3
     assert [row["model"] for row in store.read(path)] == ["dico_s", "dic_s", "fcdm_s"]
 
@@ -262,7 +268,7 @@ def test_a_torn_line_alone_and_one_whole_line_that_is_too_long(tmp_path: Path) -
     path = tmp_path / "run.jsonl"
     path.write_bytes(b'{"schema": 1, "case": "' + b"x" * (3 * 2**20))
     assert store.read(path) == []
-    store.append(path, measured("dico_s"))
+    store.append(path, row_of("dico_s"))
     assert [row["model"] for row in store.read(path)] == ["dico_s"]
     with path.open("ab") as file:
         file.write(b'{"schema": 1, "case": "' + b"x" * files.MOST_LINE + b'"}\n')
@@ -382,13 +388,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {  # of the other kinds, as the commands w
         **{"implied_flops_per_s": 1e12, "share_fp32": 0.5, "share_tf32": 0.1, "share_fp16": 0.05, "findings": []},
         "words": "",
     },
-    "kernels": {
+    "kernel": {
         **{"schema": 1, "case": "k/x", "kernel": "k", "where": "w", "model": "dico_s", "res": 256, "batch": 1},
         **{"precision": "fp16", "status": "ok", "reason": "", "min_bytes": 100, "flops": 100, "cold_s": 1e-5},
         **{"cold_s_p20": 1e-5, "cold_s_p80": 2e-5, "hot_s": 1e-5, "flops_per_s": 1e9, "peak_flops_per_s": 1e12},
         **{"copy_bytes_per_s": 1e12, "copy_fraction": 0.5, "roofline_fraction": 0.5, "error": 1e-3},
     },
-    "replays": {
+    "replay": {
         **{"schema": 1, "case": "replay/x", "paper": "dico", "model": "dico_xl", "res": 256, "device": "cpu"},
         **{"step": "replayed", "knob": "replayed", "images_per_s": 5.0, "ratio": 1.0, "ratio_low": 0.9},
         **{"ratio_high": 1.1, "verdict": None, "reason": None, "batch": 4, "exists_here": None},
@@ -413,9 +419,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {  # of the other kinds, as the commands w
 
 
 def test_every_kind_of_row_has_an_example() -> None:
-    assert set(EXAMPLES) == set(TYPES) == {kind for kind, _ in KINDS} - {"measurements"}
+    assert set(EXAMPLES) == {*TYPES, *KINDS} - {"throughput"}
     for kind, row in EXAMPLES.items():
-        assert (kind_of(row), row_problem(row, kind)) == (kind, None)
+        if kind in TYPES:
+            assert (list_of(row), listed_problem(row, kind)) == (kind, None)
+        else:
+            stored = renamed(row)
+            assert (stored["kind"], row_problem(stored)) == (kind, None)
         assert set(NEEDED.get(kind, ())) <= set(row)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import UsageError
 
 FOLDER = Path(__file__).parent
-MOST_RES = 16384  # pixels: eight times the largest of any paper here
+MAX_RES = 16384  # pixels: eight times the largest in any of the papers
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Family:
 
     @property
     def readme(self) -> list[dict[str, Any]]:
-        """Numbers that the readme of the official repository prints; none of them are speeds."""
+        """Numbers in the readme of the official repository, without speeds."""
         return list(self.facts.get("readme", []))
 
 
@@ -48,21 +48,21 @@ class Signature:
     classes: int = 1000
     null_class: bool = True  # y = classes means no class
     caption: tuple[int, int] | None = None  # (tokens, width)
-    t_start: float = 0  # above 0: t is a noise level, spread evenly on a logarithmic scale from here to t_end
+    t_start: float = 0  # above 0: t is a noise level, uniform on a logarithmic scale from t_start to t_end
     t_end: float = 1000  # t lies in [t_start, t_end): whole diffusion steps, or with 1 the time of flow matching
     noise: float = 1  # standard deviation of the noise that images are mixed with
-    # Or "noise", "velocity" (data less noise); "reverse velocity" (noise less data); "data", of a flow, or "denoised",
-    # of a noise level, for the clean image; "logits" of a classifier.
+    # Or "noise"; "velocity" (data minus noise); "reverse velocity" (noise minus data); the clean image as "data" in
+    # flow matching or "denoised" for a noise level; "logits" of a classifier.
     predicts: str = "noise and variance"
     takes: tuple[str, ...] = ("x", "t", "y")  # what the output depends on
-    guided_channels: int | None = None  # of the published guidance; None: the first three of four or more, as DiT's
-    guidance_interval: tuple[float, float] | None = None  # of t, outside which it does not guide
-    guidance_power: float | None = None  # of the scale's growth from 1 at the noise; None: one scale throughout
-    sampler: str | None = None  # the authors' sampler, where it is not the usual one of such networks
-    shift: float = 1  # of the times of Euler's method: above 1 towards the data, below 1 towards the noise
+    guided_channels: int | None = None  # by the published guidance; None: as DiT, the first three of four or more
+    guidance_interval: tuple[float, float] | None = None  # range of t with guidance; None: always
+    guidance_power: float | None = None  # of the power-cosine guidance scale; None: a constant scale
+    sampler: str | None = None  # the authors' sampler, if it differs from the default for the prediction
+    shift: float = 1  # of the times of Euler steps: above 1 towards the data, below 1 towards the noise
 
     def time(self, step: Any) -> Any:
-        """The t at a step between 0 (``t_start``) and 1000 (``t_end``), fractions too: a number or a tensor of them."""
+        """Compute t from a step, a number or tensor between 0 (``t_start``) and 1000 (``t_end``), fractions allowed."""
         if self.t_start:
             return self.t_start * (self.t_end / self.t_start) ** (step / 1000)
         return step * (self.t_end / 1000)
@@ -99,8 +99,8 @@ class Variant:
 
     def require_res(self, res: int) -> None:
         """Raise UsageError unless the model can be built for images of ``res`` pixels."""
-        if res > MOST_RES:
-            raise UsageError(f"--res {res} does not suit {self.id}: at most {MOST_RES} pixels")
+        if res > MAX_RES:
+            raise UsageError(f"--res {res} does not suit {self.id}: at most {MAX_RES} pixels")
         if res <= 0 or res % self.res_multiple:
             below = max(self.res_multiple, res // self.res_multiple * self.res_multiple)
             near = sorted({below, below + self.res_multiple})

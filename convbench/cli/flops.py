@@ -59,7 +59,7 @@ def command(model: list[str], res: list[int], by: str | None, profiler: str | No
     for variant in variants:
         for side in res:
             counted = counts.count_variant(variant, side)
-            row = counts.row(variant, side, counted)
+            row = counts.count_row(variant, side, counted)
             if profiler:
                 row["macs_torchprofile"] = counts.torchprofile_macs(variant, side)
             if by:

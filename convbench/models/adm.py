@@ -1,4 +1,4 @@
-"""ADM: a convolutional U-Net with attention at its low resolutions, in pixel space; and the cascades of two of them.
+"""ADM: a convolutional U-Net with attention at low resolutions, in pixel space, and cascades of two such networks.
 
 Paper: arXiv:2105.05233. Variants, sources and printed numbers: ``adm.toml``.
 Shape letters: B batch, C channels, E width of the condition, H W height and width, N = H * W pixels.
@@ -21,7 +21,7 @@ class ResBlock(nn.Module):
     """Norm, convolution, norm modulated by the condition, convolution, plus the input. BCHW, BE -> BCHW.
 
     ``resample`` 0.5 or 2 halves or doubles height and width between the first norm and its convolution, and on the
-    shortcut: by the mean of four pixels, by repetition.
+    shortcut, by the mean of four pixels or by repetition.
     """
 
     def __init__(self, width_in: int, width: int, condition: int, dropout: float, resample: float = 1) -> None:
@@ -50,7 +50,7 @@ class ResBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Norm, self-attention of all pixels, plus the input. BCHW -> BCHW.
 
-    ``qkv_first``: the channels of the projection are split into q, k, v and then into heads, not the other way round.
+    ``qkv_first``: split the channels of the projection into q, k, v and then into heads, instead of the reverse.
     """
 
     def __init__(self, width: int, heads: int, qkv_first: bool) -> None:
@@ -65,7 +65,7 @@ class AttentionBlock(nn.Module):
         tokens = x.flatten(2)  # (B, C, N)
         qkv = self.qkv(self.norm(tokens)).mT.unflatten(2, self.split)
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(self.axis + 1))  # (B, heads, N, C/heads) each
-        scale = q.shape[-1] ** -0.25  # half of it on each side: the product of both stays in range in half precision
+        scale = q.shape[-1] ** -0.25  # applied to q and k, so that their product stays in range in half precision
         y = F.scaled_dot_product_attention(
             (q * scale).contiguous(), (k * scale).contiguous(), v.contiguous(), scale=1.0
         )
@@ -73,7 +73,7 @@ class AttentionBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Layers one after the other, those with a condition given it. BCHW, BE -> BCHW."""
+    """A sequence of layers, of which residual blocks take the condition. BCHW, BE -> BCHW."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -89,11 +89,11 @@ class Stage(nn.Module):
 class ADM(nn.Module):
     """A U-Net of ``len(multipliers)`` levels of ``depth`` residual blocks, one more in the decoder.
 
-    x: (B, 3, H, W) noisy pixels, H and W divisible by 2 to the number of levels less one. With ``low_res`` n, an
-    upsampler: (B, 6, H, W), the last three channels the image of H/n x W/n to be enlarged, each pixel of it repeated
-    n x n times. The network takes one of each n x n and resizes bilinearly, as the official code does with the small
-    image, which it is given beside x.
-    t: (B,) timesteps; y: (B,) class indices, no null class. Returns (B, 6, H, W): the noise and the raw variance.
+    x: (B, 3, H, W) noisy pixels, H and W divisible by 2 to the number of levels minus one. With ``low_res`` n, the
+    network is an upsampler: (B, 6, H, W), where the last three channels are the image of H/n x W/n to enlarge, each
+    pixel repeated n x n times. The network takes one pixel of each n x n and resizes bilinearly, as the official code
+    does with the small image that it takes beside x.
+    t: (B,) timesteps; y: (B,) class indices without a null class. Returns (B, 6, H, W): the noise and the raw variance.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class ADM(nn.Module):
         width: int,
         multipliers: Sequence[float],
         depth: int,
-        attention_at: Sequence[int],  # factors of downsampling
+        attention_at: Sequence[int],  # downsampling factors
         heads: int | None = None,
         head_width: int | None = None,  # in place of heads
         qkv_first: bool = False,
@@ -163,7 +163,7 @@ class ADM(nn.Module):
         return self.network(x, t, y)
 
     def network(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """The U-Net alone: x (B, 3 or 6, H, W), the small image already enlarged."""
+        """Run the U-Net: x (B, 3 or 6, H, W) with the small image already enlarged, t (B,), y (B,) -> (B, 6, H, W)."""
         require_multiple(x, self.multiple, "ADM")
         c = self.time_embed(self.code(t).to(x.dtype)) + self.label_emb(y)  # (B, E)
         skips = []
@@ -177,14 +177,14 @@ class ADM(nn.Module):
 
 
 class ADMU(nn.Module):
-    """A cascade: a network for a small image, then one that enlarges it. One evaluation of each.
+    """A cascade of a network for a small image and an upsampler, with one evaluation of each.
 
     x: (B, 3, H, W) noisy pixels of the large image; t: (B,) timesteps; y: (B,) class indices. Returns (B, 6, H, W):
-    the upsampler's noise and raw variance.
+    noise and raw variance of the upsampler.
 
-    Sampling runs the first network for all its steps and then the second for all of its own, each on a noisy image of
-    its own size. In a single forward pass the first gets one of each n x n pixels of x, noise as white as x itself,
-    and the first three channels of what it returns stand for the small image that its last step would give.
+    Sampling runs all steps of the first network and then those of the second, each on a noisy image of its own size.
+    In a single forward pass the first network takes one of each n x n pixels of x, noise as white as x itself, and the
+    first three channels of its output replace the small image that its last step would give.
     """
 
     def __init__(self, stages: Sequence[Mapping[str, Any]]) -> None:
@@ -200,12 +200,15 @@ class ADMU(nn.Module):
 
 
 def resized(x: Tensor, factor: float) -> Tensor:
-    """Half the height and width by the mean of four pixels, or twice by repetition; 1 leaves x as it is."""
+    """Halve height and width by the mean of four pixels, or double them by repetition; factor 1 returns x unchanged.
+
+    (B, C, H, W) -> (B, C, factor * H, factor * W)
+    """
     if factor < 1:
         return F.avg_pool2d(x, 2)
     return F.interpolate(x, scale_factor=factor, mode="nearest") if factor > 1 else x
 
 
 def enlarged(small: Tensor, large: Tensor) -> Tensor:
-    """The small image bilinearly resized to the height and width of the large one."""
+    """Resize a small image bilinearly to the size of a large one. (B, C, h, w), (B, C, H, W) -> (B, C, H, W)"""
     return F.interpolate(small, large.shape[2:], mode="bilinear")

@@ -1,4 +1,4 @@
-"""Counts of the models of the zoo: parameters, MACs, FLOPs and bytes of one image and one forward pass."""
+"""Counts of the models of the zoo: parameters, MACs, FLOPs and bytes per image and forward pass."""
 
 import warnings
 from typing import Any
@@ -13,7 +13,11 @@ from . import on_meta
 
 
 def meta_inputs(res: int, batch: int = 1, takes: Signature | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """x, t and y of a network with that signature, by default class-conditional latents, without storage."""
+    """Make x (B, C, S, S), t (B,) and y (B,) or (B, tokens, width) of a signature on the meta device.
+
+    Args:
+        takes: signature of the network; None for class-conditional latents.
+    """
     takes = takes or Signature()
     side = res // takes.factor
     with torch.device("meta"):
@@ -22,22 +26,22 @@ def meta_inputs(res: int, batch: int = 1, takes: Signature | None = None) -> tup
 
 
 def count_variant(variant: Variant, res: int, element_size: int = 4) -> Count:
-    """Count a model of the zoo for images of ``res`` pixels."""
+    """Count one forward pass of a model of the zoo for images of ``res`` pixels."""
     return count(on_meta(variant, res), meta_inputs(res, takes=variant.signature), element_size)
 
 
 def torchprofile_macs(variant: Variant, res: int) -> int:
-    """What torchprofile itself counts in our network. It opens DiG's recurrence, so there it finds more than ``macs``.
+    """Count the MACs of our network with torchprofile. It opens the recurrence of DiG, so it counts more than ``macs``.
 
-    Raises UsageError where torchprofile is not installed.
+    Raises UsageError if torchprofile is not installed.
     """
     try:
         from torchprofile import profile_macs
     except ImportError:
         raise UsageError("--profiler torchprofile needs that package: pip install torchprofile==0.1.0") from None
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of every operator it counts as nothing, and jit of its own age
-        # A trace needs storage; the values don't matter, and without drawing them DiC-H is there at once.
+        warnings.simplefilter("ignore")  # about every operator that it counts as zero, and about the deprecation of jit
+        # A trace needs storage, but not initialised values, which would take long for DiC-H.
         model = on_meta(variant, res).to_empty(device="cpu")
         total: Any = profile_macs(
             model, tuple(torch.zeros_like(v, device="cpu") for v in meta_inputs(res, takes=variant.signature))
@@ -46,24 +50,24 @@ def torchprofile_macs(variant: Variant, res: int) -> int:
 
 
 def flops(model: str, res: int = 256) -> dict[str, Any]:
-    """Parameters, MACs, FLOPs and bytes of one image and one forward pass in fp32, as ``convbench flops`` shows them.
+    """Count parameters, MACs, FLOPs and bytes per image and forward pass in fp32, as ``convbench flops`` shows them.
 
     Args:
         model: an id of ``convbench models``.
         res: side of the decoded image in pixels.
 
-    ``flops`` is 2 * ``macs``; ``arithmetic_intensity`` is flops / (weight_bytes + activation_bytes), weights once
-    and unfused operators' inputs and outputs. ``macs_as_printed`` leaves out what the papers' profilers left out.
+    ``flops`` is 2 * ``macs``; ``arithmetic_intensity`` is flops / (weight_bytes + activation_bytes), with weights once
+    and inputs and outputs of unfused operators. ``macs_as_printed`` omits the parts that the papers' profilers omitted.
 
     Raises:
-        UsageError: an unknown id or a size that the model cannot take.
+        UsageError: an unknown id or an invalid size.
     """
     variant = find(model)
-    return row(variant, res, count_variant(variant, res))
+    return count_row(variant, res, count_variant(variant, res))
 
 
-def row(variant: Variant, res: int, counted: Count) -> dict[str, Any]:
-    """The keys of ``convbench flops`` for one count."""
+def count_row(variant: Variant, res: int, counted: Count) -> dict[str, Any]:
+    """Build the row of ``convbench flops`` for one count."""
     left_out = variant.family.facts.get("counting", {}).get("papers_leave_out", [])
     macs = counted.macs
     return {

@@ -1,4 +1,4 @@
-"""DDT: a transformer in two parts; an encoder makes a state of the latent, a decoder reads the velocity off it.
+"""DDT: a transformer whose encoder computes a state from the latent, and whose decoder predicts the velocity from it.
 
 Paper: arXiv:2504.05741. Variants, sources and printed numbers: ``ddt.toml``.
 Shape letters: B batch, H W token grid, N = H W tokens, C width, D channels of a head.
@@ -12,16 +12,16 @@ from .gated_mlp import GatedMlp
 from .layers import LabelEmbedder, RMSNorm, TimestepEmbedder, modulate, token_norm
 
 PERIOD = 10  # of the timestep code, which is made for times of 0 to 1
-ROUNDED_UP = (48,)  # of its table, where the reference outputs were made
+ROUNDED_UP = (48,)  # entries of its table, as on the machine of the reference outputs
 THETA = 10_000
 SPAN = 16  # the last row and column of any grid
 
 
 class SpanRotary(nn.Module):
-    """Turn each pair of adjacent channels by an angle that grows with the token's column or row. (..., N, D) alike.
+    """Rotate each pair of adjacent channels by an angle proportional to column or row. (..., N, D) -> (..., N, D).
 
-    Pairs alternate between column and row; pairs 2i and 2i + 1 turn by THETA^(-4i / D) times the place, which runs from
-    0 to SPAN, both included, over any number of columns or rows (Su et al. 2021, in two dimensions).
+    Pairs alternate between column and row; pairs 2i and 2i + 1 rotate by THETA^(-4i / D) times the position, which runs
+    from 0 to SPAN inclusive over any number of columns or rows (Su et al. 2021, in two dimensions).
     """
 
     table: Tensor
@@ -34,7 +34,7 @@ class SpanRotary(nn.Module):
 
     def fill_tables(self) -> None:
         width = self.table.shape[-1]
-        # In float32 and by torch.polar, as the released code computes them: other ways move an output by 5e-8.
+        # In float32 and with torch.polar, as in the released code: other formulas change an output by 5e-8.
         frequencies = 1 / THETA ** (torch.arange(0, width, 4, device="cpu").float() / width)
         column, row = (torch.linspace(0, SPAN, count, device="cpu") for count in (self.columns, self.rows))
         x, y = (column[None, :, None] * frequencies, row[:, None, None] * frequencies)
@@ -49,7 +49,7 @@ class SpanRotary(nn.Module):
         return x * cos + x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) * sin
 
     def count_macs(self, x: Tensor) -> dict[str, int]:
-        """One a pair: the released code multiplies complex numbers, and a profiler counts each product as one."""
+        """Count one product per pair: the released code multiplies complex numbers, which a profiler counts as one."""
         return {"mul": x.numel() // 2}
 
 
@@ -80,7 +80,7 @@ class DDTBlock(nn.Module):
         self.attn = Attention(width, heads)
         self.norm2 = RMSNorm(width)
         self.mlp = GatedMlp(width, 8 * width // 3)
-        self.adaLN_modulation = nn.Sequential(nn.Linear(width, 6 * width))  # its SiLU is in the condition
+        self.adaLN_modulation = nn.Sequential(nn.Linear(width, 6 * width))  # the condition includes its SiLU
 
     def forward(self, x: Tensor, c: Tensor, rotary: SpanRotary) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, dim=-1)
@@ -89,7 +89,7 @@ class DDTBlock(nn.Module):
 
 
 class PatchLinear(nn.Module):
-    """Project the pixels of each patch, in the order channel, row, column, to a token. BCHW -> BNC."""
+    """Projection of the pixels of each patch, in the order channel, row, column, to a token. BCHW -> BNC."""
 
     def __init__(self, patch: int, in_channels: int, width: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class PatchLinear(nn.Module):
 
 
 class StateHead(nn.Module):
-    """Norm, modulation by a vector for each token, projection to its pixels. BNC, BNC -> (B, N, c*p*p)."""
+    """Norm, modulation by a vector per token, projection to pixels. BNC, BNC -> (B, N, c*p*p)."""
 
     def __init__(self, width: int, patch: int, out_channels: int) -> None:
         super().__init__()
@@ -114,12 +114,12 @@ class StateHead(nn.Module):
 
 
 class DDT(nn.Module):
-    """``encoder`` of the ``depth`` blocks make a state of the latent; the others, under that state, the velocity.
+    """Encoder of ``encoder`` blocks and decoder of the remaining ``depth`` blocks, conditioned by its state.
 
     x: (B, in_channels, H, W) latents between noise and data, of the size res / 8 that the rotary table was made for;
     t: (B,) times from 0 (noise) to 1 (data), not multiplied by 1000; y: (B,) class indices, ``num_classes`` for none.
-    Returns (B, in_channels, H, W): the velocity. A ``state`` that ``encode`` gave saves the encoder; the decoder then
-    takes its time from it. Raises ValueError on another size.
+    Returns (B, in_channels, H, W): the velocity. With a ``state`` from ``encode`` the encoder does not run, and the
+    decoder uses the time in that state. Raises ValueError on another size.
 
     Args:
         res: height and width of the image in pixels, or one number for both. No weight depends on it.
@@ -149,6 +149,7 @@ class DDT(nn.Module):
         self.rotary = SpanRotary(width // heads, self.size[0] // patch, self.size[1] // patch)
 
     def require_size(self, x: Tensor) -> None:
+        """Raise ValueError unless x (B, C, H, W) has the size that the rotary table was made for."""
         height, width = x.shape[-2:]
         if (height, width) != self.size:
             res = 8 * height if height == width else (8 * height, 8 * width)
@@ -156,7 +157,7 @@ class DDT(nn.Module):
             raise ValueError(f"this DDT is built for {built} latents, got {height}x{width}: create it with res={res}")
 
     def encode(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """The state of a latent and its time: the condition of the decoder, a vector for each token. -> BNC"""
+        """Compute the state of a latent (B, C, H, W) at t (B,): a vector per token for the decoder. -> (B, N, C)"""
         self.require_size(x)
         time = self.t_embedder(t)[:, None]  # (B, 1, C)
         c = F.silu(time + self.y_embedder(y)[:, None])

@@ -1,7 +1,7 @@
-"""FlowDCN's deformable sampling: a weighted sum of values picked between the tokens around each token.
+"""Deformable sampling of FlowDCN: a weighted sum of values sampled between the tokens around each token.
 
-Wang et al. 2024, arXiv:2410.22655; after Dai et al. 2017, arXiv:1703.06211, with weights that are not normalised.
-Shape letters: B batch, H W token grid, G groups, K samples of a token, D channels of a group.
+Sources: Wang et al. 2024, arXiv:2410.22655; Dai et al. 2017, arXiv:1703.06211. The weights are not normalised.
+Shape letters: B batch, H W token grid, G groups, K samples per token, D channels per group.
 """
 
 import torch
@@ -10,16 +10,18 @@ from torch.nn import functional as F
 
 
 def sample_and_sum(values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    """out[b, i, j, g] = sum over k of weights[b, i, j, g, k] values[b, :, :, g] at (j, i) + offsets[b, i, j, g, k].
+    """Compute out[b, i, j, g] = sum_k weights[b, i, j, g, k] values[b, :, :, g] at (j, i) + offsets[b, i, j, g, k].
 
-    Between the tokens a value is bilinear in its four corners. The corners come from truncation, not from floor: a
-    coordinate in (-1, 0) has the corners 0 and 1, with shares 1 - x and x of which the second is negative, so it is
-    extrapolated; one in (-2, -1] has the corners -1 and 0. A corner outside the grid counts as zero.
+    Values between tokens are bilinear in their four corners. The corners come from truncation, not from floor: a
+    coordinate in (-1, 0) has the corners 0 and 1 with shares 1 - x and x, the second of which is negative, so the value
+    is extrapolated; a coordinate in (-2, -1] has the corners -1 and 0. A corner outside the grid counts as zero.
 
     Args:
-        values: (B, H, W, G, D). offsets: (B, H, W, G, K, 2), x before y, in tokens. weights: (B, H, W, G, K).
+        values: (B, H, W, G, D).
+        offsets: in tokens, x before y, (B, H, W, G, K, 2).
+        weights: (B, H, W, G, K).
 
-    Returns (B, H, W, G, D). Positions are float32 at least: a half-precision coordinate past 256 has no fraction.
+    Returns (B, H, W, G, D). Positions are float32 or wider: a half-precision coordinate above 256 has no fraction.
     """
     b, height, width, groups, depth = values.shape
     kind, device = torch.promote_types(offsets.dtype, torch.float32), values.device
@@ -28,7 +30,7 @@ def sample_and_sum(values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     x, y = offsets[..., 0] + column, offsets[..., 1] + row  # (B, H, W, G, K)
     left, top = x.trunc(), y.trunc()
 
-    table = values.reshape(-1, depth)  # a row for each image, token and group
+    table = values.reshape(-1, depth)  # one row per image, token and group
     image = torch.arange(b, device=device)[:, None, None, None, None] * (height * width)
     group = torch.arange(groups, device=device)[:, None]
     out = torch.zeros_like(values)
@@ -43,11 +45,14 @@ def sample_and_sum(values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
 
 
 class DeformableSampling(nn.Module):
-    """``sample_and_sum`` as a layer without weights, so that it can be replaced and is counted on its own."""
+    """``sample_and_sum`` as a layer without weights, which can be replaced and is counted separately.
+
+    (B, H, W, G, D), (B, H, W, G, K, 2), (B, H, W, G, K) -> (B, H, W, G, D)
+    """
 
     def forward(self, values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
         return sample_and_sum(values, offsets, weights)
 
     def count_macs(self, values: Tensor, offsets: Tensor, weights: Tensor) -> dict[str, int]:
-        """The weighted samples: one product each with its weight, four more with the shares of its corners."""
+        """Count the weighted samples, not the products with the shares of the corners."""
         return {"dcn_samples": weights.numel() * values.shape[-1]}

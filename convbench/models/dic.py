@@ -25,17 +25,17 @@ SKIP_STRIDE = 3  # every third block passes a skip to the decoder
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """At most 32 groups of at least 4 channels: 24 groups at width 96, 32 at every other width in use."""
+    """Group norm with at most 32 groups of at least 4 channels: 24 groups at width 96, 32 at all other widths."""
     return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-5)
 
 
 class ModulatedConvs(nn.Module):
-    """Two 3x3 convolutions, each behind a group norm; the second norm is modulated, its branch gated.
+    """Two 3x3 convolutions, each after a group norm; the second norm is modulated and the branch gated.
 
     (B, in_width, H, W), (B, width) -> (B, width, H, W)
     """
 
-    # The released code multiplies the sum by a constant 1. Kept, so that its MACs and its time are counted.
+    # The released code multiplies the sum by a constant 1. It is kept, so that its MACs and its time count.
     residual_scale = 1.0
 
     def __init__(self, in_width: int, width: int) -> None:
@@ -56,7 +56,7 @@ class ModulatedConvs(nn.Module):
 
 
 class DiCBlock(nn.Module):
-    """The checkpoints keep the parts of a block under one name more."""
+    """A block under the keys of the checkpoints, which have one more level. BCHW, BC -> BCHW."""
 
     def __init__(self, in_width: int, width: int) -> None:
         super().__init__()
@@ -79,7 +79,10 @@ class Stage(nn.ModuleList):
 
 
 class Encoder(Stage):
-    """A stage that adds sparse skips to the list: every third block's output, counted from the last."""
+    """A stage that appends sparse skips to a list: the output of every third block, counted from the last.
+
+    (B, C, H, W), (B, C), list of skips -> (B, C, H, W)
+    """
 
     def forward(self, x: Tensor, c: Tensor, skips: list[Tensor]) -> Tensor:  # type: ignore[override]
         for left, block in zip(reversed(range(len(self))), self, strict=True):
@@ -90,7 +93,10 @@ class Encoder(Stage):
 
 
 class Decoder(nn.ModuleList):
-    """A stage whose first, fourth, ... block takes a skip off the list, the last one saved first."""
+    """A stage whose first, fourth, ... block pops a skip from the list, the latest first.
+
+    (B, C, H, W), (B, C), list of skips -> (B, C, H, W)
+    """
 
     def __init__(self, width: int, depth: int) -> None:
         takes = (width if index % SKIP_STRIDE == 0 else 0 for index in range(depth))

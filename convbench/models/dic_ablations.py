@@ -1,7 +1,7 @@
-"""DiC with parts changed, for the steps of its paper's roadmap: ``ablations`` in ``dic.toml``.
+"""DiC with modified parts, for the steps of the roadmap in its paper: ``ablations`` in ``dic.toml``.
 
-The paper's text says what changes at each step, not how wide or deep the step's network is; what isn't printed is our
-reading, and says so in ``dic.toml``.
+The paper states the change of each step, but not the width or depth of its network; the rest is our interpretation and
+marked as such in ``catalogue/published.toml``.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "silu": F.
 
 
 class AblatedConvs(ModulatedConvs):
-    """Two 3x3 convolutions with another activation, the condition at another norm, or without the gate.
+    """Two 3x3 convolutions with a different activation, the condition at a different norm, or without the gate.
 
     (B, in_width, H, W), (B, condition) -> (B, width, H, W)
     """
@@ -44,10 +44,12 @@ class AblatedConvs(ModulatedConvs):
 
 
 class AblatedDiC(DiC):
-    """DiC with other blocks, other skips, or one condition for all stages.
+    """DiC with different blocks or skips, or with one condition for all stages.
 
-    skips: "sparse" (every third block, the paper's), "dense" (every block) or "none".
-    embedding: "stage" (one table a width, the paper's) or "shared" (the first width's for all).
+    x (B, C, H, W), t (B,), y (B,) and the output are those of DiC.
+
+    skips: "sparse" (every third block, as in the paper), "dense" (every block) or "none".
+    embedding: "stage" (one table per width, as in the paper) or "shared" (that of the first width for all).
     """
 
     def __init__(

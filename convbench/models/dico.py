@@ -52,7 +52,7 @@ class Stage(nn.ModuleList):
 
 
 class LabelEmbedder(nn.Module):
-    """One table of class rows for each of the three widths. B -> BC, B(2C), B(4C)."""
+    """One class table for each of the three widths. B -> BC, B(2C), B(4C)."""
 
     def __init__(self, num_classes: int, widths: Sequence[int]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""DiCo with parts changed, for the ablations of its paper: ``ablations`` in ``dico.toml``."""
+"""DiCo with modified parts, for the ablations of its paper: ``ablations`` in ``dico.toml``."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.
 class SqueezeExcitation(nn.Sequential):
     """Gates from the spatial mean through a bottleneck (Hu et al. 2018). BCHW -> BC11.
 
-    The paper doesn't print the bottleneck's width; a sixteenth is that of Hu et al.
+    The paper does not print the width of the bottleneck; a sixteenth is the value of Hu et al.
     """
 
     def __init__(self, width: int, reduction: int = 16) -> None:
@@ -30,7 +30,7 @@ class SqueezeExcitation(nn.Sequential):
 
 
 class AblatedDiCoBlock(DiCoBlock):
-    """A DiCo block with another depthwise kernel, activation or channel attention. BCHW, BC -> BCHW."""
+    """A DiCo block with a different depthwise kernel, activation or channel attention. BCHW, BC -> BCHW."""
 
     def __init__(self, width: int, mlp_ratio: float, kernel: int, activation: str, attention: str) -> None:
         super().__init__(width, mlp_ratio)
@@ -52,7 +52,7 @@ class AblatedDiCoBlock(DiCoBlock):
 
 
 class AblatedDiCo(DiCo):
-    """DiCo with other blocks; widths, depths and the perceptron's ratio are DiCo's own arguments."""
+    """DiCo with different blocks; width, depths and mlp_ratio are arguments of DiCo itself."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""DiffiT: a transformer whose condition enters the attention itself, as an addition to q, k and v.
+"""DiffiT: a transformer whose condition enters the attention as an addition to q, k and v.
 
 Paper: arXiv:2312.02139. Variants, sources and printed numbers: ``diffit.toml``.
 Shape letters: B batch, N tokens, C width, S latent height and width.
@@ -36,7 +36,7 @@ class TimeDependentAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def fill_tables(self) -> None:
-        """Row of the bias table for each pair of tokens: their offset, row first (Liu et al. 2021, Swin)."""
+        """Fill in the bias table's row for each pair of tokens: their offset, row first (Swin, Liu et al. 2021)."""
         token = torch.arange(self.grid**2, device="cpu")
         row, column = token // self.grid, token % self.grid
         down, right = (place[:, None] - place + self.grid - 1 for place in (row, column))

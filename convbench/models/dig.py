@@ -1,4 +1,4 @@
-"""DiG: a diffusion backbone that mixes tokens by gated linear attention, in four scan directions in turn.
+"""DiG: a diffusion backbone that mixes tokens by gated linear attention, cycling through four scan directions.
 
 Paper: arXiv:2405.18428. Variants, sources and printed numbers: ``dig.toml``.
 Shape letters: B batch, N tokens, C width, H W latent height and width.
@@ -40,7 +40,7 @@ class GatedHeadNorm(nn.Module):
         return y.to(x.dtype) * self.weight * F.silu(gate)
 
     def count_macs(self, x: Tensor, gate: Tensor) -> dict[str, int]:
-        """Nothing: one fused operator in the released code, so no profiler of the papers sees inside."""
+        """Count nothing for x and gate (B, N, heads, V): the released operator is fused and opaque to profilers."""
         return {}
 
 
@@ -103,11 +103,11 @@ class DiGBlock(nn.Module):
         x = x + gate1 * self.attn(modulate(token_norm(x), shift1, scale1))
         x = x + gate2 * self.mlp(modulate(token_norm(x), shift2, scale2))
         pixels = x.transpose(1, 2).unflatten(2, (self.grid, self.grid))  # (B, C, grid, grid)
-        return self.dw_conv(pixels).flatten(2).transpose(1, 2)  # replaces x: no residual around it
+        return self.dw_conv(pixels).flatten(2).transpose(1, 2)  # replaces x, without a residual
 
 
 class DiG(nn.Module):
-    """Patches to tokens, ``depth`` blocks that scan the grid in turning directions, tokens to pixels.
+    """Patches to tokens, ``depth`` blocks that scan the grid in rotating directions, tokens to pixels.
 
     x: (B, in_channels, S, S) noisy latents of the side S = res / 8 that the position table was made for;
     t: (B,) timesteps; y: (B,) class indices, ``num_classes`` for none. Returns (B, 2 * in_channels, S, S): the
@@ -144,7 +144,7 @@ class DiG(nn.Module):
         c = self.t_embedder(t) + self.y_embedder(y)  # (B, C)
         x = self.x_embedder(x) + self.pos_embed  # (B, N, C)
         for index, block in enumerate(self.blocks):
-            # Four directions in four blocks: reverse the order after each, turn the grid after every second.
+            # Four directions in four blocks: reverse the order after each, transpose the grid after every second.
             x = block(x, c).flip(1)  # (B, N, C)
             if index % 2:
                 x = x.unflatten(1, (self.grid, self.grid)).transpose(1, 2).flatten(1, 2)

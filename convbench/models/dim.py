@@ -1,4 +1,4 @@
-"""DiM: a diffusion backbone of Mamba layers that scan a padded grid of patches, each in another direction.
+"""DiM: a diffusion backbone of Mamba layers that scan a padded grid of patches, each in a different direction.
 
 Paper: arXiv:2405.14224. Variants, sources and printed numbers: ``dim.toml``.
 Shape letters: B batch, L tokens, C width, S latent height and width, G = S / patch, P = G + PAD.
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .layers import LabelEmbedder, PatchEmbed, RMSNorm, modulate, require_side
-from .mamba import NORM_EPS, Mamba, pixels
+from .mamba import NORM_EPS, Mamba, unpatchify
 from .timestep import SinusoidalCode
 
 KERNEL = 3  # of the convolution over the tokens
@@ -22,12 +22,12 @@ PAD = 3
 EXTRA_TOKENS = 2  # the time, then the class, in front
 FRONT = EXTRA_TOKENS + PAD  # tokens that no scan moves
 CODE = 256  # channels of the timestep code of the shared modulation
-DIRECTIONS = ((False, False), (False, True), (True, False), (True, True))  # by columns; backwards
-NARROW = 512  # up to this width the merging of a skip is one linear layer on both, above it one on each
+DIRECTIONS = ((False, False), (False, True), (True, False), (True, True))  # (by columns, backwards)
+NARROW = 512  # up to this width one linear layer merges a skip; above it, each input has its own
 
 
 class Modulation(nn.Module):
-    """Shift, scale and gate of all layers from time and class; each layer adds its own table. B, B -> B(3C)."""
+    """Shift, scale and gate for all layers from time and class; each layer adds its own table. B, B -> B(3C)."""
 
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
@@ -47,12 +47,12 @@ class Modulation(nn.Module):
         return self.linear(F.silu(self.emb["timestep_embedder"](code) + self.emb["class_embedder"](y)))
 
     def extra_products(self, t: Tensor, y: Tensor) -> int:
-        """The released code multiplies this code by one."""
+        """Count the products by which the released code multiplies the code of t (B,) by one."""
         return t.shape[0] * CODE // 2
 
 
 class Norm(nn.Module):
-    """A norm one level deeper, as the official keys have it."""
+    """RMS norm under the official keys, which have one more level. BLC -> BLC."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -63,10 +63,10 @@ class Norm(nn.Module):
 
 
 class DiMBlock(nn.Module):
-    """A Mamba layer over the grid in one direction, modulated and gated. Two streams: what the layer returned, and what
-    it was given, in the same order of tokens.
+    """A Mamba layer over the grid in one direction, modulated and gated.
 
-    x, residual, skip: BLC; c: (B, 3, C) -> the two streams. Their sum is what the next layer takes.
+    x, residual, skip: (B, L, C); c: (B, 3, C). Returns two streams of (B, L, C): the output of the layer and its input,
+    in the same token order. Their sum is the input of the next layer.
     """
 
     def __init__(self, width: int, side: int, turn: tuple[int, int], skip: bool) -> None:
@@ -85,7 +85,7 @@ class DiMBlock(nn.Module):
         x = x + residual
         if skip is not None:
             x = self._merged(x, skip)
-        x = turned(x, self.side, *self.turn)
+        x = reordered(x, self.side, *self.turn)
         shift, scale, gate = (self.scale_shift_table + c).chunk(3, dim=1)
         return (1 + gate) * self.attn1(modulate(self.norm1(x), shift, scale)), x
 
@@ -98,7 +98,7 @@ class DiMBlock(nn.Module):
 
 
 class Padding(nn.Module):
-    """The depthwise convolutions of the patches before the first layer and after the last, and the learned tokens."""
+    """Depthwise convolutions of the patches before the first and after the last layer, and the learned tokens."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Padding(nn.Module):
         self.last_smoother = nn.Conv2d(width, width, 3, padding=1, groups=width)
 
     def grid(self, x: Tensor) -> Tensor:
-        """(B, C, G, G) patches -> (B, PAD + P * P, C), the learned tokens in front and around."""
+        """Add the learned tokens before and around the patches. (B, C, G, G) -> (B, PAD + P * P, C)"""
         b, c, g, _ = x.shape
         x = self.first_smoother(x)
         x = torch.cat([x, self.pad_token[:, :, None].expand(b, c, g, PAD)], dim=3)
@@ -116,7 +116,7 @@ class Padding(nn.Module):
         return torch.cat([self.pad_token_dec_split.expand(b, PAD, c), x.flatten(2).mT], dim=1)
 
     def patches(self, x: Tensor, side: int) -> Tensor:
-        """(B, P * P, C) -> (B, G * G, C) without the learned tokens."""
+        """Remove the learned tokens. (B, P * P, C) -> (B, G * G, C)"""
         x = x.mT.unflatten(2, (side, side))[:, :, : side - PAD, : side - PAD].contiguous()
         return self.last_smoother(x).flatten(2).mT
 
@@ -126,7 +126,7 @@ class DiM(nn.Module):
 
     x: (B, in_channels, S, S) noisy latents of the side S = res / 8 that the positions were learned for;
     t: (B,) timesteps; y: (B,) class indices, ``num_classes`` for none. Returns (B, in_channels, S, S): the noise; with
-    ``learn_sigma`` the raw variance behind it, which no released model has. Raises ValueError on another side.
+    ``learn_sigma`` also the raw variance, which no released model has. Raises ValueError on another side.
     """
 
     def __init__(
@@ -174,17 +174,20 @@ class DiM(nn.Module):
         x = self.a4m_adapter.patches((x + residual)[:, FRONT:], self.grid + PAD)
         shift, scale = self.proj_out_1(F.silu(time + label))[:, None].chunk(2, dim=-1)
         x = self.proj_out_2(modulate(self.norm_out(x), shift, scale))  # (B, G * G, patch * patch * out_channels)
-        return pixels(x, self.grid, self.patch)
+        return unpatchify(x, self.grid, self.patch)
 
 
 def scan_order(depth: int) -> list[int]:
-    """The direction of each layer's scan, an index of DIRECTIONS: forwards through the four in the layers that leave a
-    skip, backwards in those that take one, so that the two meet in the same order; by rows at both ends."""
+    """Choose the scan direction of each layer, an index of DIRECTIONS.
+
+    Layers that store a skip cycle forwards through the four directions and layers that take one cycle backwards, so
+    that both have the same token order. The first and last layers scan by rows.
+    """
     return [min(index, depth - 1 - index) % len(DIRECTIONS) for index in range(depth)]
 
 
-def turned(x: Tensor, side: int, before: int, now: int) -> Tensor:
-    """The tokens of the grid, now in the order of one direction, in that of another. BLC -> BLC."""
+def reordered(x: Tensor, side: int, before: int, now: int) -> Tensor:
+    """Reorder the grid tokens of x from one scan direction to another. (B, L, C) -> (B, L, C)"""
     (columns, backwards), (to_columns, to_backwards) = DIRECTIONS[before], DIRECTIONS[now]
     front, grid = x[:, :FRONT], x[:, FRONT:]
     if columns != to_columns:

@@ -1,4 +1,4 @@
-"""DiMSUM: a diffusion backbone of Mamba layers on pixels and on wavelets at once, with attention in between.
+"""DiMSUM: a diffusion backbone of Mamba layers on both pixels and wavelets, with attention in between.
 
 Paper: arXiv:2411.04168. Variants, sources and printed numbers: ``dimsum.toml``.
 Shape letters: B batch, N tokens, C width, S latent height and width, G = S / patch.
@@ -20,7 +20,7 @@ from .layers import (
     require_side,
     token_norm,
 )
-from .mamba import NORM_EPS, Mamba, pixels, summed
+from .mamba import NORM_EPS, Mamba, add_residual, unpatchify
 
 KERNEL = 4  # of the convolution over the tokens
 LEVELS = 2  # of the wavelet transform
@@ -42,7 +42,7 @@ class GatedMlp(nn.Module):
 
 
 class Wavelets(nn.Module):
-    """One level of the Haar transform: each map to its four bands. (B, C, H, W) -> (B, 4C, H/2, W/2), bands first."""
+    """One level of the Haar transform: four bands per map. (B, C, H, W) -> (B, 4C, H/2, W/2), bands first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Wavelets(nn.Module):
 
 
 class InverseWavelets(nn.Module):
-    """The way back. (B, 4C, H/2, W/2), bands first -> (B, C, H, W)."""
+    """Inverse of ``Wavelets``. (B, 4C, H/2, W/2), bands first -> (B, C, H, W)."""
 
     filters: Tensor
 
@@ -96,21 +96,21 @@ class ScanBlock(nn.Module):
         return self.restored(x + gate * self.mixer(modulate(x, shift, scale), c))
 
     def ordered(self, x: Tensor) -> Tensor:
-        """The tokens in the order of the scan."""
-        x = self._turned(x) if self.columns else x
+        """Order tokens by rows (B, N, C) as the scan needs them. -> (B, N, C)"""
+        x = self._transposed(x) if self.columns else x
         return x.flip(1) if self.backwards else x
 
     def restored(self, x: Tensor) -> Tensor:
-        """The tokens by rows again."""
+        """Restore the order of tokens by rows. (B, N, C) -> (B, N, C)"""
         x = x.flip(1) if self.backwards else x
-        return self._turned(x) if self.columns else x
+        return self._transposed(x) if self.columns else x
 
-    def _turned(self, x: Tensor) -> Tensor:
+    def _transposed(self, x: Tensor) -> Tensor:
         return x.unflatten(1, (self.grid, self.grid)).transpose(1, 2).flatten(1, 2)
 
 
 class WaveletScanBlock(ScanBlock):
-    """The same over the coefficients of a two-level Haar transform, window by window. BNC, BD -> BNC."""
+    """ScanBlock over the coefficients of a two-level Haar transform, by window. (B, N, C), (B, D) -> (B, N, C)."""
 
     def __init__(self, width: int, condition: int, grid: int, columns: bool) -> None:
         super().__init__(width, condition, grid, columns, backwards=False)
@@ -118,14 +118,14 @@ class WaveletScanBlock(ScanBlock):
         del self.adaLN_modulation
         self.dwt = Wavelets()
         self.idwt = InverseWavelets()
-        self.adaLN_modulation = modulation  # behind the others, as in the official keys
+        self.adaLN_modulation = modulation  # after the others, as in the official keys
 
     def ordered(self, x: Tensor) -> Tensor:
         b, _, c = x.shape
         maps = x.mT.unflatten(2, (self.grid, self.grid)).contiguous()
         bands = self.dwt(self.dwt(maps)) / WINDOW  # (B, 4 * 4 * C, G/4, G/4), the bands of the second level first
         bands = bands.unflatten(1, (4, 4, c)).transpose(1, 2).flatten(1, 3)
-        # The channels are read as if those of one coefficient were together: so does the released code.
+        # Reads the channels as if those of one coefficient were adjacent, as the released code does.
         windows = bands.unflatten(1, (c, WINDOW, WINDOW))  # (B, C, 4, 4, G/4, G/4)
         x = windows.permute(0, 4, 2, 5, 3, 1).reshape(b, self.grid, self.grid, c)
         side = self.grid // WINDOW
@@ -144,7 +144,7 @@ class WaveletScanBlock(ScanBlock):
 
 
 class CrossFusion(nn.Module):
-    """Each branch attends to the other; both are joined and projected. BNC/2, BNC/2 -> BNC."""
+    """Two branches that attend to each other, concatenated and projected. (B, N, C/2), (B, N, C/2) -> (B, N, C)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class CrossFusion(nn.Module):
         return self.proj(torch.cat([y.transpose(1, 2).flatten(2) for y in (y1, y2)], dim=-1))
 
     def extra_products(self, x1: Tensor, x2: Tensor) -> int:
-        """Of attention in single steps, as the reference count has it: each q and each k is scaled."""
+        """Count the products of unfused attention as the reference does: q and k are scaled."""
         return 2 * x1.numel() + 2 * x2.numel()
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, ...]:
@@ -169,7 +169,7 @@ class CrossFusion(nn.Module):
 class DiMSUMBlock(nn.Module):
     """Half of the channels scanned as they are, half as wavelets, joined by attention; then a perceptron.
 
-    x, residual, c: BNC, BNC, BC -> what this block returns, the sum of all before it. BNC each.
+    x, residual: (B, N, C); c: (B, C). Returns the output of this block and the sum of all earlier ones, (B, N, C) each.
     """
 
     def __init__(self, width: int, grid: int, index: int) -> None:
@@ -184,7 +184,7 @@ class DiMSUMBlock(nn.Module):
         self.mlp = GatedMlp(width, 4 * width)
 
     def forward(self, x: Tensor, residual: Tensor | None, c: Tensor) -> tuple[Tensor, Tensor]:
-        residual = summed(x, residual)
+        residual = add_residual(x, residual)
         x = self.norm(residual)
         x1, x2 = x.chunk(2, dim=-1)
         x = x + self.proj(self.spatial_mamba(x1, c), self.freq_mamba(x2, c))
@@ -193,7 +193,7 @@ class DiMSUMBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """A DiT block with a gated perceptron; one, shared by its places. BNC, BC -> BNC."""
+    """A DiT block with a gated perceptron, shared by all its positions. BNC, BC -> BNC."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -207,16 +207,16 @@ class AttentionBlock(nn.Module):
         return x + gate2 * self.mlp(modulate(token_norm(x), shift2, scale2))
 
     def extra_products(self, x: Tensor, c: Tensor) -> int:
-        """As in CrossFusion."""
+        """Count the products of unfused attention, as in CrossFusion."""
         return 2 * x.numel()
 
 
 class DiMSUM(nn.Module):
-    """Patches to tokens, ``depth`` blocks with the shared attention behind every ``attention_every``, tokens to pixels.
+    """Patches to tokens, ``depth`` blocks with shared attention after every ``attention_every``, tokens to pixels.
 
     x: (B, in_channels, S, S) noisy latents of the side S = res / 8 that the positions were learned for;
     t: (B,) times in [0, 1); y: (B,) class indices, ``num_classes`` for none. Returns (B, in_channels, S, S): the
-    velocity; with ``learn_sigma`` as many channels again, which no released model has. Raises ValueError on another
+    velocity; with ``learn_sigma`` twice the channels, which no released model has. Raises ValueError on another
     side.
     """
 
@@ -253,11 +253,11 @@ class DiMSUM(nn.Module):
             if index % self.attention_every == 0:
                 x = self.attn_block(x, c)
         x = self.final_layer(x, c)  # (B, N, patch * patch * out_channels)
-        return pixels(x, self.grid, self.patch)
+        return unpatchify(x, self.grid, self.patch)
 
 
 def haar() -> Tensor:
-    """The filters of the four bands, low-low, low-high (across rows), high-low, high-high. -> (4, 1, 2, 2)."""
+    """Filters of the four bands: low-low, low-high (across rows), high-low, high-high. -> (4, 1, 2, 2)"""
     half = torch.tensor(0.5, device="cpu").sqrt()
     low, high = torch.stack([half, half]), torch.stack([half, -half])
     return torch.stack([torch.outer(rows, columns) for rows in (low, high) for columns in (low, high)])[

@@ -1,4 +1,4 @@
-"""DiS: a diffusion backbone of Mamba layers that scan the patches both ways, with long skips between its two halves.
+"""DiS: a diffusion backbone of Mamba layers that scan in both directions, with long skips between its two halves.
 
 Paper: arXiv:2402.05608. Variants, sources and printed numbers: ``dis.toml``.
 Shape letters: B batch, L tokens, C width, S latent height and width.
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers import LabelEmbedder, PatchEmbed, RMSNorm, TokenHead, require_side
-from .mamba import NORM_EPS, Mamba, pixels, summed
+from .mamba import NORM_EPS, Mamba, add_residual, unpatchify
 from .timestep import SinusoidalCode
 
 KERNEL = 4  # of the convolution over the tokens
@@ -16,9 +16,10 @@ EXTRA_TOKENS = 2  # the class, then the time, in front of the patches
 
 
 class DiSBlock(nn.Module):
-    """A Mamba layer behind a norm, on two streams: what the layer before returned, and the sum of all before it.
+    """A Mamba layer after a norm, on two streams: the output of the previous layer, and the sum of all earlier ones.
 
-    x, residual, skip: BLC -> what this layer returns, the sum of all before it. ``skip`` is merged into x first.
+    x, residual, skip: (B, L, C) -> the output of this layer and the sum of all earlier ones, (B, L, C) each. ``skip``
+    is merged into x first.
     """
 
     def __init__(self, width: int, skip: bool = False) -> None:
@@ -31,7 +32,7 @@ class DiSBlock(nn.Module):
     def forward(self, x: Tensor, residual: Tensor | None, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if skip is not None:
             x = self.skip_linear(torch.cat([x, skip], dim=-1))
-        residual = summed(x, residual)
+        residual = add_residual(x, residual)
         return self.mixer(self.norm(residual)), residual
 
 
@@ -80,6 +81,6 @@ class DiS(nn.Module):
         x, residual = self.mid_block(x, residual)
         for block in self.out_blocks:
             x, residual = block(x, residual, skips.pop())
-        x = self.norm_f(summed(x, residual))
+        x = self.norm_f(add_residual(x, residual))
         x = self.final_layer(x, time + label)[:, EXTRA_TOKENS:]  # (B, L, patch * patch * out_channels)
-        return pixels(x, self.grid, self.patch)
+        return unpatchify(x, self.grid, self.patch)

@@ -24,7 +24,7 @@ from .rotary import Rotary
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; the place of a token is in the turn of q and k. BNC -> BNC."""
+    """Multi-head self-attention with rotated q and k. BNC -> BNC."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class DiTLLaMA(nn.Module):
         super().__init__()
         self.side, self.patch = res // 8, patch
         self.grid = self.side // patch
-        # A key of the official checkpoints, which the official forward pass does not read either.
+        # A key of the official checkpoints, which the official forward pass does not use either.
         self.pos_embed = nn.Parameter(torch.empty(1, self.grid**2, width), requires_grad=False)
         self.fill_tables()
         self.x_embedder = PatchEmbed(patch, in_channels, width)

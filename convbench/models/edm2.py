@@ -1,4 +1,4 @@
-"""EDM2: a U-Net that keeps the magnitude of weights and activations, around it the preconditioning of a denoiser.
+"""EDM2: a magnitude-preserving U-Net within the preconditioning of a denoiser.
 
 Paper: arXiv:2312.02696, whose equations are cited below. Variants, sources and printed numbers: ``edm2.toml``.
 Shape letters: B batch, C channels, E width of the condition, K classes, H W latent height and width, N = H * W.
@@ -15,16 +15,16 @@ from torch.nn import functional as F
 from .adm import resized
 from .layers import require_side
 
-NORM_EPS = 1e-4  # added to the root mean square, outside the root
+NORM_EPS = 1e-4  # added to the root mean square, not under the root
 SILU_MAGNITUDE = 0.596  # root mean square of silu of a normal variable
 CLIP = 256  # of activations
 
 
 class MPLayer(nn.Module):
-    """Linear layer or convolution without bias, its weight normalised in every forward pass (eq. 47, 66).
+    """Linear layer or convolution without bias, whose weight is normalised in every forward pass (eq. 47, 66).
 
-    y = W' x, each output's part of W' being w / (rms(w) + eps) gain / sqrt(n) with its n weights w. So only the
-    direction of a weight counts. ``kernel`` 0: BC -> BC; 1 or 3: BCHW -> BCHW.
+    y = W' x, where the part of W' for each output is w / (rms(w) + eps) gain / sqrt(n) with its n weights w, so only
+    the direction of a weight matters. ``kernel`` 0: BC -> BC; 1 or 3: BCHW -> BCHW.
     """
 
     def __init__(self, width_in: int, width: int, kernel: int = 0) -> None:
@@ -32,13 +32,13 @@ class MPLayer(nn.Module):
         self.weight = nn.Parameter(torch.randn(width, width_in, *([kernel] * 2 if kernel else [])))
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-        return product(x, magnitude_preserving(self.weight, gain).to(x.dtype))
+        return linear_or_conv(x, magnitude_preserving(self.weight, gain).to(x.dtype))
 
 
 class Fourier(nn.Module):
-    """sqrt(2) cos(x f + p) with frequencies and phases that are drawn once (eq. 75). B -> BC.
+    """Fourier features sqrt(2) cos(x f + p) with frequencies and phases that are drawn once (eq. 75). B -> BC.
 
-    Both are buffers of the official checkpoints, and stay in float32 or better whatever the network is cast to.
+    Both are buffers of the official checkpoints and stay in float32 or wider when the network is cast.
     """
 
     freqs: Tensor
@@ -61,7 +61,7 @@ class Fourier(nn.Module):
 
 
 class Resample(nn.Module):
-    """Half the side by the mean of four pixels, or twice by repetition; 1 leaves x as it is. BCHW -> BCHW."""
+    """Halve the side by the mean of four pixels, or double it by repetition; factor 1 returns x. BCHW -> BCHW."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -71,9 +71,9 @@ class Resample(nn.Module):
         return resized(x, self.factor)
 
     def count_macs(self, x: Tensor) -> dict[str, int]:
-        """The released code takes depthwise 2x2 convolutions with a fixed kernel, four products for each output.
+        """Count the depthwise 2x2 convolutions of the released code, four products per output of x (B, C, H, W).
 
-        On the way up the kernel itself is four times that of the way down, a product of its own.
+        Upsampling also scales the kernel itself by four, which takes a product for each of its weights.
         """
         products = int(4 * x.numel() * self.factor**2)
         if self.factor == 1:
@@ -82,10 +82,10 @@ class Resample(nn.Module):
 
 
 class EDM2Block(nn.Module):
-    """Two convolutions with the condition between them, then attention; sums weigh their parts. BCHW, BE -> BCHW.
+    """Two convolutions with the condition in between, then attention; sums are weighted. BCHW, BE -> BCHW.
 
-    The encoder's normalises each pixel, behind its 1x1 convolution; the decoder's normalises nothing, and brings
-    the shortcut to its width after the two convolutions.
+    Encoder blocks normalise each pixel after their 1x1 convolution; decoder blocks do not normalise, and project the
+    shortcut after the two convolutions.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class EDM2Block(nn.Module):
         condition: int,
         decoder: bool,
         factor: float = 1,
-        heads: int = 0,  # of the attention; 0 for none
+        heads: int = 0,  # 0 for no attention
         residual_share: float = 0.3,
         attention_share: float = 0.3,
     ) -> None:
@@ -127,7 +127,7 @@ class EDM2Block(nn.Module):
         return x.clamp(-CLIP, CLIP)
 
     def attention(self, qkv: Tensor) -> Tensor:
-        """Of all pixels; q, k and v normalised. (B, 3C, H, W), by head, channel, then q k v -> BCHW."""
+        """Attention of all pixels with normalised q, k, v. (B, 3C, H, W) by head, channel, qkv -> (B, C, H, W)"""
         parts = qkv.flatten(2).unflatten(1, (self.heads, -1, 3))  # (B, heads, C/heads, 3, N)
         q, k, v = (part.mT for part in normalized(parts, dims=[2]).unbind(3))
         y = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, C/heads)
@@ -135,10 +135,10 @@ class EDM2Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """``depth`` blocks a level in the encoder, one more in the decoder; levels of half the side each.
+    """U-Net with ``depth`` blocks per level in the encoder, one more in the decoder; each level halves the side.
 
-    x: (B, in_channels, S, S); noise: (B,) a code of its noise level; rows: (B, K) one-hot classes, zeros for none.
-    Returns (B, in_channels, S, S). Names of blocks hold the side of their level, as the official keys do.
+    x: (B, in_channels, S, S); noise: (B,) code of the noise level; rows: (B, K) one-hot classes, zeros for none.
+    Returns (B, in_channels, S, S). As in the official keys, names of blocks contain the side of their level.
     """
 
     def __init__(
@@ -207,13 +207,14 @@ class UNet(nn.Module):
 
 
 class EDM2(nn.Module):
-    """The U-Net as a denoiser: D(x; s) = c_skip x + c_out U(c_in x; ln(s) / 4), with d the deviation of the data,
+    """The U-Net as a denoiser, D(x; s) = c_skip x + c_out U(c_in x; ln(s) / 4).
 
-    c_skip = d^2 / (s^2 + d^2), c_out = s d / sqrt(s^2 + d^2), c_in = 1 / sqrt(s^2 + d^2) (EDM, arXiv 2206.00364).
+    With d the standard deviation of the data, c_skip = d^2 / (s^2 + d^2), c_out = s d / sqrt(s^2 + d^2), and
+    c_in = 1 / sqrt(s^2 + d^2) (EDM, arXiv:2206.00364).
 
-    x: (B, in_channels, S, S) latents with noise of standard deviation t, of the side S = res / 8 that the keys name;
+    x: (B, in_channels, S, S) latents with noise of standard deviation t, of the side S = res / 8 in the keys;
     t: (B,) noise levels; y: (B,) class indices, ``num_classes`` for none, or (B, num_classes) one-hot rows. Returns
-    (B, in_channels, S, S): the data. Computes in the type of x, the sum around the network in float32 or better.
+    (B, in_channels, S, S): the data. Computes in the type of x, but the sum around the network in float32 or wider.
     Raises ValueError on another side.
     """
 
@@ -234,54 +235,54 @@ class EDM2(nn.Module):
         c_skip = self.sigma_data**2 / total
         c_out = sigma * self.sigma_data / total.sqrt()
         c_in = 1 / total.sqrt()
-        predicted = self.unet((c_in * data).to(x.dtype), self.noise_code(t.to(wide)), self.rows(y))
+        predicted = self.unet((c_in * data).to(x.dtype), self.noise_code(t.to(wide)), self.one_hot(y))
         return (c_skip * data + c_out * predicted.to(wide)).to(x.dtype)
 
     def noise_code(self, sigma: Tensor) -> Tensor:
-        """What the U-Net is told about a noise level: a quarter of its natural logarithm. B -> B."""
+        """Code of a noise level for the U-Net: a quarter of its natural logarithm. (B,) -> (B,)"""
         return sigma.log() / 4
 
-    def rows(self, y: Tensor) -> Tensor:
-        """Class indices as one-hot rows, no class as zeros; rows as they are. (B,) or BK -> BK."""
+    def one_hot(self, y: Tensor) -> Tensor:
+        """Convert class indices (B,) to one-hot rows (B, K), no class to zeros; rows are returned unchanged."""
         if y.dim() == 2:
             return y
         return (y[:, None] == torch.arange(self.num_classes, device=y.device)).float()
 
     def log_variance(self, t: Tensor) -> Tensor:
-        """The uncertainty of the denoiser, which weighs its training loss; no part of inference. B -> B111."""
+        """Log variance of the denoiser, which weights its training loss; unused in inference. (B,) -> (B, 1, 1, 1)"""
         code = self.logvar_fourier(self.noise_code(t)).to(self.logvar_linear.weight.dtype)
         return self.logvar_linear(code)[:, :, None, None]
 
 
 def magnitude_preserving(weight: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-    """w / (rms(w) + eps) gain / sqrt(n) for the n weights of each output, in float32 or better. Any shape alike."""
+    """Compute w / (rms(w) + eps) gain / sqrt(n) for the n weights (out, in, ...) per output, at least in float32."""
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
     return normalized(wide, dims=list(range(1, weight.dim()))) * (gain / math.sqrt(weight[0].numel()))
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """The linear layer or convolution that the weight has the shape of."""
+def linear_or_conv(x: Tensor, weight: Tensor) -> Tensor:
+    """Apply a linear layer (weight (out, in)) or convolution (weight (out, in, k, k)) to x."""
     return F.linear(x, weight) if weight.dim() == 2 else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
 
 
 def normalized(x: Tensor, dims: list[int]) -> Tensor:
-    """x over its root mean square along ``dims``, which is taken in float32 or better, plus eps."""
+    """Compute x / (rms(x) + eps) along ``dims`` of x (B, C, ...), with the root mean square in float32 or wider."""
     wide = torch.promote_types(x.dtype, torch.float32)
     length = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=wide)
     return x / (NORM_EPS + length / math.sqrt(math.prod(x.shape[dim] for dim in dims))).to(x.dtype)
 
 
 def mp_silu(x: Tensor) -> Tensor:
-    """silu that keeps the magnitude of normal variables (eq. 81)."""
+    """Magnitude-preserving silu of x (B, C, ...) for normal variables (eq. 81)."""
     return F.silu(x) / SILU_MAGNITUDE
 
 
 def mp_sum(a: Tensor, b: Tensor, share: float) -> Tensor:
-    """((1 - s) a + s b) / sqrt((1 - s)^2 + s^2), s the share of b (eq. 88)."""
+    """Compute ((1 - s) a + s b) / sqrt((1 - s)^2 + s^2) of a, b (B, C, ...), with s the share of b (eq. 88)."""
     return a.lerp(b, share) / math.hypot(1 - share, share)
 
 
 def mp_cat(a: Tensor, b: Tensor, share: float) -> Tensor:
-    """Channels of a, then of b, each scaled by its share over the root of its channels, at unit magnitude (eq. 103)."""
+    """Concatenate channels of a and b (B, C, H, W), scaled by share / sqrt(channels), at unit magnitude (eq. 103)."""
     together = math.sqrt(a.shape[1] + b.shape[1]) / math.hypot(1 - share, share)
     return torch.cat([a * (together * (1 - share) / a.shape[1] ** 0.5), b * (together * share / b.shape[1] ** 0.5)], 1)

@@ -1,7 +1,7 @@
-"""EDM2 with its weights folded for inference: ``ablations`` in ``edm2.toml``. The same function of x, t and y.
+"""EDM2 with weights folded for inference: ``ablations`` in ``edm2.toml``. The function of x, t and y is the same.
 
-What the released network does to each weight in every forward pass depends on the weight and a learned gain alone, so
-it can be done once. The result has no gains of its own.
+The released network normalises each weight in every forward pass. The result only depends on the weight and a learned
+gain, so it can be computed once. The folded network has no gains.
 """
 
 from collections.abc import Mapping
@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .edm2 import EDM2, MPLayer, magnitude_preserving, product
+from .edm2 import EDM2, MPLayer, linear_or_conv, magnitude_preserving
 
-GAINS = {"emb_linear": "emb_gain", "out_conv": "out_gain"}  # of the layers that have one, which stands beside them
+GAINS = {"emb_linear": "emb_gain", "out_conv": "out_gain"}  # layer -> its gain, a parameter of the parent
 
 
 class FoldedLayer(MPLayer):
-    """A linear layer or convolution whose weight is already what ``MPLayer`` makes of it, its gain included."""
+    """A linear layer or convolution whose weight is already normalised and scaled. BC -> BC or BCHW -> BCHW."""
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-        return product(x, self.weight)
+        return linear_or_conv(x, self.weight)
 
 
 class FoldedEDM2(EDM2):
-    """``EDM2`` without the work on its weights. x, t, y and what comes back are EDM2's."""
+    """EDM2 without normalisation of its weights; inputs and output are those of EDM2."""
 
     def __init__(self, weights: str = "folded", **options: Any) -> None:
         super().__init__(**options)
@@ -40,14 +40,14 @@ class FoldedEDM2(EDM2):
 
     @staticmethod
     def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The weights that belong here, from those of the official network or from a state dict of this one."""
-        return fold(state)
+        """Convert the weights of the official network; a state dict of this one is returned unchanged."""
+        return fold_weights(state)
 
 
-def fold(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a folded network from that of the official one; one without gains is folded already.
+def fold_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Fold the state dict of the official network; one without gains is already folded.
 
-    What is no plain weight or gain stays as it is, for the loader to refuse by name.
+    Entries that are not plain weights or gains are returned unchanged, so that the loader refuses them by name.
     """
     names = tuple(GAINS.values())
     gains = {key: value.reshape(()) for key, value in state.items() if key.endswith(names) and value.numel() == 1}

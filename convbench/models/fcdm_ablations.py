@@ -1,4 +1,4 @@
-"""FCDM with parts changed, for the ablations of its paper: ``ablations`` in ``fcdm.toml``."""
+"""FCDM with modified parts, for the ablations of its paper: ``ablations`` in ``fcdm.toml``."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +10,9 @@ from .layers import LabelEmbedder, TimestepEmbedder, require_multiple
 
 
 class FCDMLevels(nn.Module):
-    """FCDM of any number of levels: half of the stages go down, the last of them is the middle, the rest come up.
+    """FCDM with any number of levels: encoder stages, a middle stage and as many decoder stages.
 
-    x, t, y and what is returned are those of FCDM; H and W divisible by 2^(levels - 1).
+    x (B, C, H, W), t (B,), y (B,) and the output are those of FCDM; H and W are divisible by 2^(levels - 1).
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class FCDMLevels(nn.Module):
     ) -> None:
         super().__init__()
         if len(depths) % 2 == 0:
-            raise ValueError(f"depths need a middle stage, so an odd number of them, got {list(depths)}")
+            raise ValueError(f"depths must have an odd number of stages, got {list(depths)}")
         down = len(depths) // 2
         widths = [width * 2**level for level in range(down + 1)]
         self.t_embedders = nn.ModuleList(TimestepEmbedder(w) for w in widths)
@@ -63,7 +63,7 @@ class FCDMLevels(nn.Module):
 
 
 def ablated_fcdm(depths: Sequence[int], grn: bool = True, **other: Any) -> nn.Module:
-    """FCDM with other widths, depths and kernels, with or without its response norm, of two levels or more."""
+    """Build FCDM with any width, depths and kernel, two or more levels, and with or without its response norm."""
     model = (FCDM if len(depths) == 5 else FCDMLevels)(depths=depths, **other)
     if not grn:
         for block in model.modules():

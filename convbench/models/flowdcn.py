@@ -1,7 +1,7 @@
-"""FlowDCN: a backbone of deformable convolutions; each token places its own 3x3 window.
+"""FlowDCN: a backbone of deformable convolutions, in which each token places its own 3x3 window.
 
 Paper: arXiv:2410.22655. Variants, sources and printed numbers: ``flowdcn.toml``.
-Shape letters: B batch, H W token grid, N = H W tokens, C width, G groups, K = 9 samples of a token.
+Shape letters: B batch, H W token grid, N = H W tokens, C width, G groups, K = 9 samples per token.
 """
 
 import torch
@@ -22,16 +22,16 @@ from .layers import (
     require_multiple,
 )
 
-SIDE = 3  # of the window that the offsets start from
+SIDE = 3  # of the window that the offsets are relative to
 SAMPLES = SIDE**2
-REACH = 6  # tokens: how far the largest scale stretches a window of side 3 from its centre
+REACH = 6  # tokens: maximum distance of a window's samples from its centre
 
 
 class DeformableAttention(nn.Module):
-    """Each token sums values of its group at nine places of its own, with nine weights of its own. BNC -> BNC.
+    """Weighted sum of values at nine positions per token and group. BNC -> BNC.
 
-    A place is (offset + window) REACH sigmoid(scale + scale of the group), from the token; offset, scale and weight
-    are linear in the token. Neither softmax nor other tokens enter the weights.
+    A position relative to the token is (offset + window) REACH sigmoid(scale + scale of the group); offset, scale and
+    weight are linear functions of the token. The weights do not depend on other tokens and have no softmax.
     """
 
     def __init__(self, width: int, groups: int) -> None:
@@ -48,19 +48,19 @@ class DeformableAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def fill_tables(self) -> None:
-        """The 3x3 window around a token, row by row, each place as (x, y)."""
+        """Fill in the 3x3 window around a token, row by row, each position as (x, y)."""
         reach = torch.arange(SIDE, dtype=torch.float32, device="cpu") - SIDE // 2
         y, x = torch.meshgrid(reach, reach, indexing="ij")
         self.deformables_prior.data.copy_(torch.stack([x, y], dim=-1).reshape(self.deformables_prior.shape))
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         grid = (x.shape[0], height, width, self.groups)
-        wide = torch.promote_types(x.dtype, torch.float32)  # six tokens away, bfloat16 has steps of 1/32
+        wide = torch.promote_types(x.dtype, torch.float32)  # at a distance of six tokens, bfloat16 has steps of 1/32
         offsets = self.qk_deformables(x).reshape(*grid, SAMPLES, 2).to(wide)
         scales = self.qk_scales(x).reshape(*grid, SAMPLES, 1).to(wide) + self.deformables_scale
-        places = (offsets + self.deformables_prior) * scales.sigmoid() * REACH
+        positions = (offsets + self.deformables_prior) * scales.sigmoid() * REACH
         weights = self.qk_weights(x).reshape(*grid, SAMPLES)
-        y = self.sampling(self.v(x).reshape(*grid, -1), places, weights)  # (B, H, W, G, C/G)
+        y = self.sampling(self.v(x).reshape(*grid, -1), positions, weights)  # (B, H, W, G, C/G)
         return self.out(y.flatten(3).flatten(1, 2))
 
 
@@ -82,11 +82,11 @@ class FlowDCNBlock(nn.Module):
 
 
 class FlowDCN(nn.Module):
-    """Patches to tokens, ``depth`` blocks, tokens to pixels; no position code, so any height and width.
+    """Patches to tokens, ``depth`` blocks, tokens to pixels; without position code, for any height and width.
 
     x: (B, in_channels, H, W) latents between noise and data, sides divisible by ``patch``; t: (B,) times from 0 (noise)
     to 1 (data), not multiplied by 1000; y: (B,) class indices, ``num_classes`` for none. Returns the velocity,
-    (B, in_channels, H, W): the last layer has twice as many channels, and half of what it computes is dropped. Raises
+    (B, in_channels, H, W): the last layer has twice as many channels, and half of its output is dropped. Raises
     ValueError on other sides.
     """
 

@@ -1,4 +1,4 @@
-"""The gated perceptron of language models (SwiGLU, Shazeer 2020, arXiv:2002.05202) under two sets of official keys.
+"""Gated perceptron of language models (SwiGLU, Shazeer 2020, arXiv:2002.05202) under two sets of official keys.
 
 w_out (swish(w_gate x) * w_value x). Shape letters: B batch, N tokens, C width.
 """
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class GatedMlp(nn.Module):
-    """Gate (w1) and value (w3) by layers of their own, w2 back to the width; no biases. BNC -> BNC."""
+    """Gate (w1) and value (w3) in separate layers, then w2; no biases. BNC -> BNC."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class GatedMlp(nn.Module):
 
 
 class PackedGatedMlp(nn.Module):
-    """Gate and value by one layer (w12), the gate first, w3 back to the width; with biases. BNC -> BNC."""
+    """Gate and value in one layer (w12), the gate first, then w3; with biases. BNC -> BNC."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()

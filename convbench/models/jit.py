@@ -26,11 +26,11 @@ THETA = 10_000
 
 
 class Rotary(nn.Module):
-    """Turn each pair of adjacent channels by an angle that grows with the token's row or column. (..., N, D) alike.
+    """Rotate each pair of adjacent channels by an angle proportional to the row or column. (..., N, D) -> (..., N, D).
 
-    The first half of the channels goes by the row, the second by the column; pair i of a half turns by
-    THETA^(-4i / D) a step (Su et al. 2021, in two dimensions). The first ``CONTEXT_TOKENS`` rows of the table turn
-    nothing; a sequence without context tokens uses the rows behind them.
+    The first half of the channels uses the row, the second the column; pair i of a half rotates by THETA^(-4i / D) per
+    step (Su et al. 2021, in two dimensions). The first ``CONTEXT_TOKENS`` rows of the table rotate nothing; a sequence
+    without context tokens uses the rows after them.
     """
 
     table: Tensor
@@ -43,7 +43,7 @@ class Rotary(nn.Module):
 
     def fill_tables(self) -> None:
         width, half = self.table.shape[-1], self.table.shape[-1] // 2
-        # In float32, as the released code computes it: a table rounded once from float64 moves an output by 2e-8.
+        # In float32, as in the released code: a table rounded once from float64 changes an output by 2e-8.
         frequencies = 1 / THETA ** (torch.arange(0, half, 2, device="cpu").float() / half)
         angles = torch.arange(self.grid, device="cpu").float()[:, None] * frequencies  # (grid, D/4)
         angles = angles.repeat_interleave(2, dim=1)  # (grid, D/2)
@@ -71,7 +71,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def extra_products(self, x: Tensor, rotary: Rotary) -> int:
-        """The released code takes attention in single steps, which scale each score by a product; here it is fused."""
+        """Count the products that scale the scores of x (B, N, C) in the released, unfused attention."""
         return self.heads * x.shape[1] ** 2
 
     def forward(self, x: Tensor, rotary: Rotary) -> Tensor:
@@ -99,7 +99,7 @@ class JiTBlock(nn.Module):
 
 
 class BottleneckPatchEmbed(nn.Module):
-    """Project each patch to a few channels, then those to a token. (B, C, S, S) -> (B, N, width)."""
+    """Projection of each patch to a few channels, then to a token. (B, C, S, S) -> (B, N, width)."""
 
     def __init__(self, patch: int, in_channels: int, bottleneck: int, width: int) -> None:
         super().__init__()
@@ -125,10 +125,10 @@ class Head(nn.Module):
 
 
 class JiT(nn.Module):
-    """Patches to tokens, ``depth`` blocks, tokens to pixels; from block ``context_from`` on, with context tokens.
+    """Patches to tokens, ``depth`` blocks, tokens to pixels; with context tokens from block ``context_from`` on.
 
     x: (B, in_channels, S, S) pixels between noise and image, of the side S = res that the tables were made for;
-    t: (B,) times, 0 at the noise, 1 at the image; y: (B,) class indices, ``num_classes`` for none. Returns
+    t: (B,) times from 0 (noise) to 1 (image); y: (B,) class indices, ``num_classes`` for none. Returns
     (B, in_channels, S, S): the predicted image. Raises ValueError on another side.
     """
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 NORM_EPS = 1e-6
 FREQUENCIES = 128  # of the timestep code
-# Entries of its table that were not rounded to nearest where reference outputs were made: of the core families and the
-# baselines, and of the families added in November 2026.
+# Entries of its table that were not rounded to nearest on the machines of the reference outputs: for the core families
+# and the baselines, and for the families added in November 2026.
 ROUNDED_UP, ROUNDED_UP_2026 = (13, 44, 119), (12, 106)
 
 
@@ -25,7 +25,7 @@ class LayerNorm2d(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x over its root mean square, times a learned scale; in float32 inside. (..., C) alike, in the weight's type."""
+    """x / rms(x) times a learned scale, computed in float32. (..., C) -> (..., C) in the type of the weight."""
 
     def __init__(self, width: int, eps: float = NORM_EPS) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, eps=self.eps).to(self.weight.dtype) * self.weight
 
     def count_macs(self, x: Tensor) -> dict[str, int]:
-        """As in single steps: a mean of each token, a product with its inverse root and one with the scale."""
+        """Count unfused operations: a mean per token, a product with its inverse root and one with the scale."""
         return {"mul": 2 * x.numel(), "pool_mean": x.numel() // x.shape[-1]}
 
 
@@ -44,7 +44,7 @@ class TimestepEmbedder(nn.Module):
     """Sinusoidal code of the timestep, then a two-layer perceptron. B -> BC.
 
     The code is cos(t f_i), then sin(t f_i), with f_i = exp(-ln(period) i / 128), float32 in every precision:
-    timesteps up to 999 have no room in half precision.
+    half precision cannot represent timesteps up to 999.
     """
 
     frequencies: Tensor
@@ -62,7 +62,7 @@ class TimestepEmbedder(nn.Module):
         self.frequencies.copy_((timestep_frequencies(self.rounded_up, self.period).double() * 2**37).long())
 
     def code(self, t: Tensor) -> Tensor:
-        """The code alone, in float32; the same for every width. B -> B(2 * FREQUENCIES)."""
+        """Compute the sinusoidal code in float32, the same for every width. (B,) -> (B, 2 * FREQUENCIES)"""
         angles = t.float()[:, None] * (self.frequencies.double() * 2**-37).float()
         return torch.cat([angles.cos(), angles.sin()], dim=1)
 
@@ -71,9 +71,9 @@ class TimestepEmbedder(nn.Module):
 
 
 def timestep_frequencies(rounded_up: Sequence[int] = ROUNDED_UP, period: int = 10_000) -> Tensor:
-    """exp(-ln(period) i / 128) for i = 0 .. 127 in float32, bit for bit the same on every machine. -> (128,)
+    """Compute exp(-ln(period) i / 128) for i = 0 .. 127 in float32, identical on every machine. -> (128,)
 
-    The last digit of a float32 exp depends on the processor and moves a model's output by 1e-5. So it is taken in
+    The last digit of a float32 exp depends on the processor and changes a model's output by 1e-5. So it is computed in
     float64 and rounded, the entries ``rounded_up`` to the number above the nearest.
     """
     exponents = -math.log(period) * torch.arange(FREQUENCIES, dtype=torch.float32, device="cpu") / FREQUENCIES
@@ -84,7 +84,7 @@ def timestep_frequencies(rounded_up: Sequence[int] = ROUNDED_UP, period: int = 1
 
 
 class LabelEmbedder(nn.Module):
-    """One learned row a class; the last row is the null class of guidance. B -> BC."""
+    """One learned row per class; the last row is the null class of guidance. B -> BC."""
 
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
@@ -141,22 +141,22 @@ class TokenHead(nn.Module):
 
 
 def modulation(width: int, chunks: int) -> nn.Sequential:
-    """The adaptive part of a block: condition to ``chunks`` vectors of the block's width. BC -> B(chunks*C)."""
+    """Adaptive part of a block: maps the condition to ``chunks`` vectors of the block's width. BC -> B(chunks*C)."""
     return nn.Sequential(nn.SiLU(), nn.Linear(width, chunks * width))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (1 + scale) + shift, broadcast over space or tokens."""
+    """Compute x (1 + scale) + shift with x (B, C, H, W) or (B, N, C), broadcast over space or tokens."""
     return x * (1 + scale) + shift
 
 
 def token_norm(x: Tensor) -> Tensor:
-    """Layer norm over the channels of each token, without affine. BNC -> BNC."""
+    """Layer norm over the channels of each token, without affine. (B, N, C) -> (B, N, C)"""
     return F.layer_norm(x, (x.shape[-1],), eps=NORM_EPS)
 
 
 def pixels_from_tokens(tokens: Tensor, grid: int | tuple[int, int], patch: int) -> Tensor:
-    """Put the patches back: (B, rows*columns, patch*patch*C) -> (B, C, rows*patch, columns*patch).
+    """Assemble an image from patches: (B, rows*columns, patch*patch*C) -> (B, C, rows*patch, columns*patch).
 
     Args:
         grid: rows and columns of tokens, or one number for both.
@@ -171,7 +171,7 @@ def pixels_from_tokens(tokens: Tensor, grid: int | tuple[int, int], patch: int) 
 def position_table(width: int, grid: int) -> Tensor:
     """Fixed sine-cosine position table of a square token grid. -> (1, grid*grid, width), float32.
 
-    The first half of the channels codes the column, the second half the row; each half is sines, then
+    The first half of the channels encodes the column, the second half the row; each half has sines, then
     cosines, of the coordinate times 10000^(-i / (width/4)). Computed in float64 (Vaswani et al. 2017, in 2-D).
     """
     frequencies = 10_000 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
@@ -183,17 +183,17 @@ def position_table(width: int, grid: int) -> Tensor:
 
 
 def require_multiple(x: Tensor, multiple: int, name: str) -> None:
-    """Raise a ValueError if the latent height or width is not a multiple of ``multiple``."""
+    """Raise ValueError unless height and width of a latent (B, C, H, W) are multiples of ``multiple``."""
     height, width = x.shape[-2:]
     if height % multiple or width % multiple:
         raise ValueError(f"{name} needs a latent height and width divisible by {multiple}, got {height}x{width}")
 
 
 def require_side(x: Tensor, side: int, name: str, factor: int = 8) -> None:
-    """Raise a ValueError if x is not the ``side`` x ``side`` that the position table was made for.
+    """Raise ValueError unless x (B, C, H, W) has the ``side`` that the position table was made for.
 
     Args:
-        factor: pixels of the image to one of x; 1 in pixel space.
+        factor: image pixels per pixel of x along a side; 1 in pixel space.
     """
     height, width = x.shape[-2:]
     if (height, width) != (side, side):

@@ -1,4 +1,4 @@
-"""LDM: a convolutional U-Net over latents, with transformer blocks that see the class through cross-attention.
+"""LDM: a convolutional U-Net over latents, with transformer blocks that take the class by cross-attention.
 
 Paper: arXiv:2112.10752. Variants, sources and printed numbers: ``ldm.toml``.
 Shape letters: B batch, C channels, E width of the timestep's condition, H W latent height and width, N = H * W.
@@ -21,7 +21,7 @@ SCHEDULE = {
     *("posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"),
     *("logvar", "lvlb_weights"),
 }
-"""Of the released checkpoints, beside the networks."""
+"""Keys of the released checkpoints beside the networks."""
 
 
 class ResBlock(nn.Module):
@@ -44,7 +44,7 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """One head: queries of the tokens, keys and values of what they attend to. BNC, BMD -> BNC."""
+    """Attention with one head from tokens to a context. BNC, BMD -> BNC."""
 
     def __init__(self, width: int, context_width: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Attention(nn.Module):
         return self.to_out(F.scaled_dot_product_attention(q, k, v)[:, 0])
 
     def extra_products(self, x: Tensor, context: Tensor) -> int:
-        """The released code scales the scores, one product each; here the fused operator does it."""
+        """Count the products that scale the scores of x (B, N, C) in the released, unfused attention."""
         return x.shape[0] * x.shape[1] * context.shape[1]
 
 
@@ -86,7 +86,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the class, perceptron, each behind a norm. BNC, B1D -> BNC."""
+    """Self-attention, cross-attention to the class, perceptron, each after a norm. BNC, B1D -> BNC."""
 
     def __init__(self, width: int, context_width: int) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class SpatialTransformer(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the height and width. BCHW -> BCHW."""
+    """Halve height and width. (B, C, H, W) -> (B, C, H/2, W/2)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Each pixel twice in either direction, then a convolution. BCHW -> BCHW."""
+    """Double height and width by repetition, then a convolution. (B, C, H, W) -> (B, C, 2H, 2W)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Upsample(nn.Module):
 
 
 class Stage(nn.Module):
-    """Layers one after the other, each given what it takes beside the map. BCHW, BE, B1D -> BCHW."""
+    """A sequence of layers, each with the further inputs that it takes. BCHW, BE, B1D -> BCHW."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -220,11 +220,11 @@ class UNet(nn.Module):
 
 
 class LDM(nn.Module):
-    """The U-Net and the table of classes, one vector each, under the names they have in the official checkpoint.
+    """The U-Net and the class table under the keys of the official checkpoint.
 
     x: (B, in_channels, H, W) noisy latents of H = height / 4 and W = width / 4 pixels, divisible by 2 to the number of
-    levels less one; t: (B,) timesteps; y: (B,) class indices, ``num_classes`` for none. Returns (B, in_channels, H, W):
-    the noise; with ``learn_sigma`` the raw variance behind it, which no released model has.
+    levels minus one; t: (B,) timesteps; y: (B,) class indices, ``num_classes`` for none. Returns
+    (B, in_channels, H, W): the noise; with ``learn_sigma`` also the raw variance, which no released model has.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class LDM(nn.Module):
         width: int,
         multipliers: Sequence[int],
         depth: int,
-        attention_at: Sequence[int],  # factors of downsampling
+        attention_at: Sequence[int],  # downsampling factors
         in_channels: int = 3,
         num_classes: int = 1000,
         learn_sigma: bool = False,
@@ -245,7 +245,7 @@ class LDM(nn.Module):
         self.cond_stage_model = nn.ModuleDict({"embedding": nn.Embedding(num_classes + 1, CLASS_WIDTH)})
 
     def from_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A whole checkpoint without the autoencoder, the averaged copy and the schedule that lie in the same file."""
+        """Select the network's entries of a checkpoint, without autoencoder, averaged copy and schedule."""
         return {
             key: value
             for key, value in state.items()

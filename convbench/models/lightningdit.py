@@ -26,10 +26,10 @@ THETA = 10_000
 
 
 class AxialRotary(nn.Module):
-    """Turn each pair of adjacent channels by an angle that grows with the token's row or column. (..., N, D) alike.
+    """Rotate each pair of adjacent channels by an angle proportional to the row or column. (..., N, D) -> (..., N, D).
 
-    The first half of the channels goes by the row, the second by the column; pair i of a half turns by THETA^(-4i / D)
-    a step (Su et al. 2021, in two dimensions). The tables are keys of the official checkpoints.
+    The first half of the channels uses the row, the second the column; pair i of a half rotates by THETA^(-4i / D) per
+    step (Su et al. 2021, in two dimensions). The tables are keys of the official checkpoints.
     """
 
     freqs_cos: Tensor
@@ -44,7 +44,7 @@ class AxialRotary(nn.Module):
 
     def fill_tables(self) -> None:
         half = self.freqs_cos.shape[1] // 2
-        # In float32, as the released code computes them: tables rounded once from float64 move an output by 2e-8.
+        # In float32, as in the released code: tables rounded once from float64 change an output by 2e-8.
         frequencies = 1 / THETA ** (torch.arange(0, half, 2, device="cpu").float() / half)
         token = torch.arange(self.grid**2, device="cpu")
         place = torch.stack([token // self.grid, token % self.grid], dim=1).float()  # (N, 2): row, column
@@ -58,7 +58,7 @@ class AxialRotary(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; the place of a token is in the turn of q and k. BNC -> BNC."""
+    """Multi-head self-attention with rotated q and k. BNC -> BNC."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

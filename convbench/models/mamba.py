@@ -1,6 +1,6 @@
-"""The Mamba layer that DiS, DiM and DiMSUM have in common. Attribute names are those of the official checkpoints.
+"""Mamba layer of DiS, DiM and DiMSUM. Attribute names are those of the official checkpoints.
 
-Shape letters: B batch, L tokens, C width, E = 2 C width inside, N numbers of the state a channel.
+Shape letters: B batch, L tokens, C width, E = 2 C inner width, N state values per channel.
 """
 
 import torch
@@ -17,11 +17,11 @@ NORM_EPS = 1e-5
 class Mamba(nn.Module):
     """Projection, causal depthwise convolution, selective scan gated by the other half, projection. BLC -> BLC.
 
-    ``both_ways``: a second convolution and scan, with weights of their own, runs over the reversed tokens; the two
-    are added before the last projection, and share it and the first.
-    ``condition``: width of a vector (B, condition) given beside the tokens, which is projected to E and stands in front
-    of the first token where the convolution otherwise sees zeros. How the authors' CUDA extension uses it cannot be
-    read from what they published: this is our reading.
+    ``both_ways``: a second convolution and scan with separate weights runs over the reversed tokens; both results are
+    added before the last projection and share it and the first.
+    ``condition``: width of a vector (B, condition) beside the tokens, which is projected to E and placed before the
+    first token, where the convolution otherwise sees zeros. The published code does not show how the authors' CUDA
+    extension uses it: this is our interpretation.
     """
 
     def __init__(self, width: int, kernel: int, both_ways: bool = False, condition: int | None = None) -> None:
@@ -30,7 +30,7 @@ class Mamba(nn.Module):
         self.rank, self.kernel, self.both_ways = rank, kernel, both_ways
 
         def convolution() -> nn.Conv1d:
-            # Padded on both sides, as in the released code; the outputs behind the last token are cut off.
+            # Padded on both sides, as in the released code; the outputs after the last token are removed.
             return nn.Conv1d(inside, inside, kernel, groups=inside, padding=0 if condition else kernel - 1)
 
         self.A_log = nn.Parameter(torch.empty(inside, STATE))
@@ -83,14 +83,14 @@ class Mamba(nn.Module):
         return self.core(x, d, -a_log.exp(), b.mT, c.mT, skip, z)
 
 
-def summed(x: Tensor, residual: Tensor | None) -> Tensor:
-    """The sum of all layers so far, kept in float32 or better: it grows with the depth."""
+def add_residual(x: Tensor, residual: Tensor | None) -> Tensor:
+    """Add x to the sum of all layers so far, in float32 or wider, as it grows with the depth. (B, L, C) each"""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     return x if residual is None else x + residual
 
 
-def pixels(tokens: Tensor, grid: int, patch: int) -> Tensor:
-    """Put square patches back: (B, grid*grid, patch*patch*C) -> (B, C, grid*patch, grid*patch)."""
+def unpatchify(tokens: Tensor, grid: int, patch: int) -> Tensor:
+    """Assemble an image from square patches: (B, grid*grid, patch*patch*C) -> (B, C, grid*patch, grid*patch)."""
     b, _, width = tokens.shape
     parts = tokens.reshape(b, grid, grid, patch, patch, width // patch**2)
     return parts.permute(0, 5, 1, 3, 2, 4).reshape(b, -1, grid * patch, grid * patch)

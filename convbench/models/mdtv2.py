@@ -22,11 +22,11 @@ from .layers import (
     token_norm,
 )
 
-UNUSED_ROWS = 3  # of the bias table: for a class token, which there is none of
+UNUSED_ROWS = 3  # of the bias table: for a class token, which does not exist here
 
 
 class RelativePositionBias(nn.Module):
-    """A learned number for each head and each offset of two tokens. -> (heads, N, N)"""
+    """A learned bias for each head and each offset of two tokens. -> (heads, N, N)"""
 
     relative_position_index: Tensor
 
@@ -38,7 +38,7 @@ class RelativePositionBias(nn.Module):
         self.fill_tables()
 
     def fill_tables(self) -> None:
-        """Row of the bias table for each pair of tokens: their offset, row first (Liu et al. 2021, Swin)."""
+        """Fill in the bias table's row for each pair of tokens: their offset, row first (Swin, Liu et al. 2021)."""
         token = torch.arange(self.grid**2, device="cpu")
         row, column = token // self.grid, token % self.grid
         down, right = (place[:, None] - place + self.grid - 1 for place in (row, column))
@@ -58,7 +58,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.rel_pos_bias = RelativePositionBias(heads, grid)
-        # The released code takes attention in single steps, which scale each score by a product; here it is fused.
+        # The released attention is unfused and scales each score by a product; here it is fused.
         self.extra_products = heads * grid**4
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class Attention(nn.Module):
 
 
 class MDTv2Block(nn.Module):
-    """Where there is a skip, it is merged first; then attention and perceptron under the condition. BNC, BC -> BNC."""
+    """Merge of the skip, if any, then attention and perceptron, modulated by the condition. BNC, BC -> BNC."""
 
     def __init__(self, width: int, heads: int, grid: int, mlp_ratio: float, skip: bool = False) -> None:
         super().__init__()
@@ -88,14 +88,14 @@ class MDTv2Block(nn.Module):
 
 
 class MDTv2(nn.Module):
-    """Patches to tokens, encoder, decoder, tokens to pixels; as it runs after training, without a mask.
+    """Patches to tokens, encoder, decoder, tokens to pixels, as in inference, without a mask.
 
     x: (B, in_channels, S, S) noisy latents of the side S = res / 8 that the tables were made for; t: (B,) timesteps;
     y: (B,) class indices, ``num_classes`` for none. Returns (B, 2 * in_channels, S, S): the noise and the raw variance.
     Raises ValueError on another side.
 
-    Of the ``depth`` blocks the last ``decoder`` ones decode. ``mask_token`` and ``sideblocks``, which fill in masked
-    tokens in training, are keys of the official checkpoints and do not run here.
+    The last ``decoder`` of the ``depth`` blocks decode. ``mask_token`` and ``sideblocks``, which fill in masked tokens
+    in training, are keys of the official checkpoints and are not used here.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""PixArt: a text-to-image transformer; one modulation for all blocks, the caption by cross attention.
+"""PixArt: a text-to-image transformer with one modulation for all blocks and cross attention to the caption.
 
 Paper: arXiv:2310.00426. Variants, sources and printed numbers: ``pixart.toml``.
 Shape letters: B batch, N tokens of the image, M tokens of the caption, C width, S latent height and width.
@@ -36,9 +36,9 @@ class CaptionMlp(nn.Module):
 
 
 class CaptionEmbedder(nn.Module):
-    """Text embeddings to the model's width. (B, M, caption_width) -> BMC.
+    """Projection of text embeddings to the model's width. (B, M, caption_width) -> BMC.
 
-    ``y_embedding`` is the null caption, a buffer of the official checkpoints; guidance gives it in place of a text.
+    ``y_embedding`` is the null caption, a buffer of the official checkpoints, which guidance uses in place of a text.
     """
 
     def __init__(self, caption_width: int, width: int) -> None:
@@ -51,16 +51,16 @@ class CaptionEmbedder(nn.Module):
 
 
 class SelfAttention(Attention):
-    """DiT's. BNC -> BNC."""
+    """Self-attention of DiT. BNC -> BNC."""
 
     def __init__(self, width: int, heads: int, tokens: int) -> None:
         super().__init__(width, heads)
-        # The reference count is of attention in single steps, which scales each score by a product; here it is fused.
+        # The reference count is of unfused attention, which scales each score by a product; here it is fused.
         self.extra_products = heads * tokens**2
 
 
 class CrossAttention(nn.Module):
-    """The image's tokens attend to its caption's; no norm, no gate. BNC, BMC, (B, 1, 1, M) to see or not -> BNC."""
+    """Attention of image tokens to the caption, without norm or gate. BNC, BMC, mask (B, 1, 1, M) -> BNC."""
 
     def __init__(self, width: int, heads: int, tokens: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class CrossAttention(nn.Module):
 
 
 class PixArtBlock(nn.Module):
-    """Attention, cross attention where there are captions, perceptron. BNC, B(6)C, captions -> BNC."""
+    """Attention, cross attention if there are captions, perceptron. (B, N, C), (B, 6, C), captions -> (B, N, C)."""
 
     def __init__(self, width: int, heads: int, tokens: int, mlp_ratio: float, text: bool) -> None:
         super().__init__()
@@ -113,8 +113,8 @@ class PixArt(nn.Module):
     """Patches to tokens, ``depth`` blocks, tokens to pixels.
 
     x: (B, in_channels, S, S) noisy latents of the side S = res / 8 that the position table was made for;
-    t: (B,) timesteps; y: (B, M, caption_width) text embeddings, or (B, 1, M, caption_width) as the released code has
-    them; mask: (B, M), nonzero where a token of the caption is to be seen, None for all.
+    t: (B,) timesteps; y: (B, M, caption_width) text embeddings, or (B, 1, M, caption_width) as in the released
+    code; mask: (B, M), nonzero for caption tokens to attend to, None for all.
     With ``num_classes`` there are no captions: y is (B,) class indices, ``num_classes`` for none, added to the time.
     Returns (B, 2 * in_channels, S, S): the noise and the raw variance, or (B, in_channels, S, S) without
     ``learn_sigma``. Raises ValueError on another side.
@@ -157,7 +157,7 @@ class PixArt(nn.Module):
         time, caption = self.t_embedder(t), None  # (B, C)
         if self.text:
             text = y.squeeze(1) if y.dim() == 4 else y
-            caption = self.y_embedder(text.to(x.dtype))  # (B, M, C); text encoders answer in a precision of their own
+            caption = self.y_embedder(text.to(x.dtype))  # (B, M, C); text encoders have their own precision
         else:
             time = time + self.y_embedder(y)
         keep = None if mask is None else mask.bool()[:, None, None]

@@ -1,8 +1,8 @@
-"""Random weights that leave nothing at zero.
+"""Random weights without zeros.
 
-The official constructors start gates, modulations and heads at zero, so an untrained network returns zero
-whatever its inner layers do, and every comparison of two implementations passes. These weights keep the
-activations near unit size through the whole depth instead.
+The official constructors initialise gates, modulations and heads with zeros, so an untrained network returns zero
+independent of its inner layers, and every comparison of two implementations passes. These weights keep the activations
+near unit size through the whole depth instead.
 """
 
 import math
@@ -15,9 +15,9 @@ from ..weights.fixed_tables import fixed_tables
 
 
 def fill(model: nn.Module, seed: int = 0) -> None:
-    """Overwrite every weight in place, buffers of the state dict too. Each depends on seed, name and shape only.
+    """Overwrite every weight in place, including buffers of the state dict. Each depends only on seed, name and shape.
 
-    Drawn on the CPU, so that a seed gives the same weights on every device.
+    The weights are drawn on the CPU, so that a seed gives the same weights on every device.
     """
     fixed = fixed_tables(model)
     for name, value in model.state_dict().items():
@@ -25,30 +25,30 @@ def fill(model: nn.Module, seed: int = 0) -> None:
             value.copy_(_draw(name, value.shape, seed))
 
 
-def fill_zeros(model: nn.Module, seed: int = 0) -> None:
-    """Overwrite the parameters that are nothing but zeros, and leave those that somebody trained or drew."""
+def replace_zeros(model: nn.Module, seed: int = 0) -> None:
+    """Overwrite parameters that are entirely zero and keep all others, which may be trained."""
     for name, parameter in model.named_parameters():
         if not parameter.any():
             parameter.data.copy_(_draw(name, parameter.shape, seed))
 
 
 def _draw(name: str, shape: torch.Size, seed: int) -> Tensor:
-    # The seed is where the checksum starts: a CPU generator reads the lower 32 bits of its own seed only.
+    # The checksum starts from the seed: a CPU generator only reads the lower 32 bits of its own seed.
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode(), seed))
     w = torch.empty(shape).normal_(generator=generator)
     if "embedding_table" in name or name.endswith(("pos_embed", "additional_embed", "in_context_posemb")):
         return w.mul_(0.02)
-    if name.endswith(("A_log", "A_b_log")):  # decays of a selective scan's state of 1, 2, 3, ... a unit of the step
+    if name.endswith(("A_log", "A_b_log")):  # decays of a selective scan: 1, 2, 3, ... per unit of the step
         return w.mul_(0.1).add_(torch.arange(1, shape[1] + 1).log())
     if name.endswith(("dt_proj.bias", "dt_proj_b.bias")):  # steps of about exp(-4), so that some tokens are remembered
         return w.mul_(0.5).sub_(4)
-    if name.endswith("logit_scale"):  # of cosine attention: a factor of 10, as it is before training
+    if name.endswith("logit_scale"):  # of cosine attention: a factor of 10, as before training
         return w.mul_(0.1).add_(math.log(10))
-    if name.endswith("deformables_scale"):  # windows of 1.5 tokens: samples keep off -1 and -2, where their values jump
+    if name.endswith("deformables_scale"):  # windows of 1.5 tokens: samples avoid -1 and -2, where their values jump
         return w.mul_(0.1).sub_(math.log(3))
-    if name.endswith(("qk_deformables.weight", "qk_scales.weight")):  # of full size, they make the network chaotic
+    if name.endswith(("qk_deformables.weight", "qk_scales.weight")):  # full-size values make the network chaotic
         return w.mul_(0.05 * w[0].numel() ** -0.5)
-    if name.endswith((".freqs", ".phases")):  # of Fourier features: angles all around
+    if name.endswith((".freqs", ".phases")):  # of Fourier features: angles in the full circle
         return w.mul_(2 * math.pi)
     if len(shape) == 4 and shape[0] == shape[2] == shape[3] == 1:  # gamma and beta of the response norm
         return w.mul_(0.1)

@@ -1,4 +1,4 @@
-"""Rotary position codes of a square token grid, and the attention that uses them in DiT-LLaMA and U-DiT."""
+"""Rotary position codes of a square token grid, for DiT-LLaMA and U-DiT."""
 
 import torch
 from torch import Tensor, nn
@@ -7,10 +7,10 @@ THETA = 10_000
 
 
 class Rotary(nn.Module):
-    """Turn each pair of adjacent channels by an angle that grows with the token's column or row. (..., N, D) alike.
+    """Rotate each pair of adjacent channels by an angle proportional to column or row. (..., N, D) -> (..., N, D).
 
-    Pairs take turns: the first by the column, the second by the row, and so on. Pairs 2i and 2i + 1 turn by
-    THETA^(-4i / D) a step. As complex numbers: pair times exp(i angle) (Su et al. 2021, in two dimensions).
+    Pairs alternate between column and row. Pairs 2i and 2i + 1 rotate by THETA^(-4i / D) per step. As complex numbers:
+    pair times exp(i angle) (Su et al. 2021, in two dimensions).
     """
 
     table: Tensor
@@ -35,5 +35,5 @@ class Rotary(nn.Module):
         return x * cos + x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) * sin
 
     def count_macs(self, x: Tensor) -> dict[str, int]:
-        """One a pair: the released code multiplies complex numbers, and a profiler counts each product as one."""
+        """Count one product per pair: the released code multiplies complex numbers, which a profiler counts as one."""
         return {"mul": x.numel() // 2}

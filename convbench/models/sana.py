@@ -1,8 +1,8 @@
-"""SANA: a text-to-image transformer of linear attention over the pixels of a small latent, without position codes.
+"""SANA: a text-to-image transformer with linear attention over the pixels of a small latent, without position codes.
 
 Paper: arXiv:2410.10629. Variants, sources and printed numbers: ``sana.toml``.
 Shape letters: B batch, N tokens of the image, M tokens of the caption, C width, D channels of a head, H W latent height
-and width. Keys are those of the diffusers package; ``RENAMED`` has those of the authors' own files.
+and width. Keys are those of the diffusers package; ``RENAMED`` maps those of the authors' own files.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ HEAD_WIDTH = 32  # of self-attention
 CAPTION_EPS = 1e-5
 DENOMINATOR_EPS = 1e-15
 
-# Parts of the authors' keys to parts of ours; where there are several, the rows of the tensor are divided among them.
+# Parts of the authors' keys to parts of ours; several parts divide the rows of the tensor.
 RENAMED = {
     "x_embedder.": ("patch_embed.",),
     "t_embedder.mlp.0.": ("time_embed.emb.timestep_embedder.linear_1.",),
@@ -39,7 +39,7 @@ RENAMED = {
     ".mlp.point_conv.conv.": (".ff.conv_point.",),
     "blocks.": ("transformer_blocks.",),
 }
-# Of the authors' files, what a forward pass doesn't read: the empty caption, positions, the head of a training loss.
+# Keys of the authors' files that a forward pass does not use: empty caption, positions, head of a training loss.
 UNREAD = ("y_embedder.y_embedding", "pos_embed", "logvar_linear.weight", "logvar_linear.bias")
 
 
@@ -58,7 +58,7 @@ class TwoLayers(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """The embedded time, and the six vectors that it gives every block. B -> BC, B6C."""
+    """Embedding of the time, and six modulation vectors for every block. (B,) -> (B, C), (B, 6, C)."""
 
     # The released code computes the frequencies in every forward pass and multiplies the angles by 1.
     extra_products = 128
@@ -75,7 +75,7 @@ class TimeEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """The projections of an attention; ``bias`` of q, k and v. What is done with them is a function below."""
+    """Projections of an attention layer; ``bias`` applies to q, k and v."""
 
     def __init__(self, width: int, bias: bool) -> None:
         super().__init__()
@@ -86,9 +86,9 @@ class Attention(nn.Module):
 
 
 class LinearAttention(Attention):
-    """relu(q) (relu(k)^T v) / relu(q) sum(relu(k)): its cost grows with N, not with N^2. BNC -> BNC.
+    """Linear attention, relu(q) (relu(k)^T v) / relu(q) sum(relu(k)), with cost O(N). BNC -> BNC.
 
-    In float32 or better, as sums over all tokens leave the range of half precision.
+    Computed in float32 or wider, as sums over all tokens exceed the range of half precision.
     """
 
     def __init__(self, width: int) -> None:
@@ -107,7 +107,7 @@ class LinearAttention(Attention):
 
 
 class CrossAttention(Attention):
-    """The image's tokens attend to its caption's; no norm, no gate. BNC, BMC, (B, 1, 1, M) to see or not -> BNC."""
+    """Attention of image tokens to the caption, without norm or gate. BNC, BMC, mask (B, 1, 1, M) -> BNC."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__(width, bias=True)
@@ -137,7 +137,10 @@ class MixFeedForward(nn.Module):
 
 
 class SANABlock(nn.Module):
-    """Linear attention, cross attention, feed-forward; the first and the last modulated and gated. BCHW alike."""
+    """Linear attention, cross attention, feed-forward; the first and last are modulated and gated.
+
+    (B, N, C), (B, 6, C), caption (B, M, C), mask (B, 1, 1, M) -> (B, N, C)
+    """
 
     def __init__(self, width: int, cross_heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -157,9 +160,9 @@ class SANABlock(nn.Module):
 class SANA(nn.Module):
     """Pixels of the latent to tokens, ``depth`` blocks, tokens to pixels.
 
-    x: (B, in_channels, H, W) latents between noise and data, of any size; t: (B,) times, 1000 at the noise, 0 at the
-    data; y: (B, M, caption_width) text embeddings; mask: (B, M), nonzero where a token of the caption is to be seen,
-    None for all. Returns (B, in_channels, H, W): the noise less the data.
+    x: (B, in_channels, H, W) latents between noise and data, of any size; t: (B,) times from 1000 (noise) to 0
+    (data); y: (B, M, caption_width) text embeddings; mask: (B, M), nonzero for caption tokens to attend to, None for
+    all. Returns (B, in_channels, H, W): noise minus data.
     """
 
     def __init__(
@@ -195,12 +198,12 @@ class SANA(nn.Module):
 
     @staticmethod
     def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The weights under our keys, from the authors' or from those of diffusers, which stay as they are."""
-        return renamed(state) if any(key.startswith("blocks.") for key in state) else dict(state)
+        """Rename the authors' keys to ours; the keys of diffusers are already the same."""
+        return rename_keys(state) if any(key.startswith("blocks.") for key in state) else dict(state)
 
 
-def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with the authors' keys under ours. What has no place in ``RENAMED`` keeps its key."""
+def rename_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the authors' keys of a state dict to ours. Keys that are not in ``RENAMED`` are kept."""
     result: dict[str, Tensor] = {}
     for key, value in state.items():
         if key in UNREAD:
@@ -210,5 +213,7 @@ def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if old in key:
                 names = [name.replace(old, each, 1) for name in names for each in new]
                 parts = list(value.chunk(len(new))) if value.dim() and len(new) > 1 else parts
-        result |= dict(zip(names, parts, strict=False))  # fewer parts than names: the loader names what is missing
+        result |= dict(
+            zip(names, parts, strict=False)
+        )  # with fewer parts than names, the loader reports what is missing
     return result

@@ -1,18 +1,18 @@
-"""The selective scan of Mamba, the mixer of DiS, DiM and DiMSUM: exact in plain PyTorch, or by mamba-ssm on a GPU.
+"""Selective scan of Mamba, the mixer of DiS, DiM and DiMSUM: exact in plain PyTorch, or with mamba-ssm on a GPU.
 
-Recurrence of one channel over the tokens (arXiv:2312.00752, eq. 2 and algorithm 2), with a state of N numbers:
+Recurrence of one channel over the tokens (arXiv:2312.00752, eq. 2 and algorithm 2), with a state of N values:
 
     h_i = exp(d_i A) h_{i-1} + d_i B_i u_i        h_0 = 0, A < 0 and d_i > 0
     y_i = <C_i, h_i> + D u_i, then times silu(z_i)
 
-Cut into chunks of CHUNK tokens, it is computed for one place in all chunks at once:
+In chunks of CHUNK tokens, it is computed for the same position of all chunks at once:
 
     inside   the recurrence of each chunk from a state of zero: CHUNK steps
-    carry    R_{c+1} = exp(A s_c) R_c + (what chunk c ends with), s_c the sum of its d: a step for each chunk
+    carry    R_{c+1} = exp(A s_c) R_c + (final state of chunk c), s_c the sum of its d: one step per chunk
     across   y_i += <C_i, exp(A s_i) R_c>, s_i the sum of d from the start of the chunk to token i
 
-Every factor is the exp of a sum of logarithms that are not positive: it may vanish, but nothing overflows, and
-nothing is divided.
+Every factor is the exp of a sum of non-positive logarithms: it may vanish, but nothing overflows, and there is no
+division.
 """
 
 import importlib
@@ -26,13 +26,13 @@ CHUNK = 16
 
 
 def chunked_scan(u: Tensor, d: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """<C_i, h_i> of the recurrence above, in float32 or better.
+    """Compute <C_i, h_i> of the recurrence above, in float32 or wider.
 
     u, d: (B, E, L), d already positive; a: (E, N), negative; b, c: (B, N, L). Returns (B, E, L) in the type of u.
     """
     kind, tokens = u.dtype, u.shape[-1]
     wide = torch.promote_types(kind, torch.float32)
-    # Padding is neutral: d = 0 adds nothing and decays nothing, and the columns are cut off again.
+    # Padding is neutral: d = 0 adds nothing and decays nothing, and the padded columns are removed again.
     u, d, b, c = (
         F.pad(v.to(wide), (0, -tokens % CHUNK)).unflatten(2, (-1, CHUNK)).movedim(-1, 0) for v in (u, d, b, c)
     )  # (CHUNK, B, E or N, chunks)
@@ -58,13 +58,13 @@ def chunked_scan(u: Tensor, d: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tenso
 
 
 class SelectiveScan(nn.Module):
-    """Chooses the implementation; adds the share of the input and gates. Shapes as in ``chunked_scan``.
+    """Selective scan by the best implementation, plus the input term, gated. Shapes as in ``chunked_scan``.
 
-    skip: D, (E,); gate: z, (B, E, L).
+    skip: D, (E,); gate: z, (B, E, L). -> (B, E, L)
     """
 
     def forward(self, u: Tensor, d: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, gate: Tensor) -> Tensor:
-        if u.device.type == "meta":  # for counting: what the steps in between need depends on what runs
+        if u.device.type == "meta":  # for counting, which must not depend on the implementation
             return torch.empty_like(u)
         if implementation(u.device.type) == "mamba-ssm":
             scan = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
@@ -75,13 +75,15 @@ class SelectiveScan(nn.Module):
     def count_macs(
         self, u: Tensor, d: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, gate: Tensor
     ) -> dict[str, int]:
-        """MACs of the recurrence, whatever runs: decay, outer product and read-out, one each a token and number of the
-        state; and the products with the input and the gate."""
+        """Count the MACs of any implementation, for u (B, E, L).
+
+        Decay, outer product and read-out have one each per token and state value; the input and the gate add one.
+        """
         return {"scan_core": 3 * u.numel() * a.shape[1], "mul": 2 * u.numel()}
 
 
 def implementation(device: str) -> str:
-    """What runs the recurrence on this kind of device: "mamba-ssm" or "chunked PyTorch"."""
+    """Implementation of the recurrence on a device: "mamba-ssm" or "chunked PyTorch"."""
     if device == "cuda" and importlib.util.find_spec("mamba_ssm") is not None:
         return "mamba-ssm"
     return "chunked PyTorch"

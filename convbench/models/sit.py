@@ -10,11 +10,11 @@ from .dit import DiT
 
 
 class SiT(DiT):
-    """DiT's layers under DiT's keys; of the output channels only the first half is returned.
+    """DiT with its layers and keys, which returns only the first half of the output channels.
 
     x: (B, in_channels, S, S) latents between noise and data; t: (B,) times from 0 to 1, not multiplied by 1000;
     y: (B,) class indices, ``num_classes`` for none. Returns (B, in_channels, S, S): the velocity. The last layer has
-    twice as many channels, as DiT's has, and half of what it computes is dropped.
+    twice as many channels, as in DiT, and half of its output is dropped.
     """
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The sinusoidal code of a timestep for any number of channels; the perceptron behind it is the family's own."""
+"""Sinusoidal code of a timestep for any number of channels; each family has its own perceptron after it."""
 
 import math
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 
 class SinusoidalCode(nn.Module):
-    """cos(t f_i), then sin(t f_i), with f_i = exp(-ln(10000) i / F) for i < F = width / 2, in float32. B -> B(width).
+    """Code cos(t f_i), then sin(t f_i), with f_i = exp(-ln(10000) i / F) for i < F = width / 2. (B,) -> (B, width).
 
-    float32 in every precision: timesteps up to 999 have no room in half precision. No weights, no keys.
+    Computed in float32 in every precision: half precision cannot represent timesteps up to 999. No weights, no keys.
     """
 
     frequencies: Tensor
 
     def __init__(self, width: int, rounded_up: Sequence[int] = ()) -> None:
-        """Args: rounded_up: entries of the table to take above the nearest float32 number; see layers.ROUNDED_UP."""
+        """Prepare the table; entries ``rounded_up`` are the float32 number above the nearest, see layers.ROUNDED_UP."""
         super().__init__()
         self.rounded_up = list(rounded_up)
         # Whole multiples of 2^-37, the spacing of the smallest: exact as float32 and, unlike a float buffer,

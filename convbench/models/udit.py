@@ -1,4 +1,4 @@
-"""U-DiT: a U-shaped diffusion transformer whose attention works on a quarter of the tokens at a time.
+"""U-DiT: a U-shaped diffusion transformer whose attention runs on quarters of the tokens.
 
 Paper: arXiv:2405.02730. Variants, sources and printed numbers: ``udit.toml``.
 Shape letters: B batch, N tokens of a quarter, C width of the stage, S latent height and width.
@@ -23,11 +23,11 @@ from .layers import (
 )
 from .rotary import Rotary
 
-LARGEST_SCALE = 4.6052  # of the logarithm, as the released code has it: ln 100
+LARGEST_SCALE = 4.6052  # logarithm ln 100, as in the released code
 
 
 class CosineAttention(nn.Module):
-    """softmax(scale cos(q, k)) v, with q and k turned by the tokens' places. q, k, v and result: (B, heads, N, D)."""
+    """Cosine attention softmax(scale cos(q, k)) v with rotated q and k. q, k, v and result: (B, heads, N, D)."""
 
     def __init__(self, width: int, grid: int) -> None:
         super().__init__()
@@ -38,13 +38,13 @@ class CosineAttention(nn.Module):
         return F.scaled_dot_product_attention(q, F.normalize(self.rotary(k), dim=-1), v, scale=1.0)
 
     def count_macs(self, q: Tensor, k: Tensor, v: Tensor, scale: Tensor) -> dict[str, int]:
-        """As a profiler counts the released code, which scales the scores, not q. The rotations count themselves."""
+        """Count as a profiler does in the released code, which scales the scores, not q. Rotations count themselves."""
         scores = q.numel() // q.shape[-1] * k.shape[-2]
         return {"attention_matmul": 2 * scores * q.shape[-1], "mul": scores}
 
 
 class Shortcut(nn.Module):
-    """A depthwise 5x5 convolution, added to what it is of. BCHW -> BCHW."""
+    """A depthwise 5x5 convolution with a residual. BCHW -> BCHW."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Shortcut(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every second pixel of every second row is a group of tokens; the four groups attend separately. BCHW -> BCHW."""
+    """Attention within four groups of tokens: every second pixel of every second row. BCHW -> BCHW."""
 
     # torchprofile reads a trace of the released module, which holds 21 products of sizes, one element each.
     extra_products = 21
@@ -80,9 +80,9 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Pointwise, GELU, depthwise, pointwise, as it is trained. BCHW -> BCHW.
+    """Pointwise, GELU, depthwise, pointwise, in the form for training. BCHW -> BCHW.
 
-    Each pointwise step is two layers, and the depthwise one is 5x5, 3x3, 1x1 and identity together.
+    Each pointwise step has two layers, and the depthwise one is the sum of 5x5, 3x3, 1x1 and identity.
     """
 
     def __init__(self, width: int, hidden: int) -> None:
@@ -98,7 +98,7 @@ class FeedForward(nn.Module):
 
 
 class MergedFeedForward(nn.Module):
-    """The same function, one layer for each of the three linear steps; ``merge`` gives the weights. BCHW -> BCHW."""
+    """``FeedForward`` with one layer per linear step; ``merge_layers`` computes its weights. BCHW -> BCHW."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -110,8 +110,8 @@ class MergedFeedForward(nn.Module):
         return self.project_out(self.dwconv(F.gelu(self.project_in(x))))
 
 
-def merge(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a merged network from that of a trained one. Keys that both have stay; sums are in float64."""
+def merge_layers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Compute the state dict of a merged network from that of a trained one, with sums in float64."""
     result = {}
     for key, value in state.items():
         name, _, kind = key.rpartition(".")
@@ -131,7 +131,7 @@ def merge(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class UDiTBlock(nn.Module):
-    """Twice attention and perceptron, each modulated and gated by the condition. BCHW, BC -> BCHW."""
+    """Two pairs of attention and perceptron, each modulated and gated by the condition. BCHW, BC -> BCHW."""
 
     def __init__(self, width: int, heads: int, side: int, mlp_ratio: float, merged: bool) -> None:
         super().__init__()
@@ -214,13 +214,13 @@ class UDiT(nn.Module):
         self.final_layer = Head(w2, in_channels * (2 if learn_sigma else 1))
 
     def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What this network loads of an official state dict, which is that of a network in training."""
+        """Convert an official state dict, which is that of a network in training, to this form."""
         if not self.merged or not any(".dwconv.2." in key for key in state):
             return state
         try:
-            return merge(state)
+            return merge_layers(state)
         except (KeyError, IndexError, RuntimeError):
-            return state  # keys or shapes of something else: the loader says which
+            return state  # unknown keys or shapes: the loader reports them
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         require_side(x, self.side, "U-DiT")

@@ -1,4 +1,4 @@
-"""U-ViT: a transformer whose later blocks take long skips from the earlier ones; time and class are tokens.
+"""U-ViT: a transformer whose later blocks take long skips from earlier ones; time and class are tokens.
 
 Paper: arXiv:2209.12152. Variants, sources and printed numbers: ``uvit.toml``.
 Shape letters: B batch, N tokens, C width, S latent height and width.
@@ -23,7 +23,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.proj = nn.Linear(width, width)
-        # The printed counts are those of attention in single steps, which scales each score by a product.
+        # The printed counts are of unfused attention, which scales each score by a product.
         self.extra_products = heads * tokens**2
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class Mlp(nn.Module):
 
 
 class UViTBlock(nn.Module):
-    """Where there is a skip, it is merged first; then attention and perceptron. BNC, BNC -> BNC."""
+    """Merge of the skip, if any, then attention and perceptron. BNC, BNC -> BNC."""
 
     def __init__(self, width: int, heads: int, tokens: int, mlp_ratio: float, skip: bool = False) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class UViT(nn.Module):
         extra_products: int = 0,
     ) -> None:
         super().__init__()
-        self.extra_products = extra_products  # for the counter alone: see uvit.toml
+        self.extra_products = extra_products  # only for counting: see uvit.toml
         self.side, self.patch = res // 8, patch
         self.grid = self.side // patch
         tokens = self.grid**2 + EXTRA_TOKENS

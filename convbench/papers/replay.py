@@ -30,7 +30,7 @@ from ..schema import Case, ReplayStep, Row, Second
 from ..timing.clock import RULES, Clock, Inputs, Lane, Rules, clock_of, time_lanes
 from ..timing.telemetry.recorder import Recorder
 from .differences import FIXED, KNOBS, Way, missing, ours, papers_way
-from .ways import ReplayClock, Run, Variant, around
+from .ways import ReplayClock, TimedWay, WayStep, conditions
 
 BLOCKS = 12  # of each variant: what is wanted is a ratio with its interval, however narrow that is
 WORKER = "convbench.papers.worker"
@@ -44,7 +44,7 @@ class Flip:
     """One knob: the variants before and after it, or the reason why it cannot be flipped here."""
 
     knob: str
-    pair: tuple[Variant, Variant] | None = None
+    pair: tuple[TimedWay, TimedWay] | None = None
     reason: str | None = None
 
 
@@ -56,7 +56,7 @@ class Replay:
     case: Case  # ours
     theirs: Way
     own: Way
-    chain: list[Variant]  # from the paper's to ours
+    chain: list[TimedWay]  # from the paper's to ours
     flips: list[Flip]
     aside: Flip | None  # TF32 for matrix products too, from the variant before precision
     verdict: str  # of our own way
@@ -183,10 +183,10 @@ def time_together(
 
 def _chain(
     paper: str, case: Case, theirs: Way, own: Way, model: nn.Module
-) -> tuple[list[Variant], list[Flip], Flip | None]:
-    def variant(way: Way) -> Variant:
+) -> tuple[list[TimedWay], list[Flip], Flip | None]:
+    def variant(way: Way) -> TimedWay:
         sets = input_sets(replace(case, batch=int(way["batch"])))
-        return Variant(way, Lane(Run(way, model, sets), partial(around, way, model)))
+        return TimedWay(way, Lane(WayStep(way, model, sets), partial(conditions, way, model)))
 
     reasons = reasons_not_to_flip(paper, case.device, theirs, own)
     chain = [variant({knob: own[knob] if reasons[knob] else theirs[knob] for knob in KNOBS})]

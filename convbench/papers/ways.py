@@ -1,4 +1,4 @@
-"""One variant of a replay: a way of timing, carried out as it stands, flaws and all."""
+"""Ways of timing of a replay, carried out exactly as published, including their flaws."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -17,12 +17,14 @@ from ..timing.clock import Block, Clock, CudaClock, Inputs, Lane
 from .differences import Way
 
 
-class Run:
-    """Each call is one step of a variant."""
+class WayStep:
+    """Step of a way of timing: a forward pass on the next set of x (B, C, H, W), t (B,) and y (B,)."""
 
     def __init__(self, way: Way, model: nn.Module, sets: list[Inputs]) -> None:
         words = str(way["statistic"]).split()
-        self.steps = int(words[2]) if words[0] == "total" else None  # "total of 20 steps"; None for blocks by the rules
+        self.steps = (
+            int(words[2]) if words[0] == "total" else None
+        )  # from "total of 20 steps"; None if the rules decide
         self.waits = way["sync_end"] == "yes"
         self.model = model
         self.inputs = itertools.cycle(_inputs(way, sets))
@@ -39,7 +41,7 @@ def _inputs(way: Way, sets: list[Inputs]) -> list[Inputs]:
 
 
 class ReplayClock(CudaClock):
-    """Times each variant in the way of its Run."""
+    """Clock that times each way by the conventions of its WayStep."""
 
     def __init__(self, own: Clock) -> None:
         self.own = own
@@ -48,14 +50,14 @@ class ReplayClock(CudaClock):
         self.own.wait()
 
     def block(self, run: Callable[[], object], steps: int) -> Block:
-        assert isinstance(run, Run)
+        assert isinstance(run, WayStep)
         if isinstance(self.own, CudaClock):
-            run()  # takes the memory that the block before may have given back
+            run()  # allocates memory that the previous block may have released
             self.wait()
         if run.waits and run.steps is None:
             return self.own.block(run, steps)
         if run.steps and isinstance(self.own, CudaClock):
-            torch.cuda.empty_cache()  # as the released script does: its first timed step takes the memory again
+            torch.cuda.empty_cache()  # as in the released script, whose first timed step allocates the memory again
         count = run.steps or steps
         start = perf_counter()
         for _ in range(count):
@@ -63,12 +65,13 @@ class ReplayClock(CudaClock):
         if run.waits:
             self.wait()
         total = perf_counter() - start
-        self.wait()  # not timed: what is still queued must not run into the next block
+        self.wait()  # not timed: queued work must not run into the next block
         return Block(total / count, total, total, [])
 
 
 @contextmanager
-def around(way: Way, model: nn.Module) -> Iterator[None]:
+def conditions(way: Way, model: nn.Module) -> Iterator[None]:
+    """Set autograd, precision and checkpointing as the way requires."""
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode() if way["autograd"] == "inference_mode" else torch.no_grad())
         stack.enter_context(precision.applied(str(way["precision"])))
@@ -78,15 +81,15 @@ def around(way: Way, model: nn.Module) -> Iterator[None]:
 
 
 @dataclass
-class Variant:
-    """A way, and what timing it gave."""
+class TimedWay:
+    """A way of timing and its timed blocks."""
 
     way: Way
     lane: Lane
 
     @property
     def image_s(self) -> list[Second]:
-        """Seconds an image, of each block."""
+        """Seconds per image of each block."""
         return [seconds / int(self.way["batch"]) for seconds in self.lane.block_s]
 
     @property

@@ -44,12 +44,18 @@ def decide(low: float, high: float, delta: float, same_within: float | None = No
     return "same" if 1 - within <= low and high <= 1 + within else "unclear"
 
 
-def difference_word(low: float, high: float, device: str, smallest_difference: float | None) -> str:
+def delta_of(device: str | None) -> float:
+    """DELTA of the device of a stored row; the widest where the row does not say which."""
+    return DELTA.get(device or "", max(DELTA.values()))
+
+
+def difference_word(low: float, high: float, device: str | None, smallest_difference: float | None) -> str:
     """Choose the word for a ratio of a run whose A/A comparison could not exclude ``smallest_difference``, a share.
 
     Noise makes a run claim fewer differences, never more equalities: those stay within DELTA.
     """
-    return decide(low, high, max(DELTA[device], smallest_difference or 0.0), DELTA[device])
+    delta = delta_of(device)
+    return decide(low, high, max(delta, smallest_difference or 0.0), delta)
 
 
 def compare_blocks(a: Sequence[Second], b: Sequence[Second], delta: float) -> Comparison:

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from ..schema import Second
-from .compare import DELTA, compare_blocks, difference_word
+from .compare import compare_blocks, delta_of, difference_word
 from .intervals import median_interval, percentile
 
 Row = Mapping[str, Any]
@@ -173,12 +173,17 @@ def derive_ratio(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     together = other is not None and other["measured_at"] == row["measured_at"]
     if other is None or not together or not len(other["block_s"]) == len(row["block_s"]) > 0 or row["processes"] != 1:
         return {}
-    found = compare_blocks(other["block_s"], row["block_s"], DELTA[row["device"]])
+    found = compare_blocks(other["block_s"], row["block_s"], delta_of(row["device"]))
+    ratio, low, high = found.ratio, found.low, found.high
+    turned = compare_blocks(row["block_s"], other["block_s"], delta_of(row["device"]))
+    if not nearly_equal(row.get("ratio"), ratio) and nearly_equal(row.get("ratio"), 1 / turned.ratio):
+        # Schema 1 stored the other way round, and the median of the reciprocals of an even number of pairs differs.
+        ratio, low, high = 1 / turned.ratio, 1 / turned.high, 1 / turned.low
     return {
-        "ratio": found.ratio,
-        "ratio_low": found.low,
-        "ratio_high": found.high,
-        "difference": difference_word(found.low, found.high, row["device"], row.get("smallest_difference")),
+        "ratio": ratio,
+        "ratio_low": low,
+        "ratio_high": high,
+        "difference": difference_word(low, high, row["device"], row.get("smallest_difference")),
     }
 
 

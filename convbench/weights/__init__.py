@@ -1,1 +1,1 @@
-"""From a --weights text to a state dict, without running anything a file says."""
+"""Resolution of --weights to a state dict, without executing code from a file."""

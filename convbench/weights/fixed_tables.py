@@ -1,4 +1,4 @@
-"""Entries of a state dict that are computed and not learned."""
+"""Entries of a state dict that are computed, not learned."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ TABLES = ("pos_embed", "deformables_prior")  # parameters that some modules comp
 
 
 def fixed_tables(model: nn.Module) -> set[str]:
-    """Keys of the state dict that hold no weights: indices, and buffers and ``TABLES`` that a module computes."""
+    """Find the keys of a state dict that are not weights: indices, buffers and ``TABLES`` that a module computes."""
     fixed, buffers = set(), {name for name, _ in model.named_buffers()}
     for key, value in model.state_dict().items():
         owner, _, name = key.rpartition(".")

@@ -1,6 +1,6 @@
-"""Where weights come from: a file, the Hugging Face hub, the authors' address, or the package itself.
+"""Sources of weights: a file, the Hugging Face hub, the authors' address, or the package itself.
 
-What ``--weights`` accepts, turned into a file on this machine. Reading it is the task of ``weights``.
+Resolves the argument of ``--weights`` to a file on this machine, which read.py loads.
 """
 
 import hashlib
@@ -18,25 +18,25 @@ from urllib.parse import urlsplit
 from ..catalogue import Variant
 from ..errors import WeightsError, first_line, printable
 from ..files import appended, cache_home, read_bytes, whole
-from .container import MOST_BYTES
+from .container import MAX_BYTES
 
 HUB = "hf:"
-MOST_RECORD = 2**20  # bytes of the list of downloads
+MAX_RECORD_BYTES = 2**20  # of the list of downloads
 KINDS = "a .pt or .safetensors file, hf:owner/repo/file[@revision], official, or shipped"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file of weights on this machine, and what is known of its origin."""
+    """A file of weights on this machine and its origin."""
 
     path: Path
-    origin: str  # what was asked for, in full
-    revision: str | None = None  # the commit, of a file of the hub
+    origin: str  # as requested, in full
+    revision: str | None = None  # commit of a file of the hub
     licence: str | None = None
-    digest: str | None = None  # its SHA-256, where that was computed already
+    digest: str | None = None  # its SHA-256, if already computed
 
     def sha256(self) -> str:
-        """Of the content: the one name of a checkpoint that cannot change behind one's back."""
+        """SHA-256 of the content, the only identifier of a checkpoint that cannot change."""
         return self.digest or sha256(self.path)
 
     def __str__(self) -> str:
@@ -46,13 +46,13 @@ class Source:
 
 
 def locate(weights: str, variant: Variant, res: int) -> Source:
-    """The file that ``--weights`` means for a variant; downloads it where it is not on this machine yet.
+    """Find the file of ``--weights`` for a variant; download it if it is not on this machine yet.
 
-    Raises WeightsError, one line, for a file, repository or address that is not there or cannot be reached.
+    Raises WeightsError with one line if a file, repository or address does not exist or cannot be reached.
     """
     if weights == "shipped":
         if variant.shipped_weights is None:
-            raise WeightsError(f"no weights of {variant.id} are part of convbench: give {KINDS}")
+            raise WeightsError(f"convbench ships no weights of {variant.id}: specify {KINDS}")
         return Source(variant.shipped_weights, "shipped with convbench")
     if weights == "official":
         return official(variant, res)
@@ -64,9 +64,9 @@ def locate(weights: str, variant: Variant, res: int) -> Source:
 
 
 def official(variant: Variant, res: int) -> Source:
-    """The authors' file for this size, as the family's .toml lists it under ``official``.
+    """Find the authors' file for this size, listed under ``official`` in the .toml of the family.
 
-    Of a network that works at any size, the first listed where none was trained at this one.
+    If a network works at any size and none was trained at this one, the first listed file is used.
     """
     if variant.shipped_weights:
         return locate("shipped", variant, res)
@@ -84,9 +84,9 @@ def official(variant: Variant, res: int) -> Source:
 
 
 def require_same(address: str, file: Path, stated: str | None = None) -> str:
-    """Raise WeightsError where a file is not the one that an address stands for. Returns its SHA-256.
+    """Raise WeightsError if a file is not the expected one for an address; return its SHA-256.
 
-    That is the ``stated`` one; without, the first that this user got from the address, which is remembered.
+    The expected SHA-256 is ``stated`` or, if None, that of the first download from the address, which is recorded.
     """
     digest, known = sha256(file), record()
     first = stated or next((line[0] for line in _remembered(known) if line[1] == address), None)
@@ -95,35 +95,35 @@ def require_same(address: str, file: Path, stated: str | None = None) -> str:
         with appended(known) as remembered:
             remembered.write(f"{digest} {address}\n".encode())
     elif digest != first:
-        why = "as the catalogue states it" if stated else f"with which it was first used ({known})"
+        why = "as stated in the catalogue" if stated else f"as at its first use ({known})"
         raise WeightsError(
             f"{file} is not the file of {address}: its SHA-256 is {digest}, not {first}, {why}; remove the file to "
-            "fetch it again" + ("" if stated else ", or that line if the authors have replaced it")
+            "download it again" + ("" if stated else ", or that line if the authors have replaced it")
         )
     return digest
 
 
 def _remembered(known: Path) -> list[tuple[str, str]]:
     try:
-        lines = read_bytes(known, MOST_RECORD).decode().splitlines() if known.exists() else []
+        lines = read_bytes(known, MAX_RECORD_BYTES).decode().splitlines() if known.exists() else []
     except UnicodeDecodeError:
         raise WeightsError(f"{known} is not a list of downloads: remove it") from None
     return [(digest, address) for digest, _, address in (line.partition(" ") for line in lines)]
 
 
 def record() -> Path:
-    """The file that says which SHA-256 each address had when it was first used."""
+    """Path of the list of addresses with the SHA-256 at their first use."""
     return cache_home() / "downloads"
 
 
 def sha256(file: Path) -> str:
-    """Of the content of a file."""
+    """Compute the SHA-256 of a file's content."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def from_hub(weights: str) -> Source:
-    """A file of a model repository: "hf:owner/repo/file", with "@revision" for a commit, tag or branch."""
+    """Get a file of a model repository: "hf:owner/repo/file", with "@revision" for a commit, tag or branch."""
     match = re.fullmatch(r"hf:([^/@\s]+/[^/@\s]+)/([^@\s]+)(?:@(\S+))?", weights)
     if not match or ".." in match[2].split("/"):
         raise WeightsError(f"'{weights}' is not of the form hf:owner/repo/file[@revision]")
@@ -136,7 +136,7 @@ def from_hub(weights: str) -> Source:
     where = f"{repository}{f' at {revision}' if revision else ''}"
     logging: Any = import_module("huggingface_hub.utils").logging
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it tells each of its retries
+    logging.set_verbosity_error()  # it reports each retry
     try:
         path = Path(hub.hf_hub_download(repository, name, revision=revision))
     except (OSError, errors.EntryNotFoundError, errors.HFValidationError) as error:
@@ -148,27 +148,27 @@ def from_hub(weights: str) -> Source:
 
 
 def _hub_reason(errors: Any, error: Exception, where: str, name: str) -> str:
-    # In this order: several of the later classes hold the earlier ones.
+    # The order matters: several of the later classes include earlier ones.
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         return "not on this machine, and the hub cannot be reached (no network, or HF_HUB_OFFLINE is set)"
     if isinstance(error, errors.GatedRepoError):
-        return f"{where} wants its terms accepted on its page first"
+        return f"{where} requires accepting its terms on its page first"
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"there is no public repository {where}"
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"there is no such revision: {where}"
+        return f"unknown revision: {where}"
     if isinstance(error, errors.EntryNotFoundError):
         return f"{where} has no file {name}"
     return first_line(error)
 
 
 def cache() -> Path:
-    """Where files from authors' addresses are kept."""
+    """Folder for files from the authors' addresses."""
     return cache_home() / "weights"
 
 
 def download(address: str, folder: Path) -> Path:
-    """Fetch a file once; shows on stderr how far it is. Whole or not at all."""
+    """Download a file once and atomically, with progress on stderr."""
     file = folder / PurePosixPath(urlsplit(address).path).name
     if file.is_file():
         return file
@@ -181,19 +181,21 @@ def download(address: str, folder: Path) -> Path:
                 _copy(answer, part, length, f"downloading {file.name}")
     except urllib.error.HTTPError as error:
         raise WeightsError(f"{address} answered {error.code} {error.reason}") from None
-    except (OSError, ValueError) as error:  # no network, a broken connection, a full disk
+    except (OSError, ValueError) as error:  # no network, a lost connection, a full disk
         raise WeightsError(
-            f"{address} is not on this machine and could not be fetched: {first_line(error)}; fetched elsewhere, "
-            f"the file can be given by its path, or laid into {folder}"
+            f"{address} is not on this machine and could not be downloaded: {first_line(error)}; download it "
+            f"elsewhere and specify its path, or place it in {folder}"
         ) from None
     return file
 
 
 def _require_room(address: str, length: int, free: int) -> None:
-    if length > MOST_BYTES:
-        raise WeightsError(f"{address} has {length / 2**30:.0f} GiB, no checkpoint of these models has over 128")
+    if length > MAX_BYTES:
+        raise WeightsError(f"{address} has {length / 2**30:.0f} GiB; checkpoints of these models have at most 128")
     if length > free:
-        raise WeightsError(f"{address} has {length / 2**30:.1f} GiB, the disk of the cache has {free / 2**30:.1f}")
+        raise WeightsError(
+            f"{address} has {length / 2**30:.1f} GiB, but the disk of the cache has only {free / 2**30:.1f} free"
+        )
 
 
 def _copy(answer: BinaryIO, part: BinaryIO, length: int, what: str) -> None:
@@ -204,14 +206,14 @@ def _copy(answer: BinaryIO, part: BinaryIO, length: int, what: str) -> None:
         copied = 0
         while block := shown.read(2**20):
             copied += part.write(block)
-            if copied > MOST_BYTES:  # whatever length was announced
-                raise OSError("it does not end")
+            if copied > MAX_BYTES:  # regardless of the announced length
+                raise OSError("it exceeds 128 GiB")
     if length and copied != length:
         raise OSError(f"the connection ended after {copied} of {length} bytes")
 
 
 def announce(source: Source) -> str:
-    """Say on stderr which weights are used. Returns their SHA-256."""
+    """Report the weights in use on stderr; return their SHA-256."""
     digest = source.sha256()
     print(printable(f"weights: {source}, sha256 {digest}"), file=sys.stderr)
     return digest

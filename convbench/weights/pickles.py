@@ -1,10 +1,10 @@
-"""What the pickle of a checkpoint would make, found out without making it.
+"""Simulation of a checkpoint's pickle on stand-ins, without creating its objects.
 
-torch.load with ``weights_only`` runs no code of a file, but a few bytes can still make it allocate gigabytes
-(``bytearray(3 * 10**9)``), hash for ever or replace the methods of what it returns. So the instructions are followed
-here first, on stand-ins: what passes is numbers, texts, lists, dictionaries and dense tensors that lie in the file.
+torch.load with ``weights_only`` does not execute code of a file, but a few bytes can still make it allocate gigabytes
+(``bytearray(3 * 10**9)``), hash without end or replace methods of its result. So the instructions are first followed
+here on stand-ins. Only numbers, texts, lists, dictionaries and dense tensors within the file are accepted.
 
-The instructions are those that torch's own reader knows (torch/_weights_only_unpickler.py); pickletools reads them.
+The instructions are those of torch's own reader (torch/_weights_only_unpickler.py); pickletools parses them.
 """
 
 import math
@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-MOST_INSTRUCTIONS = 2_000_000  # a training checkpoint of the largest model here has some hundred thousand
-MOST_KEY = 1024  # characters of a name
-MOST_AXES, MOST_ELEMENTS = 16, 2**28  # of a tensor, whatever it occupies: one stored number can be expanded
+MAX_INSTRUCTIONS = 2_000_000  # a training checkpoint of the largest model has several hundred thousand
+MAX_KEY = 1024  # characters of a name
+MAX_AXES, MAX_ELEMENTS = 16, 2**28  # of a tensor, independent of its storage: one stored number can be expanded
 STORAGES = {
     **dict.fromkeys(("torch ByteStorage", "torch CharStorage", "torch BoolStorage", "torch.storage UntypedStorage"), 1),
     **dict.fromkeys(("torch ShortStorage", "torch HalfStorage", "torch BFloat16Storage"), 2),
@@ -25,78 +25,83 @@ STORAGES = {
     "torch ComplexDoubleStorage": 16,
 }
 DTYPE = re.compile(r"torch (u?int|b?float|complex)[0-9]{1,3}[a-z0-9_]*|torch bool")
-NAMESPACE = "argparse Namespace"  # the arguments that training scripts parsed and saved
+NAMESPACE = "argparse Namespace"  # the parsed arguments that training scripts save
 
 
 class NotPlain(Exception):
-    """A pickle that makes more than plain data and dense tensors."""
+    """A pickle that creates more than plain data and dense tensors."""
 
 
 class Malformed(Exception):
-    """A pickle that torch.save did not write, or not whole."""
+    """A truncated pickle, or one that torch.save did not write."""
 
 
 @dataclass(frozen=True)
-class Named:
+class GlobalName:
     """A class or function of Python, by its name: "module name"."""
 
     name: str
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """Stands in for a tensor."""
+class TensorStandIn:
+    """Stand-in for a tensor."""
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Stands in for the numbers of tensors, which lie in the file."""
+class StorageStandIn:
+    """Stand-in for the storage of tensors within the file."""
 
 
 @dataclass
-class Table:
-    """Stands in for a dictionary, or for an object with attributes."""
+class DictStandIn:
+    """Stand-in for a dictionary or an object with attributes."""
 
     kind: str  # dict, OrderedDict or Namespace
     keys: set[str] = field(default_factory=set)
 
 
 @dataclass
-class Items:
-    """Stands in for a list."""
+class ListStandIn:
+    """Stand-in for a list."""
 
     of_texts: bool = True
 
 
-Room = Callable[[str, int], bool]
-"""Whether the file has that many bytes for the storage of that key."""
+HasRoom = Callable[[str, int], bool]
+"""(key of a storage, bytes) -> True if the file has that many bytes for the storage."""
 
 
-def read(stream: BinaryIO, has_room: Room) -> Any:
-    """The stand-in for what the next pickle of a stream makes.
+def simulate(stream: BinaryIO, has_room: HasRoom) -> Any:
+    """Read the next pickle of a stream and return the stand-in for its object.
 
     Raises:
-        NotPlain: it would make something else than plain data and tensors in the file.
-        Malformed: it cannot be followed.
+        NotPlain: the pickle would create more than plain data and tensors within the file.
+        Malformed: its instructions are invalid.
     """
     machine = _Machine(has_room)
     try:
         for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
-            if count > MOST_INSTRUCTIONS:
-                raise NotPlain(f"over {MOST_INSTRUCTIONS} instructions")
+            if count > MAX_INSTRUCTIONS:
+                raise NotPlain(f"over {MAX_INSTRUCTIONS} instructions")
             machine.follow(operation.name, argument)
-    except (ValueError, IndexError, KeyError, TypeError) as error:  # pickletools', and of an empty stack or memo
+    except (
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+    ) as error:  # raised by pickletools, or for an empty stack or memo
         raise Malformed(str(error)) from None
     return machine.result
 
 
 class _Machine:
-    """A stack, a memo, and what each instruction does to them."""
+    """Machine with a stack and a memo that follows the instructions of a pickle."""
 
-    def __init__(self, has_room: Room) -> None:
+    def __init__(self, has_room: HasRoom) -> None:
         self.has_room = has_room
         self.stack: list[Any] = []
-        self.below: list[list[Any]] = []  # what lay on the stack at each mark
+        self.below: list[list[Any]] = []  # stack at each mark
         self.memo: dict[int, Any] = {}
         self.result: Any = None
 
@@ -143,7 +148,7 @@ class _Machine:
         self._extend(self._since_mark())
 
     def _extend(self, values: Sequence[Any]) -> None:
-        _require(isinstance(self.stack[-1], Items), "appending to what is not a list")
+        _require(isinstance(self.stack[-1], ListStandIn), "appending to an object that is not a list")
         self.stack[-1].of_texts &= all(isinstance(value, str) for value in values)
 
     def _setitem(self, _: None) -> None:
@@ -155,50 +160,52 @@ class _Machine:
 
     def _update(self, pairs: Sequence[Any]) -> None:
         table = self.stack[-1]
-        _require(isinstance(table, Table) and table.kind != "Namespace" and len(pairs) % 2 == 0, "setting an item")
+        _require(
+            isinstance(table, DictStandIn) and table.kind != "Namespace" and len(pairs) % 2 == 0, "setting an item"
+        )
         for key in pairs[::2]:
-            # A tuple could be nested so that its hash takes for ever.
-            _require(isinstance(key, str | bytes | int | float | None), "a key that is neither a text nor a number")
-            _require(not isinstance(key, str) or len(key) <= MOST_KEY, f"a name of over {MOST_KEY} characters")
+            # A tuple could be nested so that hashing it does not end.
+            _require(isinstance(key, str | bytes | int | float | None), "a key that is neither text nor number")
+            _require(not isinstance(key, str) or len(key) <= MAX_KEY, f"a name of more than {MAX_KEY} characters")
             table.keys.add(str(key))
 
     def _global(self, argument: str) -> None:
         known = argument in CALLS or argument in STORAGES or argument == NAMESPACE or DTYPE.fullmatch(argument)
         _require(known, argument)
-        self.stack.append(Named(argument))
+        self.stack.append(GlobalName(argument))
 
     def _reduce(self, _: None) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
-        _require(isinstance(function, Named) and function.name in CALLS, f"calling {function}")
+        _require(isinstance(function, GlobalName) and function.name in CALLS, f"calling {function}")
         _require(isinstance(arguments, tuple), "calling without arguments")
         self.stack[-1] = CALLS[function.name](arguments)
 
     def _newobj(self, _: None) -> None:
         arguments, kind = self.stack.pop(), self.stack.pop()
-        _require((arguments, kind) == ((), Named(NAMESPACE)), "making an object")
-        self.stack.append(Table("Namespace"))
+        _require((arguments, kind) == ((), GlobalName(NAMESPACE)), "making an object")
+        self.stack.append(DictStandIn("Namespace"))
 
     def _build(self, _: None) -> None:
         state, made = self.stack.pop(), self.stack[-1]
-        _require(isinstance(state, Table) and isinstance(made, Table), "setting the state of an object")
+        _require(isinstance(state, DictStandIn) and isinstance(made, DictStandIn), "setting the state of an object")
         attributes = state.keys
-        if made.kind == "OrderedDict":  # any other attribute would take the place of a method
+        if made.kind == "OrderedDict":  # any other attribute could replace a method
             _require(attributes <= {"_metadata"}, "attributes of a dictionary")
         else:
             _require(made.kind == "Namespace" and not any(key.startswith("__") for key in attributes), "attributes")
 
     def _binpersid(self, _: None) -> None:
         match self.stack.pop():
-            case ("storage", Named(kind), str(key), str(), int(count)) if kind in STORAGES:
+            case ("storage", GlobalName(kind), str(key), str(), int(count)) if kind in STORAGES:
                 pass
-            case ("storage", Named(kind), str(key), str(), int(count), None) if kind in STORAGES:
+            case ("storage", GlobalName(kind), str(key), str(), int(count), None) if kind in STORAGES:
                 pass
             case _:
-                raise NotPlain("tensors that do not lie in the file")
+                raise NotPlain("tensors outside the file")
         if not 0 <= count < 2**63 or not self.has_room(key, count * STORAGES[kind]):
-            raise Malformed(f"{count} numbers that the file does not hold")
-        self.stack.append(Stored())
+            raise Malformed(f"{count} numbers that the file does not contain")
+        self.stack.append(StorageStandIn())
 
 
 def _require(condition: Any, what: str) -> None:
@@ -206,57 +213,57 @@ def _require(condition: Any, what: str) -> None:
         raise NotPlain(what)
 
 
-def _tensor(arguments: tuple[Any, ...]) -> Tensor:
-    """Of (storage, offset, size, stride, …): size and stride are whole numbers, and not beyond all reason."""
+def _tensor(arguments: tuple[Any, ...]) -> TensorStandIn:
+    """Check (storage, offset, size, stride, …): size and stride must be whole numbers within the limits."""
     match arguments:
-        case (Stored(), int(), tuple(size), tuple(stride), *more) if all(map(_is_plain_argument, more)):
-            _require(len(size) <= MOST_AXES and all(type(side) is int for side in (*size, *stride)), "a shape")
-            _require(all(0 <= side < 2**63 for side in size) and math.prod(size) <= MOST_ELEMENTS, "a huge shape")
-            return Tensor()
-    raise NotPlain("a tensor of something else")
+        case (StorageStandIn(), int(), tuple(size), tuple(stride), *more) if all(map(_is_plain_argument, more)):
+            _require(len(size) <= MAX_AXES and all(type(side) is int for side in (*size, *stride)), "a shape")
+            _require(all(0 <= side < 2**63 for side in size) and math.prod(size) <= MAX_ELEMENTS, "a huge shape")
+            return TensorStandIn()
+    raise NotPlain("a tensor of unknown arguments")
 
 
 def _is_plain_argument(argument: Any) -> bool:
-    """Whether it requires gradients; no hooks; a type; whether it is conjugated or negated."""
-    if isinstance(argument, Table):
+    """Accept the flags of a tensor (gradients, conjugated, negated), a type, and no hooks."""
+    if isinstance(argument, DictStandIn):
         return argument.keys <= {"conj", "neg"}
-    return argument is None or isinstance(argument, bool | Named)
+    return argument is None or isinstance(argument, bool | GlobalName)
 
 
-def _parameter(arguments: tuple[Any, ...]) -> Tensor:
+def _parameter(arguments: tuple[Any, ...]) -> TensorStandIn:
     match arguments:
-        case (Tensor(), bool(), Table() | None as hooks) if hooks is None or not hooks.keys:
-            return Tensor()
-    raise NotPlain("a parameter of something else")
+        case (TensorStandIn(), bool(), DictStandIn() | None as hooks) if hooks is None or not hooks.keys:
+            return TensorStandIn()
+    raise NotPlain("a parameter of unknown arguments")
 
 
-def _ordered(arguments: tuple[Any, ...]) -> Table:
-    _require(arguments == (), "a dictionary made of something")
-    return Table("OrderedDict")
+def _ordered_dict(arguments: tuple[Any, ...]) -> DictStandIn:
+    _require(arguments == (), "a dictionary with arguments")
+    return DictStandIn("OrderedDict")
 
 
-def _small(arguments: tuple[Any, ...]) -> None:
-    """A device or a size: of a few texts and numbers."""
+def _device_or_size(arguments: tuple[Any, ...]) -> None:
+    """Check a device or a size, which has a few texts and numbers."""
     inner = arguments[0] if len(arguments) == 1 and isinstance(arguments[0], tuple) else arguments
-    _require(len(inner) <= MOST_AXES and all(isinstance(each, str | int) for each in inner), "a device or a size")
+    _require(len(inner) <= MAX_AXES and all(isinstance(each, str | int) for each in inner), "a device or a size")
 
 
 CALLS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
-    "collections OrderedDict": _ordered,
+    "collections OrderedDict": _ordered_dict,
     "torch._utils _rebuild_tensor": _tensor,
     "torch._utils _rebuild_tensor_v2": _tensor,
     "torch._utils _rebuild_tensor_v3": _tensor,
     "torch._utils _rebuild_parameter": _parameter,
-    "torch Size": _small,
-    "torch device": _small,
+    "torch Size": _device_or_size,
+    "torch device": _device_or_size,
 }
 CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
     "NEWFALSE": lambda: False,
     "EMPTY_TUPLE": tuple,
-    "EMPTY_LIST": Items,
-    "EMPTY_DICT": lambda: Table("dict"),
+    "EMPTY_LIST": ListStandIn,
+    "EMPTY_DICT": lambda: DictStandIn("dict"),
 }
 LITERALS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING")
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}

@@ -129,13 +129,13 @@ def test_every_option_that_takes_a_number_takes_a_finite_one() -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("net = 5", "is a int, not a function from a resolution to a network"),
+        ("net = 5", "is a int, not a function that takes a resolution and returns a network"),
         ("def net(res): return 5", "'theirs:net' returns a int, not a torch.nn.Module"),
         ("1 / 0", "no model at 'theirs:net': ZeroDivisionError: division by zero"),
         ("def", "no model at 'theirs:net': SyntaxError: "),
         ("import nothing_such", "no model at 'theirs:net': No module named 'nothing_such'"),
         ("raise Exception('a\\nb\\x1b[2J')", "no model at 'theirs:net': Exception: a"),
-        ("def net(res): ...\nnet.inputs = {'channels': 3, 'evil': 1}", "has inputs that convbench does not know"),
+        ("def net(res): ...\nnet.inputs = {'channels': 3, 'evil': 1}", "declares unknown inputs"),
     ],
 )
 def test_a_module_that_fails_is_one_line(source: str, words: str, tmp_path: Path) -> None:

@@ -365,7 +365,7 @@ def test_pixels_are_bytes_as_the_papers_scripts_make_them() -> None:
 
 def test_an_autoencoder_that_cannot_be_loaded(autoencoder: Path, tmp_path: Path) -> None:
     latents = find("dico_s").signature
-    with pytest.raises(UsageError, match=r"the samples are latents: specify --vae .* or store them"):
+    with pytest.raises(UsageError, match=r"the samples are latents: give --vae .* or keep them"):
         decoding.create_decoder(latents, None, "cpu")
     with pytest.raises(UsageError, match="no autoencoder at"):
         decoding.create_decoder(latents, str(tmp_path), "cpu")
@@ -379,7 +379,7 @@ def test_an_autoencoder_that_cannot_be_loaded(autoencoder: Path, tmp_path: Path)
 
 def test_decoding_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(UsageError, match=r"needs diffusers: pip install 'convbench\[sample\]'; or store them"):
+    with pytest.raises(UsageError, match=r"needs diffusers: pip install 'convbench\[sample\]'; or keep them"):
         decoding.create_decoder(find("dico_s").signature, "somewhere", "cpu")
     with pytest.raises(UsageError, match=r"pip install 'convbench\[sample\]'"):
         samplers.create("dpm-solver++", 20)
@@ -405,7 +405,7 @@ def test_decoding_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--out", "a.png", "--precision", "tf32"], "a CPU has no TF32 units"),
         (["--out", "a.png", "--res", "9"], "--res 9 does not suit dico_digits"),
         (["--out", "a.png", "--model", "dico_digit"], "did you mean dico_digits"),
-        (["--out", "a.png", "--model", "dico_s"], "the samples are latents: specify --vae"),
+        (["--out", "a.png", "--model", "dico_s"], "the samples are latents: give --vae"),
     ],
 )
 def test_what_cannot_be_is_one_line(
@@ -420,7 +420,7 @@ def test_what_cannot_be_is_one_line(
 def test_a_schedule_that_is_not_there(run: Run) -> None:
     code, said = run("--model", "uvit_l_2", "--weights", "w.pt", "--npz", "a.npz", "--latents", random=False)
     assert code == 2 and "U-ViT was trained on another noise schedule than the samplers here have" in said
-    with pytest.raises(UsageError, match="only latents with 4 channels"):
+    with pytest.raises(UsageError, match="no decoder is known for latents of 3 channels"):
         decoding.create_decoder(replace(find("dico_s").signature, channels=3, factor=4), None, "cpu")
 
 

@@ -19,17 +19,20 @@ STEPS = 10
 SIZES = exported.sizes("dico")
 MANIFEST = folder.Manifest(
     model="tiny:dico",
+    signature=SIZES.takes,
     res=exported.RES,
     to="aoti",
     precision="fp32",
     batch=(1, 8),
     dimensions=SIZES.dimensions,
     inputs=SIZES.ports()[0],
-    outputs=SIZES.ports()[1],
+    outputs=tuple(
+        replace(port, shape=tuple(8 if side == 0 else side for side in port.shape)) for port in SIZES.ports()[1]
+    ),
     entry="model.pt2",
-    weights={"source": "random, seed 0", "sha256": "0"},
+    weights={"source": "random, seed 0", "sha256": "0" * 64},
     versions={"torch": torch.__version__},
-    target={"device": "cpu"},
+    target={"device": "cpu", "torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability()},
     command="convbench export",
     created_utc="2026-11-21T00:00:00+00:00",
     build_s=0.0,
@@ -71,9 +74,9 @@ def check(tmp_path: Path, network: nn.Module, monkeypatch: pytest.MonkeyPatch) -
         def opened(*_: object, **__: object) -> Iterator[Engine]:
             yield engine
 
-        monkeypatch.setattr(verify.runtimes, "opened", opened)
+        monkeypatch.setattr(verify.runtimes, "open_file", opened)
         monkeypatch.setattr(verify.locate, "first_difference", lambda *_: None)
-        return verify.check(path, network, SIZES, takes_trajectory)
+        return verify.check(path, network, SIZES, takes_trajectory, trust_native=True)
 
     return check
 

@@ -504,10 +504,10 @@ def test_a_fault_of_one_case_leaves_the_others(made_up: None) -> None:
 def test_a_result_that_stands_is_kept_when_a_later_one_breaks(made_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
     conclude = forward._Bundle._conclude
 
-    def break_the_second(bundle: Any, timed: Any, joules: bool) -> Measurement:
+    def break_the_second(bundle: Any, timed: Any, *rest: Any, **named: Any) -> Measurement:
         if timed.opened.case.repeat == 2:
             raise LookupError("lost the session")
-        return conclude(bundle, timed, joules)
+        return conclude(bundle, timed, *rest, **named)
 
     monkeypatch.setattr(forward._Bundle, "_conclude", break_the_second)
     a, b = measured(case(QUICKLY), case(QUICKLY, repeat=2))
@@ -529,7 +529,7 @@ def test_every_status_and_verdict_is_a_word_of_the_contract(made_up: None) -> No
 
 def test_switches_that_do_not_fit_the_label_are_found(made_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """PREC, from what is read back after the step has run; nothing is timed."""
-    monkeypatch.setattr(forward.precision, "label", lambda flags, precision, device: "torch-default")
+    monkeypatch.setattr(forward.precision, "effective_label", lambda flags, precision, device: "torch-default")
     (result,) = measured(case(QUICKLY))
     assert (result.status, result.verdict) == ("wrong", "INVALID")
     assert result.reason == "PREC: the switches read back say torch-default"

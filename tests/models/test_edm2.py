@@ -17,7 +17,7 @@ from convbench.errors import WeightsError
 from convbench.models import load_weights
 from convbench.models.counts import count_variant, meta_inputs
 from convbench.models.edm2 import EDM2, EDM2Block, Fourier, MPLayer, mp_cat, mp_silu, mp_sum
-from convbench.models.edm2_ablations import FoldedEDM2, FoldedLayer, fold
+from convbench.models.edm2_ablations import FoldedEDM2, FoldedLayer, fold_weights
 from convbench.models.random_weights import fill
 
 SIZE = {"width": 16, "multipliers": [1, 2], "depth": 1, "attention_at": [8], "head_width": 16}
@@ -44,7 +44,7 @@ def inputs(batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
 def raw(model: nn.Module, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
     """The U-Net alone, its input scaled as the denoiser scales it."""
     assert isinstance(model, EDM2)
-    return model.unet(x / (sigma[:, None, None, None] ** 2 + 0.25).sqrt(), model.noise_code(sigma), model.rows(y))
+    return model.unet(x / (sigma[:, None, None, None] ** 2 + 0.25).sqrt(), model.noise_code(sigma), model.one_hot(y))
 
 
 @pytest.mark.slow
@@ -53,13 +53,13 @@ def test_output_in_float32_and_float64_and_with_folded_weights() -> None:
     x, sigma, y, nobody = stored["x"], stored["sigma"], stored["y"], torch.tensor([1000, 1000])
     out = model(x, sigma, y)
     assert_close(out, stored["out"], "fp32")
-    assert_close(model(x, sigma, model.rows(y)), out, "fp64")  # one-hot rows in place of indices
+    assert_close(model(x, sigma, model.one_hot(y)), out, "fp64")  # one-hot rows in place of indices
     assert_close(model(x, sigma, nobody), stored["out_uncond"], "fp32")
     assert_close(raw(model, x, sigma, y), stored["out_unet"], "fp32")
     assert_close(model.log_variance(sigma), stored["logvar"], "fp32")
 
     folded = models.create("edm2_xs@weights=folded", device="meta", res=512)
-    folded.load_state_dict(fold(model.state_dict()), assign=True)
+    folded.load_state_dict(fold_weights(model.state_dict()), assign=True)
     assert relative_error(folded(x, sigma, y), out) < 1e-6
     assert_close(folded(x, sigma, y), stored["out"], "fp32")
     del folded
@@ -143,7 +143,7 @@ def test_another_side_is_refused_by_name() -> None:
 
 def test_a_folded_network_is_the_same_function() -> None:
     model, folded = tiny(), FoldedEDM2(**SIZE).eval().requires_grad_(False)
-    folded.load_state_dict(fold(model.state_dict()))
+    folded.load_state_dict(fold_weights(model.state_dict()))
     for each, other in ((model, folded), (model.double(), folded.double())):
         kind = next(each.parameters()).dtype
         x, t, y = inputs(3)
@@ -184,5 +184,5 @@ def test_folding_saves_one_product_a_weight_and_nothing_else() -> None:
 
 def test_one_hot_rows_by_hand() -> None:
     model = tiny()
-    assert model.rows(torch.tensor([3, 10])).tolist() == np.eye(11)[[3, 10], :10].tolist()
-    assert torch.equal(model.rows(torch.full((2, 10), 0.1)), torch.full((2, 10), 0.1))
+    assert model.one_hot(torch.tensor([3, 10])).tolist() == np.eye(11)[[3, 10], :10].tolist()
+    assert torch.equal(model.one_hot(torch.full((2, 10), 0.1)), torch.full((2, 10), 0.1))

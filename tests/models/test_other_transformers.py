@@ -31,7 +31,7 @@ from convbench.models.pixart import PixArt
 from convbench.models.random_weights import fill
 from convbench.models.rotary import Rotary
 from convbench.models.sit import SiT
-from convbench.models.udit import UDiT, merge
+from convbench.models.udit import UDiT, merge_layers
 from convbench.models.uvit import UViT
 
 FAMILIES = ("diffit", "dit_llama", "pixart", "sit", "udit", "uvit")
@@ -169,7 +169,7 @@ def test_udit_in_training_and_merged() -> None:
     for module in merged.modules():
         if hasattr(module, "fill_tables"):
             module.fill_tables()
-    merged.load_state_dict(merge(model.state_dict()), assign=True)
+    merged.load_state_dict(merge_layers(model.state_dict()), assign=True)
     assert_close(merged(*args), stored["out_merged"], "fp32")
 
 

@@ -18,7 +18,7 @@ from convbench.counting import count
 from convbench.errors import WeightsError
 from convbench.models import load_weights
 from convbench.models.random_weights import fill
-from convbench.models.sana import RENAMED, SANA, UNREAD, LinearAttention, renamed
+from convbench.models.sana import RENAMED, SANA, UNREAD, LinearAttention, rename_keys
 
 DATA = Path(__file__).parents[1] / "data"
 CAPTION = (7, 24)  # tokens, width
@@ -163,7 +163,7 @@ def authors_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_the_authors_keys_are_renamed_one_to_one() -> None:
     state = tiny().state_dict()
     official = authors_state(state)
-    found = renamed(official)
+    found = rename_keys(official)
     assert found.keys() == state.keys()
     assert all(torch.equal(value, state[key]) for key, value in found.items())
     assert all(any(part in key for key in official) for part in RENAMED)  # no row of the table is idle

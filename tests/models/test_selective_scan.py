@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from convbench.checks.operators import operators_seen
 from convbench.models import selective_scan
-from convbench.models.dim import PAD, scan_order, turned
+from convbench.models.dim import PAD, reordered, scan_order
 from convbench.models.dimsum import WINDOW, WaveletScanBlock
 from convbench.models.layers import RMSNorm
 from convbench.models.mamba import NORM_EPS, STATE, Mamba
@@ -219,10 +219,10 @@ def test_dim_turns_its_grid_by_hand() -> None:
     orders = [rows, rows[::-1], columns, columns[::-1]]
     assert PAD == 3
     for before, first in enumerate(orders):
-        start = turned(tokens, side, 0, before)
+        start = reordered(tokens, side, 0, before)
         assert start.flatten().tolist() == [0, 1, 2, 3, 4] + [5 + i for i in first]
         for now, second in enumerate(orders):
-            assert turned(start, side, before, now).flatten().tolist() == [0, 1, 2, 3, 4] + [5 + i for i in second]
+            assert reordered(start, side, before, now).flatten().tolist() == [0, 1, 2, 3, 4] + [5 + i for i in second]
 
 
 @pytest.mark.parametrize("columns", [False, True])

@@ -41,7 +41,7 @@ def test_every_stored_word_follows_the_one_rule(file: Path) -> None:
     assert rows
     for row in rows:
         if row.ratio_low and row.ratio_high:
-            expected = compare.word(row.ratio_low, row.ratio_high, row.device, row.smallest_difference)
+            expected = compare.difference_word(row.ratio_low, row.ratio_high, row.device, row.smallest_difference)
             assert row.difference == expected, row.case
 
 
@@ -88,7 +88,7 @@ def test_every_word_of_merged_processes_follows_the_one_rule(seed: int) -> None:
     row = merge(rows)
     low, high = min(each.ratio_low or 0 for each in rows), max(each.ratio_high or 0 for each in rows)
     assert (row.ratio_low, row.ratio_high) == (low, high)
-    assert row.difference == compare.word(low, high, "cpu", noise)
+    assert row.difference == compare.difference_word(low, high, "cpu", noise)
 
 
 def test_is_ranked_knows_the_four_verdicts() -> None:

@@ -75,6 +75,6 @@ def test_a_random_decoder_runs_and_keeps_its_scale(monkeypatch: pytest.MonkeyPat
 
 def test_latents_with_statistics_of_their_own_are_not_decoded_by_weights() -> None:
     with pytest.raises(UsageError, match=r"^latents of VA-VAE f16 are normalised by statistics that convbench does"):
-        decoding.decoder(Signature(channels=32, factor=16), "somewhere", "cpu")
+        decoding.create_decoder(Signature(channels=32, factor=16), "somewhere", "cpu")
     with pytest.raises(UsageError, match=r"give --vae with a folder of diffusers' AutoencoderDC, or hf:mit-han-lab"):
-        decoding.decoder(find("sana_600m").signature, None, "cpu")
+        decoding.create_decoder(find("sana_600m").signature, None, "cpu")

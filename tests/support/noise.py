@@ -1,6 +1,4 @@
-"""The noise of float32 outputs, from which the limits of ``tolerances`` were derived.
-
-    python tests/support/noise.py [ID ...]
+"""Float32 noise of networks over instruction sets and threads: the source of the limits in tolerances.py.
 
 Every golden is computed under several instruction sets and numbers of threads, one process for each instruction set.
 Printed for each: the largest difference and the root mean square of the difference to the stored output of the official

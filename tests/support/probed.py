@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convbench import environment
-from convbench.measure import forward
+from convbench.measure import forward, opening
 from convbench.papers import cards
 from convbench.schema import Backend, Case, Step
 from convbench.timing.clock import Rules
@@ -42,7 +42,7 @@ def check_card(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     facts: dict[str, str] = {}
     probe = Backend(name="eager", summary="", open=opened, eager=True)
-    monkeypatch.setattr(forward.backends, "find", lambda name: probe)
+    monkeypatch.setattr(opening.backends, "find", lambda name: probe)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     rules = Rules(block_s=0.01, warmup_s=0.01, min_s=0, cap_s=0.01, min_blocks=6, half_width=1)
     case = Case("dico_s", 64, 2, device=device, threads=1 if device == "cpu" else None)

@@ -175,7 +175,7 @@ def test_a_file_of_another_variant_names_the_one_that_fits(tmp_path: Path, id: s
     message = refusal(tmp_path / "weights.pt")
     assert message.startswith("weights.pt is not a checkpoint of dico_tiny: ")
     fits = " or ".join(next((twins for twins in TWINS if id in twins), (id,)))
-    assert message.endswith(f"; it fits {fits}")
+    assert message.endswith(f"; it matches {fits}")
 
 
 def test_the_differences_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_the_differences_are_counted_and_the_first_is_named(tmp_path: Path) -> N
     differ = len(model.state_dict()) - 1  # the bias of the last convolution has 8 values at every width
     assert str(caught.value) == (
         f"{tmp_path}/b.pt is not a checkpoint of dico_s: {differ} mis-shaped "
-        "(first: x_embedder.proj.weight [256, 4, 3, 3], needs [128, 4, 3, 3]); it fits dico_b"
+        "(first: x_embedder.proj.weight [256, 4, 3, 3], needs [128, 4, 3, 3]); it matches dico_b"
     )
 
 
@@ -198,7 +198,7 @@ def test_missing_and_unexpected_keys_are_counted_and_named(tmp_path: Path, state
     torch.save({**content, "x_embedder.proj.extra": first}, tmp_path / "weights.pt")
     assert refusal(tmp_path / "weights.pt") == (
         "weights.pt is not a checkpoint of dico_tiny: 2 missing (first: x_embedder.proj.bias); "
-        "1 unexpected (first: x_embedder.proj.extra); no known variant fits it"
+        "1 unexpected (first: x_embedder.proj.extra); it matches no known variant"
     )
 
 
@@ -214,13 +214,13 @@ def test_missing_and_unexpected_keys_are_counted_and_named(tmp_path: Path, state
 def test_one_difference_is_enough(tmp_path: Path, state: State, change: dict[str, Any], difference: str) -> None:
     torch.save({key: value for key, value in {**state, **change}.items() if value is not None}, tmp_path / "weights.pt")
     message = refusal(tmp_path / "weights.pt")
-    assert message == f"weights.pt is not a checkpoint of dico_tiny: {difference}; no known variant fits it"
+    assert message == f"weights.pt is not a checkpoint of dico_tiny: {difference}; it matches no known variant"
 
 
 def test_a_table_of_another_resolution_is_named(tmp_path: Path) -> None:
     torch.save(tiny_dit(res=128).state_dict(), tmp_path / "weights.pt")
     assert refusal(tmp_path / "weights.pt", tiny_dit(res=64), find("dit_s_2")) == (
-        "weights.pt was made for another resolution: a 8x8 token grid, needs 4x4"
+        "weights.pt was made for a different resolution: a 8x8 token grid, needs 4x4"
     )
 
 
@@ -236,7 +236,7 @@ def test_a_table_of_another_resolution_is_named(tmp_path: Path) -> None:
 def test_a_dictionary_without_tensors(tmp_path: Path, content: dict[str, Any], reason: str) -> None:
     torch.save(content, tmp_path / "weights.pt")
     message = refusal(tmp_path / "weights.pt")
-    assert message.startswith("weights.pt holds no tensors under its own keys or under ema, ")
+    assert message.startswith("weights.pt contains no tensors under its own keys or under ema, ")
     assert message.endswith(f"({reason})")
 
 
@@ -369,7 +369,7 @@ def test_code_in_a_file_never_runs(tmp_path: Path, state: State, form: str, plac
     assert not canary.exists()
     if not form.startswith("pickle"):
         assert message == (
-            "weights.pt holds more than plain tensors and was not opened, as reading it could run code in it: "
+            "weights.pt contains more than plain tensors and was not opened, as reading it could execute code: "
             "save the state dict alone, or as .safetensors"
         )
 
@@ -383,7 +383,7 @@ def test_code_in_a_file_never_runs(tmp_path: Path, state: State, form: str, plac
 
 def test_a_whole_pickled_module_is_not_opened(tmp_path: Path) -> None:
     torch.save(tiny(), tmp_path / "model.pt")
-    assert refusal(tmp_path / "model.pt").startswith("model.pt holds more than plain tensors and was not opened")
+    assert refusal(tmp_path / "model.pt").startswith("model.pt contains more than plain tensors and was not opened")
 
 
 def test_a_safetensors_name_does_not_lead_to_the_pickle_reader(tmp_path: Path) -> None:
