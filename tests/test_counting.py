@@ -483,6 +483,7 @@ def test_flops_refuses_invalid_arguments() -> None:
         flops("dic_s", 250)
 
 
+@pytest.mark.slow
 def test_the_largest_model_at_512_pixels_takes_little_memory() -> None:
     """DiC-H has 4.1 GB of weights. Runs in a process whose parent is small, as exec inherits the parent's peak."""
     program = "from convbench import flops; print(flops('dic_h', 512)['macs'])"

@@ -1,33 +1,28 @@
-"""Every limit as a number: a limit that is loosened must be loosened here too, with its reason."""
+"""Every limit of the program as a number: whoever loosens one must loosen it here too, with its reason."""
+
+import tolerances as numbers
 
 from convbench import tolerances
-from convbench.checks import output
-from convbench.measure import drift
+from convbench.checks import kernels, machine, output, timing
+from convbench.measure import drift, sampling
+from convbench.timing import compare, derived
 
 
-def test_the_limits_of_the_program() -> None:
-    assert tolerances.RELATIVE_L2 == {
-        "fp32": 5e-6,
-        "tf32": 1e-2,
-        "torch-default": 1e-2,
-        "bf16": 5e-2,
-        "fp16": 1e-2,
-        "int8": 1e-1,
-    }
-    assert tolerances.TRAJECTORY_L2 == {
-        "fp32": 5e-6,
-        "tf32": 1e-2,
-        "torch-default": 1e-2,
-        "bf16": 5e-2,
-        "fp16": 4e-3,
-        "int8": 2e-1,
-    }
-    assert tolerances.FEATURE_SHIFT == {
-        "fp32": 1e-5,
-        "tf32": 4e-3,
-        "torch-default": 4e-3,
-        "bf16": 4e-2,
-        "fp16": 2e-3,
-    }
-    assert output.LEAST_CHANGE == 1e-4
-    assert drift.FULL == 20
+def test_the_limits_of_errors() -> None:
+    assert tolerances.RELATIVE_L2 == numbers.RELATIVE_L2
+    assert tolerances.TRAJECTORY_L2 == numbers.TRAJECTORY_L2
+    assert tolerances.FEATURE_SHIFT == numbers.FEATURE_SHIFT
+    assert (output.LEAST_CHANGE, drift.FULL) == (1e-4, 20)
+
+
+def test_the_limits_of_the_checks() -> None:
+    assert (timing.CLOCKS_AGREE, timing.MONOTONE, timing.FLOOR_SLACK) == (0.02, 0.02, 0.98)
+    assert timing.LINEAR == {"cpu": 0.05, "cuda": 0.02}
+    assert (timing.DRIFT, timing.TREND_CHANCE) == (1.5, 0.2)
+    assert (
+        *(0.03, 0.15),
+        *(0.05, 0.1),
+    ) == (machine.CLOCK_RANGE, machine.CORES_OF_OTHERS, machine.CORES_STOLEN, machine.WAITED_SHARE)
+    assert (kernels.MINOR, sampling.WHOLE_AGREES) == (0.02, 0.1)
+    assert (compare.DELTA, compare.LEAST_PAIRS, compare.LEAST_AA_PAIRS) == ({"cpu": 0.03, "cuda": 0.01}, 20, 3)
+    assert derived.TOLERANCE == 1e-9

@@ -39,6 +39,7 @@ def built(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch:
     return asked
 
 
+@pytest.mark.slow
 def test_they_are_proved_timed_and_built_once(built: Built) -> None:
     pytest.importorskip("openvino")
     cases = [replace(CASE, backend=name) for name in ("eager", "onnxruntime", "openvino")]
@@ -140,6 +141,7 @@ def indented_code(readme: str) -> str:
     return next(re.sub(r"^    ", "", block, flags=re.MULTILINE) for block in blocks if "numpy" in block)
 
 
+@pytest.mark.slow
 def test_export_then_verify_on_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

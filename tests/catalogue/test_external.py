@@ -124,6 +124,7 @@ TRANSFORMER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "x", "out"), [(UNET, (2, 3, 64, 64), 3), (TRANSFORMER, (2, 4, 8, 8), 8)])
 def test_a_diffusers_config_is_verified_and_timed(
     config: dict[str, Any], x: tuple[int, ...], out: int, tmp_path: Path
@@ -146,6 +147,7 @@ def test_an_invalid_config_is_refused_in_one_line(text: str, tmp_path: Path) -> 
         find(f"diffusers:{tmp_path}/config.json")
 
 
+@pytest.mark.slow
 def test_an_external_model_is_exported_verified_measured_and_reported(tmp_path: Path) -> None:
     """Run the commands in a folder that only contains the module."""
     (tmp_path / "theirs.py").write_text(Path(mynet.__file__).read_text("utf-8"), "utf-8")

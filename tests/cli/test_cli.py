@@ -229,6 +229,7 @@ def test_a_result_file_that_cannot_be_written_is_one_line(dry: str, convbench: R
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other.json", "text.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_is_one_line_through_a_real_worker(convbench: Run, tmp_path: Path) -> None:
     torch.save({"ema": {"x_embedder.weight": torch.ones(1000)}}, tmp_path / "whole.pt")
     content = (tmp_path / "whole.pt").read_bytes()
@@ -239,6 +240,7 @@ def test_a_truncated_checkpoint_is_one_line_through_a_real_worker(convbench: Run
     assert last.startswith(f"convbench: {tmp_path}/cut.pt is not a readable PyTorch checkpoint: ")
 
 
+@pytest.mark.slow
 def test_a_program_that_does_not_want_the_rest_is_no_error() -> None:
     """As `| head -1`: the pipe is closed before the first byte, or after the first line."""
     for args in (["models", "--format", "json"], ["flops", "--model", "dic_s,dico_s"], ["--help"]):
@@ -330,7 +332,7 @@ def test_markdown_has_the_values_in_the_units_of_its_head(convbench: Run) -> Non
 def test_a_table_in_a_pipe_is_plain_text(convbench: Run) -> None:
     code, out, _ = convbench("flops --model dic_s,dic_xl --res 256")
     assert code == DONE
-    assert out.isprintable() or "\x1b" not in out
+    assert "\x1b" not in out
     rows = [line.split() for line in out.splitlines() if line.startswith("dic_")]
     assert [(row[0], row[2]) for row in rows] == [("dic_s", "5.87"), ("dic_xl", "116.14")]
 
@@ -511,7 +513,7 @@ def test_throughput_in_every_format(convbench: Run, workers: Workers) -> None:
     ]
 
     _, out, _ = convbench(f"{line} table")
-    assert "model dico_s" in out or "dico_s" in out
+    assert "model dico_s" in out.splitlines()[0]
     assert "±1.0 %" in out
 
 

@@ -216,7 +216,7 @@ def test_a_closed_stdout_is_one_line(arguments: list[str]) -> None:
     )
 
 
-@pytest.mark.parametrize("close", [[0], [2], [0, 2]])
+@pytest.mark.parametrize("close", [*(pytest.param(each, marks=pytest.mark.slow) for each in ([0], [2])), [0, 2]])
 def test_closed_streams_change_nothing_else(close: list[int], tmp_path: Path) -> None:
     """A file that is opened later must not get the number of a stream, or warnings would be written into it."""
     program = (

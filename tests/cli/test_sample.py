@@ -288,6 +288,7 @@ cli.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGKILL when a part is written and does not have its name yet; the same images as without it."""
     monkeypatch.setattr(shards, "SHARD", 2)

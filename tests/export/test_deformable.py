@@ -36,6 +36,7 @@ def flowdcn() -> nn.Module:
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["operator", "network"])
 def test_another_runtime_samples_the_same(name: str, tmp_path: Path) -> None:
     network = (Sampling() if name == "operator" else flowdcn()).eval().requires_grad_(False)

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 import torch
+from tolerances import RELATIVE_L2
 from torch import Tensor, nn
 from watched import Watched
 
@@ -18,7 +19,6 @@ from convbench.kernels.fused.fuse import fused_copy
 from convbench.measure.forward import measure
 from convbench.schema import Case, Step
 from convbench.timing.clock import Rules
-from convbench.tolerances import RELATIVE_L2
 
 SHORT = Rules(block_s=0.02, warmup_s=0.5, min_s=0.3, cap_s=3, min_blocks=20, half_width=0.005)
 Inputs = tuple[Tensor, Tensor, Tensor]

@@ -16,7 +16,7 @@ import pytest
 import torch
 from contract import DONE, NOTHING_MEASURED, THROUGHPUT_KEYS
 from formula import TRACED, formula_model, golden
-from tolerances import assert_close
+from tolerances import RELATIVE_L2, assert_close
 
 from convbench import catalogue, precision
 from convbench.checks import timing
@@ -28,7 +28,6 @@ from convbench.models.gla import implementation
 from convbench.schema import Case, Measurement
 from convbench.timing.clock import CudaClock, Lane, Rules, rotate_inputs, time_lanes
 from convbench.timing.intervals import median_interval
-from convbench.tolerances import RELATIVE_L2
 
 ROOT = Path(__file__).parents[2]
 SHORT = Rules(block_s=0.02, warmup_s=0.5, min_s=0.3, cap_s=3, min_blocks=20, half_width=0.005)

@@ -171,6 +171,7 @@ def test_a_process_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         list(compiler.compile_for("sm_90", ["bf16"]))
 
 
+@pytest.mark.slow
 @ON_LINUX
 def test_a_compilation_is_kept_by_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled once, then read; a torn file is compiled again. TRITON_INTERPRET is kept out of the process."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from formula import formula_model, golden
-from tolerances import assert_close
+from tolerances import RELATIVE_L2, assert_close
 from torch import Tensor, nn
 from watched import Watched
 
@@ -28,7 +28,6 @@ from convbench.models.dig import DiG
 from convbench.models.fcdm import FCDM
 from convbench.models.layers import LayerNorm2d, TimestepEmbedder
 from convbench.models.random_weights import fill
-from convbench.tolerances import RELATIVE_L2
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 

@@ -31,6 +31,7 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton exists for Linux only")
 @pytest.mark.parametrize("triton", TRITONS)
 def test_kernels_in_the_interpreter(triton: str) -> None:

@@ -12,6 +12,7 @@ pytest.importorskip("triton", reason="the interpreter is Triton's: pip install t
 SUITE = Path(__file__).parents[1] / "support" / "interpreter_suite.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["fp32-", "fp16-", "bf16-", "mistake or gelu_is or batch"])
 def test_in_the_interpreter(part: str) -> None:
     """Each precision of each case against float64, and each listed mistake, which has to be seen."""

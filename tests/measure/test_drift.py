@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from engines import BLOCK
+from tolerances import FEATURE_SHIFT, RELATIVE_L2, TRAJECTORY_L2
 from torch import Tensor
 
 from convbench.catalogue import find
@@ -19,7 +20,6 @@ from convbench.reports.plots.drift import plot
 from convbench.sampling import samplers
 from convbench.sampling.images import Recipe
 from convbench.schema import PRECISIONS
-from convbench.tolerances import FEATURE_SHIFT, RELATIVE_L2, TRAJECTORY_L2
 
 STEPS, COUNT = 8, 10
 RECIPE = Recipe(

@@ -14,9 +14,11 @@ from statistics import median
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from contract import THROUGHPUT_KEYS
 from simulated import QUICK, RATES, Simulated, Unwatched
+from tolerances import RELATIVE_L2
 
 from convbench import catalogue
 from convbench.checks import timing
@@ -28,7 +30,6 @@ from convbench.schema import STATUSES, VERDICTS, Case, Measurement
 from convbench.timing.calibration import Rates, limit
 from convbench.timing.clock import Block, Clock, CpuClock
 from convbench.timing.intervals import median_interval
-from convbench.tolerances import RELATIVE_L2
 
 
 @pytest.fixture
@@ -41,6 +42,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 made = functools.cache(opening.create)
+MODEL = "tiny:dico"
 QUICKLY = "faulty:knows_the_answers"  # steps that take no real time, where only made-up times matter
 
 
@@ -50,7 +52,7 @@ def counted(model: str, res: int = 64) -> Count:
 
 
 def case(backend: str = "eager", **other: Any) -> Case:
-    known: dict[str, Any] = {"model": "dico_s", "res": 64, "batch": 2, "threads": 1} | other
+    known: dict[str, Any] = {"model": MODEL, "res": 64, "batch": 2, "threads": 1} | other
     return Case(backend=backend, **known)
 
 
@@ -75,7 +77,7 @@ def assert_not_timed(result: Measurement) -> None:
 def test_a_real_measurement_agrees_with_itself(batch: int) -> None:
     """Real clock, real rates. No time is judged, only how the numbers follow from each other."""
     (result,) = forward.measure([case(batch=batch)], QUICK)
-    assert (result.status, result.case) == ("ok", f"dico_s/64px/b{batch}/eager/fp32/cpu/1threads")
+    assert (result.status, result.case) == ("ok", f"{MODEL}/64px/b{batch}/eager/fp32/cpu/1threads")
     assert result.verdict in VERDICTS and (result.verdict == "VALID") == (result.reason == "")
     assert sorted(THROUGHPUT_KEYS - set(asdict(result))) == []
 
@@ -89,7 +91,7 @@ def test_a_real_measurement_agrees_with_itself(batch: int) -> None:
     assert result.images_per_s_low <= result.images_per_s <= result.images_per_s_high
     assert result.latency_s_p50 and 0 < result.latency_s_p50 <= result.steps_per_block * max(result.block_s)
 
-    count = counted("dico_s")
+    count = counted(MODEL)
     assert (result.params, result.macs, result.macs_full, result.winograd_macs) == (
         count.params,
         count.macs,
@@ -122,7 +124,7 @@ def test_a_real_measurement_agrees_with_itself(batch: int) -> None:
 @pytest.mark.parametrize("backend", ["eager", QUICKLY])
 def test_on_a_steady_machine_every_number_is_known(backend: str, made_up: None) -> None:
     """10 ms a step of 2 images, and the walls by hand. Only a backend that launches each operator has a launch wall."""
-    (result,) = measured(case(backend))
+    (result,) = measured(case(backend, model="dico_s"))
     count = counted("dico_s")
     assert (result.status, result.verdict, result.reason) == ("ok", "VALID", "")
     assert result.block_s == [0.01] * 6
@@ -160,16 +162,34 @@ def test_percentiles_come_with_enough_steps(made_up: None) -> None:
     assert (result.latency_s_p50, result.latency_s_p90, result.latency_s_p99) == (0.001, 0.001, 0.003)
 
 
-@pytest.mark.parametrize("model", ["fcdm_s", "dit_s_2", "dig_s_2", "dic_s"])
-def test_every_family_is_measured(model: str, made_up: None) -> None:
-    (result,) = measured(case(model=model))
+OPERATORS: dict[str, set[str]] = {
+    **{family: set() for family in ("adm", "dic", "dico", "fcdm", "flowdcn", "ldm", "sana")},
+    **{"dig": {"gla"}, "dim": {"scan"}, "dimsum": {"attention", "scan"}, "dis": {"scan"}},
+}
+"""Operators of which torch has several implementations, by family; attention alone in the others."""
+
+
+@pytest.mark.parametrize("family", catalogue.families())
+def test_every_family_is_measured(family: str, made_up: None) -> None:
+    """A small network of each, with the inputs of its family; each of them has to matter to every output."""
+    model = f"tiny:{family}"
+    (result,) = measured(case(model=model, res=tiny.RES[family]))
     assert (result.status, result.verdict, result.reason) == ("ok", "VALID", "")
-    assert result.images_per_s == pytest.approx(200)
-    assert result.params == counted(model).params
-    names = {"dit_s_2": {"attention"}, "dig_s_2": {"gla"}}.get(model, set())
-    assert set(result.kernels) == names
-    if model == "dit_s_2":
-        assert result.kernels["attention"] in ("math", "flash_attention", "efficient_attention")
+    assert (result.error_vs_fp32, result.images_per_s) == (0.0, pytest.approx(200))
+    assert result.params == counted(model, tiny.RES[family]).params
+    assert set(result.kernels) == OPERATORS.get(family, {"attention"})
+    assert result.kernels.get("attention") in (None, "math", "flash_attention", "efficient_attention")
+
+
+@pytest.mark.parametrize("family", catalogue.families())
+def test_a_frozen_input_of_every_family_is_found(family: str, made_up: None) -> None:
+    """DEP: of captions, noise levels and times of flow matching as of classes and steps."""
+    for name in "xty":
+        (result,) = measured(case(f"faulty:one_image_ignores_{name}", model=f"tiny:{family}", res=tiny.RES[family]))
+        assert (result.status, result.reason.partition(";")[0]) == (
+            "wrong",
+            f"DEP: 1 of 2 outputs do not change with {name}",
+        )
 
 
 @pytest.mark.parametrize("precision", ["bf16", "torch-default"])
@@ -191,7 +211,7 @@ def test_half_precision_on_a_cpu_may_be_computed_in_float32(
     """Its own products may be a hundred times slower, but then libraries convert: FLOOR must not be theirs."""
     slow = replace(RATES, matmul_flops_per_s=1e9, conv1x1_flops_per_s=1e9, conv3x3_flops_per_s=1e9)
     monkeypatch.setattr(opening, "calibrate", lambda device, precision: RATES if precision == "fp32" else slow)
-    (result,) = measured(case(QUICKLY, precision=half))
+    (result,) = measured(case(QUICKLY, model="dico_s", precision=half))
     assert (result.status, result.verdict, result.reason) == ("ok", "VALID", "")
     assert result.rates == asdict(RATES)
 
@@ -217,8 +237,9 @@ def test_a_case_is_timed_interleaved_with_its_counterpart_and_compared(made_up: 
 
 def test_a_row_that_is_never_ranked_is_compared_with_itself_only(made_up: None) -> None:
     """The fused kernels' references on a CPU, interleaved with eager on the same model, which must stay what it was."""
+    digits: dict[str, Any] = {"model": "dico_digits", "res": 8}
     words = "reference path of the fused kernels, plain PyTorch"
-    eager, fused, again = measured(case(), case("triton"), case("triton", repeat=2))
+    eager, fused, again = measured(case(**digits), case("triton", **digits), case("triton", repeat=2, **digits))
     assert [result.status for result in (eager, fused, again)] == ["ok"] * 3, fused.reason
     assert (eager.unranked, eager.error_vs_fp32, eager.reason) == (None, 0.0, "")
     assert fused.error_vs_fp32 is not None
@@ -227,7 +248,7 @@ def test_a_row_that_is_never_ranked_is_compared_with_itself_only(made_up: None) 
         assert (result.verdict, result.unranked, result.reason) == ("VALID", words, f"not ranked: {words}")
         assert (result.compared_with, result.ratio, result.difference) == (None, None, None)
 
-    first, second = measured(case("triton"), case("triton", repeat=2))
+    first, second = measured(case("triton", **digits), case("triton", repeat=2, **digits))
     assert (second.compared_with, second.difference) == (first.case, "same")
 
 
@@ -274,7 +295,7 @@ def test_what_is_wrong_is_not_timed(name: str, made_up: None) -> None:
     assert codes(result) <= PROOF_FAULTS[name] | {"PERM"}
     assert_not_timed(result)
     assert clock.steps == 0
-    assert result.params == counted("dico_s").params  # what was counted stays known
+    assert result.params == counted(MODEL).params  # what was counted stays known
 
 
 @pytest.mark.parametrize("input", ["x", "t", "y"])
@@ -314,7 +335,7 @@ def test_an_output_that_changes_meanwhile_is_found(name: str, made_up: None) -> 
 
 def test_right_answers_known_beforehand_are_too_fast() -> None:
     """FLOOR, on this machine: the rates are measured, the clock is real. Looking up takes microseconds."""
-    (result,) = forward.measure([case("faulty:knows_the_answers")], QUICK)
+    (result,) = forward.measure([case("faulty:knows_the_answers", model="dico_s")], QUICK)
     assert (result.status, result.verdict) == ("ok", "INVALID")
     assert "FLOOR" in codes(result)
     assert result.error_vs_fp32 is not None and result.error_vs_fp32 <= RELATIVE_L2["fp32"]
@@ -326,7 +347,9 @@ def test_no_step_is_faster_than_the_made_up_rates_allow(made_up: None) -> None:
     least = 4 * count.macs_full / 3e12
     for share, expected in ((1.01, "VALID"), (0.99, "VALID"), (0.97, "INVALID")):
         clock = Simulated(lambda first, steps, lane, share=share: share * least * steps)
-        (result,) = measured(case(QUICKLY), clock=clock, rules=replace(QUICK, block_s=1e-6, warmup_s=1e-6))
+        (result,) = measured(
+            case(QUICKLY, model="dico_s"), clock=clock, rules=replace(QUICK, block_s=1e-6, warmup_s=1e-6)
+        )
         assert result.verdict == expected
         assert codes(result) == (set() if expected == "VALID" else {"FLOOR"})
         assert result.limit_fraction == pytest.approx(1 / share)

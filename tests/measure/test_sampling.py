@@ -190,6 +190,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
     return run
 
 
+@pytest.mark.slow
 def test_the_command_measures_keeps_and_resumes(run: Callable[..., Any], tmp_path: Path) -> None:
     args = ("--sampling", "steps=3,cfg=1.5,decode=yes", "--cap", "0.2s", "--out", "a.jsonl")
     code, out, err = run(*args)
@@ -203,10 +204,10 @@ def test_the_command_measures_keeps_and_resumes(run: Callable[..., Any], tmp_pat
     (row,) = json.loads(out)
     assert {"schema": 2, **row} == json.loads(kept) and row["verdict"] in VERDICTS
     assert min(row[key] for key in ("finished_images_per_s", "backbone_s", "sampler_s", "decoder_s", "whole_s")) > 0
-    assert row["sampler_s"] < row["backbone_s"] and 0.1 < row["whole_s"] / (3 * row["step_s"]) < 10
     assert "images_per_s" not in row and row["kind"] == "sampling"
 
 
+@pytest.mark.slow
 def test_rows_of_passes_and_of_sampling_may_share_a_file(run: Callable[..., Any], tmp_path: Path) -> None:
     quick = ("--cap", "0.05s", "--out", "a.jsonl", "--format", "json")
     _, passes, _ = run(*quick)
@@ -216,6 +217,7 @@ def test_rows_of_passes_and_of_sampling_may_share_a_file(run: Callable[..., Any]
     assert [json.loads(text)[0]["kind"] for text in (passes, images)] == ["throughput", "sampling"]
 
 
+@pytest.mark.slow
 def test_sampling_is_compared_in_three_processes_within_a_budget(run: Callable[..., Any]) -> None:
     """The case over its counterpart, on the row of the case, from the blocks of every process."""
     asked = ("--sampling", "steps=3,cfg=1.5", "--backend", "onnxruntime", "--compare-with", "eager", "--cap", "0.05s")
@@ -233,6 +235,7 @@ def test_sampling_is_compared_in_three_processes_within_a_budget(run: Callable[.
     assert "at a cost of" in err
 
 
+@pytest.mark.slow
 def test_auto_takes_the_fastest_that_the_file_holds(run: Callable[..., Any], tmp_path: Path) -> None:
     asked = ("--sampling", "steps=3,cfg=1.5", "--cap", "0.05s", "--out", "a.jsonl", "--format", "json")
     _, out, _ = run("--backend", "eager,onnxruntime", *asked)

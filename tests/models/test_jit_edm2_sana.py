@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from formula import formula_model, golden
-from tolerances import assert_close
+from tolerances import RELATIVE_L2, assert_close
 from torch import Tensor, nn
 
 from convbench import models
@@ -22,7 +22,6 @@ from convbench.models.edm2 import EDM2
 from convbench.models.jit import JiT
 from convbench.models.random_weights import fill
 from convbench.models.sana import SANA
-from convbench.tolerances import RELATIVE_L2
 
 DATA = Path(__file__).parents[1] / "data"
 REFERENCE: dict[str, dict[str, Any]] = json.loads(gzip.decompress((DATA / "jit_edm2_sana.json.gz").read_bytes()))

@@ -15,7 +15,7 @@ import pytest
 import torch
 from fill import CFG_SCALE
 from formula import CORE, IDS, TRACED, formula_model, golden, trace
-from tolerances import assert_close
+from tolerances import RELATIVE_L2, assert_close
 from torch import Tensor, nn
 
 from convbench import models
@@ -24,7 +24,6 @@ from convbench.errors import UsageError
 from convbench.models.dig import GatedHeadNorm
 from convbench.models.fcdm import FCDM, GlobalResponseNorm
 from convbench.models.layers import NORM_EPS, LayerNorm2d, TimestepEmbedder, position_table, timestep_frequencies
-from convbench.tolerances import RELATIVE_L2
 
 ALL = [id for id, variant in variants().items() if variant.family.module in CORE and not variant.shipped]
 SMALL = [id for id in ALL if id in TRACED]  # DiC-S, DiCo-S, DiG-S/2, DiT-S/2, FCDM-S

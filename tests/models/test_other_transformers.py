@@ -15,7 +15,7 @@ import pytest
 import torch
 from fill import generator
 from formula import formula_model, golden
-from tolerances import assert_close
+from tolerances import RELATIVE_L2, assert_close
 from torch import Tensor, nn
 
 from convbench import models
@@ -33,7 +33,6 @@ from convbench.models.rotary import Rotary
 from convbench.models.sit import SiT
 from convbench.models.udit import UDiT, merge_layers
 from convbench.models.uvit import UViT
-from convbench.tolerances import RELATIVE_L2
 
 FAMILIES = ("diffit", "dit_llama", "pixart", "sit", "udit", "uvit")
 ALL = [id for id, variant in variants().items() if variant.family.module in FAMILIES]

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 from formula import formula_model, golden, token_rivals
-from tolerances import assert_close
+from tolerances import RELATIVE_L2, assert_close
 from torch import Tensor, nn
 
 from convbench import models
@@ -21,7 +21,6 @@ from convbench.models.flowdcn import FlowDCN
 from convbench.models.lightningdit import LightningDiT
 from convbench.models.mdtv2 import MDTv2
 from convbench.models.random_weights import fill
-from convbench.tolerances import RELATIVE_L2
 from convbench.weights.fixed_tables import fixed_tables
 
 FAMILIES = ("flowdcn", "lightningdit", "ddt", "mdtv2")

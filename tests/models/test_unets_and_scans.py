@@ -16,7 +16,7 @@ import pytest
 import torch
 import torchprofile
 from formula import formula_model, formula_state, golden
-from tolerances import assert_close
+from tolerances import RELATIVE_L2, assert_close
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,7 +33,6 @@ from convbench.models.dimsum import DiMSUM
 from convbench.models.dis import DiS
 from convbench.models.ldm import LDM
 from convbench.models.random_weights import fill
-from convbench.tolerances import RELATIVE_L2
 from convbench.weights.fixed_tables import fixed_tables
 
 DATA = Path(__file__).parents[1] / "data"

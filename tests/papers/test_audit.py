@@ -31,13 +31,20 @@ Number = tuple[Any, ...]
 
 @cache
 def rows() -> list[dict[str, Any]]:
+    """The whole audit: it counts every model that a paper prints, so that tests of it are slow."""
     return audit.audit()
+
+
+@cache
+def rows_of(paper: str, model: str) -> list[dict[str, Any]]:
+    """Those lines of it alone; findings know of all."""
+    return audit.audit([paper], [model])
 
 
 def only(paper: str, table: str, model: str, res: int = 256) -> dict[str, Any]:
     """The one row, or the first of several that print the same throughput."""
     place = {"paper": paper, "table": table, "model": model, "res": res}
-    found = [row for row in rows() if place.items() <= row.items()]
+    found = [row for row in rows_of(paper, model) if place.items() <= row.items()]
     assert len({row["images_per_s"] for row in found}) == 1
     return found[0]
 
@@ -87,6 +94,7 @@ def test_our_tables_hold_every_printed_number_and_no_other() -> None:
     assert len(printed_in_csv()) == 1438
 
 
+@pytest.mark.slow
 def test_one_row_for_each_printed_throughput() -> None:
     printed = [number for number in printed_in_csv() if number[-2] == "images_per_s"]
     audited = [
@@ -98,6 +106,7 @@ def test_one_row_for_each_printed_throughput() -> None:
     assert len(printed) == 116
 
 
+@pytest.mark.slow
 def test_rows_without_throughput_are_counts_with_a_remark() -> None:
     assert {(row["model"], row["findings"][0]) for row in rows() if row["images_per_s"] is None} == {
         ("adm_u", "two_networks")
@@ -105,6 +114,7 @@ def test_rows_without_throughput_are_counts_with_a_remark() -> None:
     assert sum(row["images_per_s"] is None for row in rows()) == 5
 
 
+@pytest.mark.slow
 def test_every_row_has_macs_its_source_and_a_finding() -> None:
     for row in rows():
         assert implied.macs_used(row) > 1e9
@@ -277,6 +287,7 @@ def test_no_finding_where_there_is_none(paper: str, table: str, model: str, res:
     assert code not in only(paper, table, model, res)["findings"]
 
 
+@pytest.mark.slow
 def test_what_the_page_says_about_transformers_and_convolutions() -> None:
     """Attention and scans at or under the FP32 peak, 1 % over it at most; convolutions above it from size B on."""
     convolutions = ("dic_", "dico_", "fcdm")
@@ -366,12 +377,14 @@ def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
     return ended.value.code, out, err
 
 
+@pytest.mark.slow
 def test_json_holds_every_row(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "--format", "json")
     assert (code, err) == (0, "")
     assert json.loads(out) == rows()
 
 
+@pytest.mark.slow
 def test_filters(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "--paper", "dico,fcdm", "--model", "dit_xl_2,uvit_h_2", "--format", "json")
     expected = [r for r in rows() if r["paper"] in ("dico", "fcdm") and r["model"] in ("dit_xl_2", "uvit_h_2")]
@@ -379,6 +392,7 @@ def test_filters(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(expected) == 12
 
 
+@pytest.mark.slow
 def test_csv(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "--paper", "dic", "--format", "csv")
     lines = list(csv.DictReader(out.splitlines()))
@@ -396,6 +410,7 @@ def test_table_shows_equal_lines_once(capsys: pytest.CaptureFixture[str]) -> Non
     assert any(line.startswith("fcdm: Reviving ConvNeXt") and "precision not stated" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["plain", "table"])
 def test_80_columns_hold_the_table(form: str) -> None:
     shown = [command._shown(row) for row in audit.merged(rows())]
@@ -433,6 +448,7 @@ def test_a_wrong_request_is_one_line_and_exits_2(
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_help_ends_with_two_examples(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--help")
     assert code == 0
@@ -452,6 +468,7 @@ def test_nothing_loads_torch_before_it_counts() -> None:
     assert done.stdout.split() == ["1", "False"]
 
 
+@pytest.mark.slow
 def test_the_page_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     """`make docs` renews it."""
     page = (HERE.parent / "docs" / "audit.md").read_text("utf-8")

@@ -44,6 +44,7 @@ def typed(rows: list[dict[str, Any]]) -> list[ReplayStep]:
     return [ReplayStep.from_json(row) for row in rows]
 
 
+@pytest.mark.slow
 def test_every_knob_has_a_row_and_those_not_flipped_a_reason(dico: list[dict[str, Any]]) -> None:
     steps = [row["knob"] for row in dico if row["step"] == "knob"]
     assert steps == [*differences.KNOBS, *differences.FIXED]
@@ -57,6 +58,7 @@ def test_every_knob_has_a_row_and_those_not_flipped_a_reason(dico: list[dict[str
     assert found["cudnn_benchmark"]["reason"] == "a CPU has no cuDNN"
 
 
+@pytest.mark.slow
 def test_ratios_come_with_their_intervals_and_samples(dico: list[dict[str, Any]]) -> None:
     for row in (row for row in dico if row["exists_here"]):
         assert 0 < row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
@@ -64,6 +66,7 @@ def test_ratios_come_with_their_intervals_and_samples(dico: list[dict[str, Any]]
         assert row["blocks"] == len(row["block_s"]) >= 6
 
 
+@pytest.mark.slow
 def test_factors_take_the_replayed_number_to_ours(dico: list[dict[str, Any]]) -> None:
     found = by_knob(dico)
     factors = [row["factor"] for row in dico if row["step"] == "knob" and row["exists_here"]]
@@ -76,6 +79,7 @@ def test_factors_take_the_replayed_number_to_ours(dico: list[dict[str, Any]]) ->
     assert found["ours"]["verdict"] in ("VALID", "SUSPECT")  # of a machine that others use too
 
 
+@pytest.mark.slow
 def test_a_flaw_is_named_in_its_row(dico: list[dict[str, Any]]) -> None:
     found = by_knob(dico)
     assert found["conditioning"]["flaw"] == "validity, not speed: the batch is not one of independent images"
@@ -84,6 +88,7 @@ def test_a_flaw_is_named_in_its_row(dico: list[dict[str, Any]]) -> None:
     assert found["autograd"]["flaw"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paper", ["dic", "dic_poster", "fcdm"])
 def test_what_a_card_does_not_know_is_not_flipped(paper: str) -> None:
     found = by_knob(rows_of(paper))
@@ -92,6 +97,7 @@ def test_what_a_card_does_not_know_is_not_flipped(paper: str) -> None:
     assert found["input"]["reason"] == "not stated, and not to be seen in the released code; done our way throughout"
 
 
+@pytest.mark.slow
 def test_nothing_is_claimed_without_a_printed_number(dico: list[dict[str, Any]]) -> None:
     found = by_knob(dico)
     assert found["printed"]["images_per_s"] is None
@@ -100,6 +106,7 @@ def test_nothing_is_claimed_without_a_printed_number(dico: list[dict[str, Any]])
     assert waterfall.summary(typed(dico)).endswith("images/s. Nothing printed to compare with.")
 
 
+@pytest.mark.slow
 def test_words_are_about_this_machine(dico: list[dict[str, Any]]) -> None:
     said = [text for text in waterfall.sentences(typed(dico)) if not text.startswith("SUSPECT: CONT")]
     assert len(said) == len(differences.KNOBS) + len(differences.FIXED)
@@ -116,6 +123,7 @@ def test_words_are_about_this_machine(dico: list[dict[str, Any]]) -> None:
 # What the sentences and the verdict say, with made-up durations.
 
 
+@pytest.mark.slow
 def test_what_speaks_against_a_session_is_said(dico: list[dict[str, Any]]) -> None:
     rows = [row | ({"verdict": "SUSPECT", "reason": "CONT: why"} if row["step"] == "ours" else {}) for row in dico]
     assert "SUSPECT: CONT: why" in waterfall.sentences(typed(rows))
@@ -338,6 +346,7 @@ class Stand(CudaClock):
         return CpuClock().block(run, steps)
 
 
+@pytest.mark.slow
 def test_the_chain_of_a_gpu_with_a_cpu_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(differences.DEFAULT_BATCH, "cuda", 1)
     monkeypatch.setattr(replay, "unsupported", lambda case: None)
@@ -369,6 +378,7 @@ def test_the_chain_of_a_gpu_with_a_cpu_in_its_place(monkeypatch: pytest.MonkeyPa
 # The command.
 
 
+@pytest.mark.slow
 def test_the_command_appends_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -419,6 +429,7 @@ def test_switches_are_set_read_back_and_put_back() -> None:
     assert precision.read_switches() == before
 
 
+@pytest.mark.slow
 def test_the_experiment_has_every_cell() -> None:
     models = ["dit_s_2", "dico_s"]
     cells = [cell for batch in (1, 2) for cell in tf32.measure_batch(models, batch, RES, "cpu", cap_s=0.01, blocks=6)]
@@ -430,6 +441,7 @@ def test_the_experiment_has_every_cell() -> None:
     json.dumps(rows, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_the_experiment_runs_in_a_process_that_ends_and_resumes(tmp_path: Path) -> None:
     out = tmp_path / "tf32.jsonl"
     limits = Limits(cap_s=0.01, timeout_s=300)

@@ -50,6 +50,7 @@ def test_the_readme_has_a_table_with_numbers(tables: ModuleType) -> None:
     assert len(rows) >= 5 and all("VALID" in row or "SUSPECT" in row for row in rows)
 
 
+@pytest.mark.slow
 def test_every_kept_picture_is_shown_and_is_what_the_results_give(
     tables: ModuleType, drawn: dict[str, tuple[str, str]]
 ) -> None:
@@ -105,6 +106,7 @@ def test_a_changed_table_is_found_and_regenerated(tables: ModuleType, monkeypatc
     assert tables.with_tables(changed) == text
 
 
+@pytest.mark.slow
 def test_the_site_has_every_picture_on_one_page(tables: ModuleType, drawn: dict[str, tuple[str, str]]) -> None:
     """Git keeps some of them; the others and the page exist only while the site is built."""
     files = tables.gallery()

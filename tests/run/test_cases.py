@@ -66,6 +66,7 @@ def workers_find_the_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "support"))
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_takes_its_case_and_not_the_run(workers_find_the_faults: None, tmp_path: Path) -> None:
     """An A/A comparison, three deaths, and a library that talks on stdout."""
     out = tmp_path / "run.jsonl"
@@ -99,6 +100,7 @@ def test_a_worker_that_dies_takes_its_case_and_not_the_run(workers_find_the_faul
     assert [{key: row[key] for key in row if key != "schema"} for row in read(out)] == rows
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_ended(workers_find_the_faults: None, tmp_path: Path) -> None:
     out = tmp_path / "run.jsonl"
     said: list[str] = []
@@ -145,6 +147,7 @@ def lines_of(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_bytes().splitlines()] if file.exists() else []
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     """SIGKILL while the second case runs: one whole line, no orphan; then the same command measures the other case."""
     out = tmp_path / "run.jsonl"

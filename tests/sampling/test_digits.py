@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from tolerances import FEATURE_SHIFT, TRAJECTORY_L2
 from torch import Tensor
 
 from convbench import backends, models
@@ -27,7 +28,6 @@ from convbench.reports.tables.text import render
 from convbench.sampling.digit_quality import compare_engines
 from convbench.sampling.images import Recipe, sampler_for
 from convbench.schema import PRECISIONS
-from convbench.tolerances import FEATURE_SHIFT, TRAJECTORY_L2
 from convbench.weights.read import read_state_dict
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -180,6 +180,7 @@ def walked(request: pytest.FixtureRequest) -> Walked:
     return Walked(steps, rows, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", RUNTIMES, ids="-".join)
 def test_every_runtime_draws_recognisable_digits(walked: Walked, engine: drift.Engine) -> None:
     if engine[0] not in backends.names():
@@ -199,6 +200,7 @@ def test_every_runtime_draws_recognisable_digits(walked: Walked, engine: drift.E
         assert row["error_max"] > 0  # it really computed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", BROKEN, ids="-".join)
 def test_a_broken_engine_is_detected_by_drift_and_by_quality(walked: Walked, engine: drift.Engine) -> None:
     if engine not in walked.rows:
@@ -213,12 +215,14 @@ def test_a_broken_engine_is_detected_by_drift_and_by_quality(walked: Walked, eng
     assert "shift" in row["reason"]
 
 
+@pytest.mark.slow
 def test_a_missing_block_would_be_detected_in_any_precision(walked: Walked) -> None:
     row = walked.rows["engines:drops_a_block", "fp32"]
     assert row["error_last"] > max(TRAJECTORY_L2[precision] for precision in PRECISIONS)
     assert row["shift"] > max(FEATURE_SHIFT.values())
 
 
+@pytest.mark.slow
 def test_the_images_show_ten_classes_and_differ(walked: Walked) -> None:
     images = walked.images[drift.REFERENCE]
     assert images.shape == (COUNT, 1, 8, 8)
@@ -231,6 +235,7 @@ def test_the_images_show_ten_classes_and_differ(walked: Walked) -> None:
     assert same_class.mean() < apart.mean()
 
 
+@pytest.mark.slow
 def test_the_table_has_every_engine(walked: Walked) -> None:
     text = render(list(walked.rows.values()), KEYS, "markdown")
     lines = [line for line in text.splitlines() if line.startswith("| ") and "%" in line and "---" not in line]

@@ -112,12 +112,16 @@ def gone(address: str) -> None:
         served.right(address)
 
 
-def test_other_requests_are_answered_while_a_batch_runs(artefact: Path) -> None:
-    with server(artefact, step="print('running', file=sys.stderr, flush=True); time.sleep(1)") as (process, address):
+def test_other_requests_are_answered_while_a_batch_runs(artefact: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    wait = f"while not Path({str(gate)!r}).exists(): time.sleep(0.01)"
+    step = f"print('running', file=sys.stderr, flush=True)\n            {wait}"
+    with server(artefact, step) as (process, address):
         with ThreadPoolExecutor(1) as pool:
             asking = pool.submit(served.right, address)
             assert process.stderr and process.stderr.readline() == "running\n"
             assert served.alive(address) and not asking.done()
+            gate.touch()
             assert asking.result() == 200
         process.terminate()
         assert ended(process) == (0, "")

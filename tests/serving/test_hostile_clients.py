@@ -65,8 +65,12 @@ def many(address: str, count: int, said: bytes) -> Iterator[list[socket.socket]]
 
 @pytest.mark.parametrize(
     "said",
-    [b"POST /v2/mod", b"GET /v2 HTTP/1.1\r\nHost: a\r\nX: ", LIVE + b"GET ", b""],
-    ids=["half a line", "half a header", "half a second request", "nothing"],
+    [
+        pytest.param(b"POST /v2/mod", id="half a line", marks=pytest.mark.slow),
+        pytest.param(b"GET /v2 HTTP/1.1\r\nHost: a\r\nX: ", id="half a header", marks=pytest.mark.slow),
+        pytest.param(LIVE + b"GET ", id="half a second request", marks=pytest.mark.slow),
+        pytest.param(b"", id="nothing"),
+    ],
 )
 def test_more_half_sent_headers_than_files_leave_room_for_others(said: bytes, artefact: Path) -> None:
     log: list[str] = []

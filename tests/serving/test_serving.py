@@ -21,6 +21,7 @@ import pytest
 import served
 import torch
 from served import Array
+from waiting import LONGEST_S, until
 
 pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
@@ -216,7 +217,7 @@ def held(max_batch: int = 8, **settings: Any) -> Iterator[tuple[Artefact, batchi
     artefact.gate.clear()
     batcher = batching.Batcher(artefact, max_batch, **{"max_delay_s": 0.001, "max_queue": 100} | settings)
     submit(batcher, settings.get("min_batch", 1), 4, 0)
-    assert artefact.running.wait(10)
+    assert artefact.running.wait(LONGEST_S)
     yield artefact, batcher
     artefact.gate.set()
     batcher.stop()
@@ -229,18 +230,19 @@ def test_requests_of_one_size_become_a_batch_and_each_gets_its_own_back() -> Non
         artefact.gate.set()
         for k, (future, (images, side)) in enumerate(zip(waiting, sizes, strict=True)):
             right = np.broadcast_to(np.arange(images)[:, None, None, None] + 10.0 * k, (images, 1, side, side))
-            assert np.array_equal(future.result(10), right)
+            assert np.array_equal(future.result(LONGEST_S), right)
     assert artefact.batches == [(1, 4), (8, 4), (3, 8), (3, 4)]
 
 
 def test_a_batch_waits_for_more_but_not_for_long() -> None:
     artefact = Artefact()
+    full = batching.Batcher(artefact, 4, max_delay_s=2 * LONGEST_S, max_queue=10)
+    waiting = [submit(full, 2, 4, 0) for _ in range(2)]
+    waiting[1].result(LONGEST_S)  # it did not wait
+    full.stop()
     batcher = batching.Batcher(artefact, 4, max_delay_s=0.5, max_queue=10)
     started = time.monotonic()
-    waiting = [submit(batcher, 2, 4, 0) for _ in range(2)]
-    waiting[1].result(10)
-    assert time.monotonic() - started < 0.4  # full: it did not wait
-    submit(batcher, 2, 4, 0).result(10)
+    submit(batcher, 2, 4, 0).result(LONGEST_S)
     assert time.monotonic() - started > 0.5
     batcher.stop()
     assert artefact.batches == [(4, 4), (2, 4)]
@@ -249,7 +251,7 @@ def test_a_batch_waits_for_more_but_not_for_long() -> None:
 def test_few_images_are_filled_up_for_an_artefact_of_one_batch() -> None:
     artefact = Artefact()
     batcher = batching.Batcher(artefact, 4, 0.001, 10, min_batch=4)
-    assert submit(batcher, 3, 4, 1).result(10)[:, 0, 0, 0].tolist() == [1, 2, 3]
+    assert submit(batcher, 3, 4, 1).result(LONGEST_S)[:, 0, 0, 0].tolist() == [1, 2, 3]
     batcher.stop()
     assert artefact.batches == [(4, 4)]
 
@@ -260,9 +262,9 @@ def test_a_request_that_fails_takes_no_other_with_it() -> None:
         bad = batcher.submit(np.zeros((1, 1, 4, 4)), np.array([666.0]), np.zeros(1, "int64"))
         after = submit(batcher, 1, 4, 5)
         artefact.gate.set()
-        assert good.result(10).shape[0] == 2 and after.result(10)[0, 0, 0, 0] == 5
+        assert good.result(LONGEST_S).shape[0] == 2 and after.result(LONGEST_S)[0, 0, 0, 0] == 5
         with pytest.raises(RuntimeError, match="the number of the beast"):
-            bad.result(10)
+            bad.result(LONGEST_S)
 
 
 def test_a_full_queue_refuses_and_a_stop_finishes_what_waits() -> None:
@@ -287,7 +289,7 @@ def test_a_request_that_is_given_up_makes_room_at_once() -> None:
         last = submit(batcher, 2, 4, 7)
         waiting[1].cancel()
         artefact.gate.set()
-        assert last.result(10)[0, 0, 0, 0] == 7
+        assert last.result(LONGEST_S)[0, 0, 0, 0] == 7
     assert artefact.batches == [(1, 4), (2, 4)]
 
 
@@ -295,7 +297,7 @@ def test_a_batch_that_waits_for_more_may_lose_all_it_has() -> None:
     artefact = Artefact()
     batcher = batching.Batcher(artefact, 4, max_delay_s=0.2, max_queue=4)
     submit(batcher, 1, 4, 1).cancel()
-    assert submit(batcher, 1, 4, 2).result(10)[0, 0, 0, 0] == 2
+    assert submit(batcher, 1, 4, 2).result(LONGEST_S)[0, 0, 0, 0] == 2
     batcher.stop()
     assert artefact.batches == [(1, 4)] and batcher.failure is None
 
@@ -307,7 +309,7 @@ def test_nobody_waits_for_a_thread_that_has_failed(monkeypatch: pytest.MonkeyPat
         artefact.gate.set()
         for each in waiting:
             with pytest.raises(batching.Stopped):
-                each.result(10)
+                each.result(LONGEST_S)
         batcher.thread.join(10)
         assert isinstance(batcher.failure, TypeError) and not batcher.alive
         with pytest.raises(batching.Stopped):
@@ -346,11 +348,9 @@ def test_limits_back_pressure_and_failures_over_http(what: Served) -> None:
         artefact.gate.clear()
         artefact.running.clear()
         first = pool.submit(post, address, served.inputs(1, 8))
-        assert artefact.running.wait(10)
+        assert artefact.running.wait(LONGEST_S)
         second = pool.submit(post, address, served.inputs(2, 8))
-        until = time.monotonic() + 10
-        while service.batcher.images < 2:
-            assert time.monotonic() < until
+        until(lambda: service.batcher.images == 2)
         status, answer = post(address, served.inputs(1, 8))
         assert status == 429 and answer["error"] == "2 images are waiting already: try again"
         assert served.request(address, "GET", "/v2/health/ready")[0] == 200  # busy, not ill
@@ -404,13 +404,13 @@ def test_long_json_is_read_and_written_beside_the_other_requests(
     with http(what, Artefact()) as (address, service), ThreadPoolExecutor(2) as pool:
         with served.connect(address) as gone:  # what has begun ends, and counts until then
             gone.sendall(served.post(body, "".join(f"{key}: {value}\r\n" for key, value in headers.items())))
-            assert begun.wait(10)
+            assert begun.wait(LONGEST_S)
         asking = [pool.submit(served.request, address, "POST", INFER, body, headers) for _ in range(2)]
-        served.until(lambda: service.bodies.held == 3 * len(body))
+        until(lambda: service.bodies.held == 3 * len(body))
         assert served.alive(address) and not any(each.done() for each in asking)
         gate.set()
         assert [each.result()[0] for each in asking] == [200, 200]
-        served.until(lambda: service.bodies.held == 0)
+        until(lambda: service.bodies.held == 0)
         assert served.metrics(address)['convbench_requests_total{code="499"}'] == 1
 
 
@@ -423,7 +423,7 @@ def test_large_bodies_wait_for_each_other_and_small_ones_for_none(
     large = body + b" " * 2**15
     with served.in_thread(Server(service)) as address, served.connect(address) as half:
         half.sendall(served.post(large)[: -(2**13)])
-        served.until(lambda: service.bodies.held > 2**14)
+        until(lambda: service.bodies.held > 2**14)
         status, answer = served.request(address, "POST", INFER, large)
         assert (status, answer) == (429, {"error": "too many large requests at once: try again"})
         assert served.request(address, "POST", INFER, body)[0] == 200
@@ -436,7 +436,7 @@ def test_large_bodies_wait_for_each_other_and_small_ones_for_none(
 def chunked(address: str, body: bytes) -> bytes:
     """Send a body of unknown length; the first bytes of the answer."""
     host, port = address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=LONGEST_S) as connection:
         head = f"POST {INFER} HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n"
         with suppress(BrokenPipeError, ConnectionResetError):  # refused before all of it was sent
             connection.sendall(head.encode() + body)
@@ -523,14 +523,12 @@ def test_a_signal_finishes_what_was_accepted(artefact: Path) -> None:
     given = served.inputs(1, 8)
     with served.process(str(artefact), "--max-delay", "1m") as (process, address), ThreadPoolExecutor(3) as pool:
         waiting = [pool.submit(post, address, given) for _ in range(3)]
-        until = time.monotonic() + 20
-        while b"convbench_queue_images 3.0" not in served.request(address, "GET", "/metrics")[1]:
-            assert time.monotonic() < until
+        until(lambda: b"convbench_queue_images 3.0" in served.request(address, "GET", "/metrics")[1])
         process.send_signal(signal.SIGTERM)
         for future in waiting:
-            status, answer = future.result(20)
+            status, answer = future.result(LONGEST_S)
             assert status == 200 and distance(served.output(answer), expected(given)) < 2e-6
-        assert process.wait(20) == 0
+        assert process.wait(LONGEST_S) == 0
         with pytest.raises(ConnectionRefusedError):
             served.request(address, "GET", "/v2")
 
@@ -616,7 +614,7 @@ def test_the_other_artefacts_run_too(to: str, tmp_path_factory: pytest.TempPathF
         cases = [served.inputs(1 + k, (8, 16)[k % 2], seed=k) for k in range(4)]
         waiting = [batcher.submit(*(case[name] for name in "xty")) for case in cases]
         for case, future in zip(cases, waiting, strict=True):
-            assert distance(future.result(30), expected(case)) < 2e-6
+            assert distance(future.result(LONGEST_S), expected(case)) < 2e-6
         batcher.stop()
 
 

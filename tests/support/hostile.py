@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from waiting import LONGEST_S
+
 ROOT = Path(__file__).parents[2]
 SURROGATE = "\ud800"
 ESCAPES = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\u202e"  # clears a screen, renames a window, turns text round
@@ -40,7 +42,7 @@ def in_little_memory(
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LONGEST_S,
         check=False,
     )
 

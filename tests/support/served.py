@@ -8,8 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
+from waiting import LONGEST_S, until
 
 ROOT = Path(__file__).parents[2]
 Array = NDArray[Any]
@@ -55,9 +55,7 @@ def process(
         else:
             raise AssertionError("".join(lines))
         drained.start()
-        until = time.monotonic() + 30
-        while request(found[1], "GET", "/v2/health/ready")[0] != 200:
-            assert time.monotonic() < until
+        until(lambda: request(found[1], "GET", "/v2/health/ready")[0] == 200)
         yield server, found[1]
     finally:
         server.kill()
@@ -87,7 +85,7 @@ def in_thread(server: Any) -> Iterator[str]:
 def connect(address: str, **options: Any) -> socket.socket:
     """A connection to a server, for what no client library would send."""
     parts = urlsplit(address)
-    return socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60, **options)
+    return socket.create_connection((parts.hostname or "", parts.port or 0), timeout=LONGEST_S, **options)
 
 
 def post(body: bytes, headers: str = "", path: str = INFER) -> bytes:
@@ -102,14 +100,6 @@ def right(address: str) -> int:
 
 def alive(address: str) -> bool:
     return request(address, "GET", "/v2/health/live")[0] == 200
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait, but not for ever."""
-    ends = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
 
 
 def answer(connection: socket.socket) -> tuple[int, bytes]:
@@ -140,7 +130,7 @@ def request(
 ) -> tuple[int, Any]:
     """Status and JSON, or bytes, of one request on a connection of its own."""
     parts = urlsplit(address)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=LONGEST_S)
     try:
         connection.request(method, path, body, headers or {})
         response = connection.getresponse()
