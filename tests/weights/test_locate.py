@@ -378,7 +378,7 @@ def test_an_address_that_is_too_large(server: str, tmp_path: Path, monkeypatch: 
 
 
 def test_no_network_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"is not on this machine and could not be fetched: .*; download it elsewhere"):
+    with pytest.raises(WeightsError, match=r"not on this machine and could not be downloaded: .*; download it else"):
         locate.download("http://127.0.0.1:1/w.pt", tmp_path)
 
 
