@@ -17,11 +17,17 @@ oldest_triton := 3.6.0
 # It carries tritonserver 2.51 with the Python backend, and wants an older numpy than the rest.
 pytriton := 0.7.0
 
-.PHONY: help setup bench test lint wheel docs tables serving site gpu clean
+pytest := OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses $(JOBS) --dist worksteal --durations 10
+
+# Torch, oneDNN and MKL as on a processor that ends at AVX2, and the tests whose numbers depend on it.
+avx2    := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+numeric := tests/models tests/sampling tests/checks tests/test_precision.py
+
+.PHONY: help setup bench test test-slow test-all test-avx2 lint wheel docs tables serving site gpu clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-9s  %s\n", $$1, $$2 }' Makefile
 
 setup: $(stamp) ## make the environment; does nothing where it is up to date
 
@@ -39,8 +45,16 @@ $(stamp): pyproject.toml constraints.txt scripts/install-torch
 bench: setup ## the FLOPs and throughput table of DiC-XL at 512 pixels
 	$(VENV)/bin/convbench throughput --model dic_xl --res 512
 
-test: setup ## every test that needs no GPU, in two processes of one thread (JOBS=2); ARGS="-k dic -x" goes to pytest
-	OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
+test: setup ## the quick tests, in two processes of one thread (JOBS=2); ARGS="-k dic -x" goes to pytest
+	$(pytest) -m "not gpu and not slow" $(ARGS)
+
+test-slow: setup ## the other tests that need no GPU: large models, exports, interpreters, compilers, real workers
+	$(pytest) -m "slow and not gpu" $(ARGS)
+
+test-all: test test-slow ## every test that needs no GPU
+
+test-avx2: setup ## the tests of numbers, slow ones included, with the instructions of an AVX2 processor
+	$(avx2) $(pytest) -m "not gpu" $(ARGS) $(numeric)
 
 lint: setup ## style, format, types
 	$(VENV)/bin/ruff check

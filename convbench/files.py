@@ -44,7 +44,10 @@ def opened(path: Path, follow: bool = True) -> BufferedReader:
         OSError: with ``strerror`` "it is not an ordinary file" for a device, a pipe, a folder or (unless ``follow``)
             a symbolic link; otherwise that of the system.
     """
-    _require_regular(os.stat(path, follow_symlinks=follow), path)
+    try:
+        _require_regular(os.stat(path, follow_symlinks=follow), path)
+    except ValueError:
+        raise OSError(errno.EINVAL, "its name holds a null character", str(path)) from None
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     file = os.fdopen(os.open(path, flags), "rb")
     try:
@@ -67,8 +70,6 @@ def read_bytes(path: Path, most: int) -> bytes:
             content = file.read(most + 1)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:  # a null character in the path
-        raise UsageError(f"cannot read {path}: {first_line(error)}") from None
     if len(content) > most:
         raise UsageError(f"cannot read {path}: it has over {most} bytes, more than any such file needs")
     return content

@@ -133,9 +133,9 @@ def _verdict(found: dict[str, Any]) -> dict[str, Any]:
         if found["layer"]:
             reasons.append(found["layer"]["text"])
     elif walk and not walk["ok"]:
-        reasons.append(
-            f"after {walk['steps']} steps of {walk['sampler']} the images differ by {walk['relative_l2']:.1e}"
-        )
+        error = walk["relative_l2"]
+        how = "are not finite" if error is None else f"differ by {error:.1e}"
+        reasons.append(f"after {walk['steps']} steps of {walk['sampler']} the images {how}")
     if reasons:
         return {"status": "failed", "reason": "; ".join(reasons)}
     most = max(row["relative_l2"] for row in rows)

@@ -37,15 +37,16 @@ def beside_baseline(table: "DataFrame", baseline: str = BASELINE) -> "DataFrame"
     ``baseline_ratio`` is images/s over those of the baseline model under the same conditions (CONDITIONS, and the
     machine and versions that ``convbench compare`` requires); the relative half-widths of both intervals add in
     quadrature. The note is "not comparable" if the baseline was measured under other conditions only, "no baseline" if
-    its row is not valid. ``rank`` counts from the fastest under the same conditions; A/A repeats, INVALID and unranked
-    rows have none.
+    its row is not valid. ``rank`` is one more than the number of rows that are faster under the same conditions, by the
+    rule of ``compare``: rows that differ within the noise share a rank. A/A repeats, INVALID and unranked rows have
+    none.
     """
     rows = records(table)
     known: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         if row["model"] == baseline and row["status"] == "ok":
             held = known.setdefault(conditions(row), row)
-            if not is_ranked(held) and is_ranked(row):
+            if _preference(row) < _preference(held):
                 known[conditions(row)] = row
     ranks = _ranks(rows)
     done = [
@@ -53,6 +54,11 @@ def beside_baseline(table: "DataFrame", baseline: str = BASELINE) -> "DataFrame"
         for position, row in enumerate(rows)
     ]
     return frame(done) if done else table
+
+
+def _preference(row: Row) -> tuple[bool, int]:
+    """The least is the baseline: a valid row, and of two valid ones not the repeat of an A/A comparison."""
+    return not is_ranked(row), row["repeat"] or 1
 
 
 def _ratio(row: Row, known: dict[tuple[Any, ...], Row]) -> Row:
@@ -75,13 +81,13 @@ def _ratio(row: Row, known: dict[tuple[Any, ...], Row]) -> Row:
 
 
 def _ranks(rows: list[Row]) -> dict[int, int]:
-    """Rank of each ranked row, by its position in ``rows``."""
+    """Rank of each ranked row, by its position in ``rows``: ties are ties."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for position, row in enumerate(rows):
         if is_ranked(row) and (row["repeat"] or 1) == 1:
             groups.setdefault(conditions(row), []).append(position)
-    places: dict[int, int] = {}
-    for group in groups.values():
-        fastest_first = sorted(group, key=lambda position: -rows[position]["images_per_s"])
-        places |= {position: place for place, position in enumerate(fastest_first, start=1)}
-    return places
+    return {
+        position: 1 + sum(compare_rows(rows[position], rows[other]).difference == "faster" for other in group)
+        for group in groups.values()
+        for position in group
+    }

@@ -19,6 +19,7 @@ from convbench import catalogue  # noqa: E402
 from convbench.cli import COMMANDS, contents  # noqa: E402
 from convbench.cli import throughput as throughput_command  # noqa: E402
 from convbench.reports.columns import COLUMNS  # noqa: E402
+from convbench.sampling.decoders import decoders  # noqa: E402
 from convbench.timing import derived  # noqa: E402
 
 HEAD = "<!-- Written by scripts/docs.py: edit its sources, not this page. -->\n\n"
@@ -164,11 +165,26 @@ def models() -> str:
         (f"`{id}`", system["name"], system["source"], system["reason"])
         for id, system in catalogue.printed_only().items()
     ]
+    decoding = [
+        (
+            each.name,
+            f"{each.channels} channels, side / {each.factor}",
+            _mega(each.params),
+            _giga(each.macs),
+            each.source,
+        )
+        for each in decoders().values()
+    ]
     parts = [
         "# Models\n",
         "The code of every model is our own; convbench contains no official code. If a model is missing, "
         "[add it](../howto/add-a-model.md) or [measure it as it is](../howto/own-model.md).\n",
         table(("family", "paper", "official code"), rows),
+        "## Decoders\n",
+        "A decoder turns latents into pixels (`--sampling decode=yes`); its weights are random unless `vae=` names "
+        "some. Images/s of networks with different latents are comparable only with their decoders included. MACs are "
+        "those of one image of 256 pixels.\n",
+        table(("decoder", "latents", "params M", "MACs G", "config"), decoding, right=(2, 3)),
         "## Printed only\n",
         "Systems that appear only in published tables; no implementation exists, so they are never measured or "
         "ranked.\n",

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Does convbench tell the truth about itself? Three studies on this machine, with their counts.
+"""Does convbench tell the truth about itself? Four studies, with their counts.
 
     python scripts/studies.py aa       20 A/A comparisons: how many say "same"
     python scripts/studies.py slowed   20 comparisons with a step slowed by 10 %: how many say "faster"
     python scripts/studies.py kills    a sweep of 24 cases, killed ten times at random: what the file holds
+    python scripts/studies.py simulate 1,000 runs with recorded noise and each bias: the table of docs/protocol.md
 
-Each takes minutes. Run them alone: on a shared core they measure the neighbour.
+The first three measure this machine and take minutes. Run them alone: on a shared core they measure the neighbour.
 """
 
 import json
@@ -21,8 +22,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
+import simulated_runs  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from convbench.run.throughput import throughput  # noqa: E402
@@ -98,5 +100,7 @@ if __name__ == "__main__":
         compare("slowed", "studies:slowed", "faster")
     elif sys.argv[1:] == ["kills"]:
         kills()
+    elif sys.argv[1:] == ["simulate"]:
+        print(simulated_runs.table(1000))
     else:
         sys.exit(__doc__)

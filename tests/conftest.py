@@ -1,4 +1,4 @@
-"""What several test files share: the counts and key lists of the official models."""
+"""For all tests: the mark of GPU tests; the counts and key lists of the official models."""
 
 import gzip
 import json
@@ -6,6 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+GPU = Path(__file__).parent / "gpu"
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m takes its choice
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test in tests/gpu."""
+    for item in items:
+        if GPU in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
 
 
 @pytest.fixture(scope="session")

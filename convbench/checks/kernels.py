@@ -163,7 +163,7 @@ def check_precision(label: str, kernels: Sequence[KernelTime]) -> Finding | None
             if _is_coarser(precision, expected) or (only_others and share > MINOR):
                 longest = max((k for k in certain if k.precision == precision), key=lambda k: k.seconds)
                 seen = f"{WORDS[kind]} ran in {WORDS[precision]} for {share:.1%} of the time: {longest.name[:80]}"
-                return Finding("PREC", f"the label says {label}, but {seen}", invalid=False)
+                return Finding("PREC", f"the label says {label}, but {seen}", severity="SUSPECT")
     return None
 
 

@@ -36,7 +36,7 @@ def check_throttling(summary: Summary) -> Finding | None:
         seen.append(f"{', '.join(reasons_in_words(bits))} in {summary.get('throttled_share') or 0:.0%} of the samples")
     if low is not None and high and high - low > CLOCK_RANGE * high:
         seen.append(f"the SM clock ran from {low / 1e6:.0f} to {high / 1e6:.0f} MHz")
-    return Finding("THRT", "; ".join(seen), invalid=False) if seen else None
+    return Finding("THRT", "; ".join(seen), severity="SUSPECT") if seen else None
 
 
 def check_exclusive(summary: Summary) -> Finding | None:
@@ -44,14 +44,14 @@ def check_exclusive(summary: Summary) -> Finding | None:
     processes = int(summary.get("other_processes") or 0)
     if not processes:
         return None
-    return Finding("EXCL", f"{_plural(processes, 'other process', 'es')} used the GPU", invalid=False)
+    return Finding("EXCL", f"{_plural(processes, 'other process', 'es')} used the GPU", severity="SUSPECT")
 
 
 def check_confidential_computing(facts: Mapping[str, Any]) -> Finding | None:
     """Check CC: Confidential Computing is off."""
     if not facts.get("confidential_computing"):
         return None
-    return Finding("CC", "Confidential Computing is on: trust the wall clock, not device events", invalid=False)
+    return Finding("CC", "Confidential Computing is on: trust the wall clock, not device events", severity="SUSPECT")
 
 
 def check_contention(summary: Summary) -> Finding | None:
@@ -66,7 +66,7 @@ def check_contention(summary: Summary) -> Finding | None:
         seen.append(f"the hypervisor took {stolen:.2f} cores")
     if waited and own is not None and waited > WAITED_SHARE * (own + waited):
         seen.append(f"this process waited for a core during {waited / (own + waited):.0%} of its runnable time")
-    return Finding("CONT", "; ".join(seen), invalid=False) if seen else None
+    return Finding("CONT", "; ".join(seen), severity="SUSPECT") if seen else None
 
 
 def _plural(number: int, word: str, ending: str) -> str:

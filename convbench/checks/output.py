@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..catalogue import find
-from ..schema import Case, Step
+from ..schema import VERDICTS, Case, Step
 from ..timing.clock import Inputs
 from ..tolerances import RELATIVE_L2
 
@@ -21,11 +21,15 @@ LEAST_CHANGE = 1e-4
 
 @dataclass(frozen=True)
 class Finding:
-    """Result of a failed check. ``invalid``: the number must not be used; otherwise it is suspect."""
+    """Result of a failed check.
+
+    ``severity``, one of VERDICTS: NOISY, the interval carries it; SUSPECT, a sign of bias; INVALID, the number must
+    not be used.
+    """
 
     code: str
     text: str
-    invalid: bool = True
+    severity: str = "INVALID"
 
     def __str__(self) -> str:
         return f"{self.code}: {self.text}"
@@ -134,6 +138,6 @@ def _check_permutation(step: Step, inputs: Inputs, first: Tensor, tolerance: flo
 
 
 def verdict_of(findings: list[Finding]) -> tuple[str, str]:
-    """Combine the findings of all checks into a verdict and its reason."""
-    verdict = "INVALID" if any(f.invalid for f in findings) else "SUSPECT" if findings else "VALID"
+    """Combine the findings of all checks into the verdict of the worst and its reason."""
+    verdict = max(["VALID", *(finding.severity for finding in findings)], key=VERDICTS.index)
     return verdict, "; ".join(map(str, findings))

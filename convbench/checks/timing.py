@@ -4,17 +4,25 @@ Codes: CLK two clocks agree; LIN twice the steps take twice the time; FLOOR not 
 machine allow; COMP no device memory was allocated during timing (measure/ adds: nothing was compiled again); MONO a
 larger batch does not take less time; ZERO ratio to the speed on zeros; STDY no drift during timing; WIDE the interval
 is as narrow as requested.
+
+Noise makes a number NOISY, never SUSPECT: LIN, MONO and STDY count only beyond the noise of the run, which is what its
+A/A comparison could not exclude.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
 from ..schema import Measurement, Second
+from ..timing import trend
 from ..timing.clock import Block, Clock, Lane, Rules
+from ..timing.intervals import ratio_interval
 from .output import Finding
 
 CLOCKS_AGREE = 0.02
-LINEAR = {"cpu": 0.05, "cuda": 0.01}
+LINEAR = {"cpu": 0.05, "cuda": 0.02}  # of a block's time that does not grow with its steps
+LINEAR_PAIRS, CONFIRMING_PAIRS = 3, 9
+DRIFT = 1.5  # of the half-width that is asked
+TREND_CHANCE = 0.2  # the size of a drift keeps false alarms rare; this leaves out what the run's own noise explains
 MONOTONE = 0.02
 FLOOR_SLACK = 0.98  # the rates are measured, too, and have an error
 
@@ -26,22 +34,34 @@ def check_clocks(blocks: Sequence[Block]) -> Finding | None:
     total, wall = sum(block.total_s for block in blocks), sum(block.wall_s for block in blocks)
     if abs(wall - total) <= CLOCKS_AGREE * total:
         return None
-    return Finding("CLK", f"two clocks disagree: {total:.3f} s and {wall:.3f} s", invalid=False)
+    return Finding("CLK", f"two clocks disagree: {total:.3f} s and {wall:.3f} s", severity="SUSPECT")
 
 
-def check_linearity(lane: Lane, clock: Clock, device: str, longest_s: Second = 5.0) -> Finding | None:
-    """Check LIN: twice the steps take twice the time.
+def check_linearity(
+    lane: Lane, clock: Clock, device: str, noise: float = 0.0, longest_s: Second = 5.0
+) -> Finding | None:
+    """Check LIN: twice the steps take twice the time. Skipped where steps are so slow that no constant part matters.
 
-    Skipped if it would take longer than ``longest_s``: a constant part of such slow steps cannot matter.
+    Measured again before it counts: the ratio must lie beyond LINEAR and ``noise`` in a few pairs and in all, and the
+    95 % interval of all must exclude 2.
     """
     steps = lane.steps_per_block
-    if 9 * steps * median(lane.block_s) > longest_s:
+    if 3 * LINEAR_PAIRS * steps * median(lane.block_s) > longest_s:
         return None
-    pairs = [(clock.block(lane.run, steps), clock.block(lane.run, 2 * steps)) for _ in range(3)]
-    once, twice = (median(each) for each in zip(*((a.total_s, b.total_s) for a, b in pairs), strict=True))
-    if abs(twice / once - 2) <= 2 * LINEAR[device]:
+    limit = max(LINEAR[device], noise)
+
+    def pair() -> tuple[Second, Second]:
+        once = clock.block(lane.run, steps).total_s
+        return clock.block(lane.run, 2 * steps).total_s, once
+
+    pairs = [pair() for _ in range(LINEAR_PAIRS)]
+    twice, once = (median(each) for each in zip(*pairs, strict=True))
+    if abs(twice / once - 2) <= limit:
         return None
-    return Finding("LIN", f"twice the steps took {twice / once:.2f} times the time", invalid=False)
+    ratio, low, high = ratio_interval(pairs + [pair() for _ in range(CONFIRMING_PAIRS)])
+    if abs(ratio - 2) <= limit or low <= 2 <= high:
+        return None
+    return Finding("LIN", f"twice the steps took {ratio:.2f} times the time", severity="SUSPECT")
 
 
 def zeros_ratio(lane: Lane, zeros: Callable[[], object], clock: Clock, longest_s: Second = 5.0) -> float | None:
@@ -54,16 +74,16 @@ def zeros_ratio(lane: Lane, zeros: Callable[[], object], clock: Clock, longest_s
 
 
 def check_monotonicity(rows: Iterable[Measurement], row: Measurement) -> Finding | None:
-    """Check MONO: a batch does not take less time than a smaller one in the same run."""
+    """Check MONO: a batch does not take less time than a smaller one of the same run, beyond the run's noise."""
     same = ("model", "res", "backend", "precision", "device", "threads", "weights", "mode")
     for other in rows:
         smaller = other.status == "ok" and other.batch < row.batch
         if not smaller or any(getattr(other, key) != getattr(row, key) for key in same):
             continue
-        seconds, smaller_s = (each.batch / (each.images_per_s or 0.0) for each in (row, other))
-        if seconds < (1 - MONOTONE) * smaller_s:
-            text = f"less time than the smaller batch {other.batch}: {seconds:.3g} s against {smaller_s:.3g} s"
-            return Finding("MONO", text, invalid=False)
+        seconds, less = (each.batch / (each.images_per_s or 0.0) for each in (row, other))
+        if seconds < (1 - max(MONOTONE, row.smallest_difference or 0.0)) * less:
+            text = f"less time than the smaller batch {other.batch}: {seconds:.3g} s against {less:.3g} s"
+            return Finding("MONO", text, severity="SUSPECT")
     return None
 
 
@@ -78,17 +98,17 @@ def check_allocations(count: int) -> Finding | None:
     """Check COMP on a GPU: allocating device memory stops the device and must happen during warm-up."""
     if count == 0:
         return None
-    return Finding("COMP", f"device memory was allocated {count} times during timing", invalid=False)
+    return Finding("COMP", f"device memory was allocated {count} times during timing", severity="SUSPECT")
 
 
 def check_drift(samples: Sequence[Second], rules: Rules) -> Finding | None:
-    """Check STDY: the last third of the samples is as fast as the first."""
-    third = len(samples) // 3
-    change = median(samples[-third:]) / median(samples[:third]) - 1 if third >= 2 else 0.0
-    if abs(change) <= 2 * rules.half_width:
+    """Check STDY: no change beyond the requested width and the noise of the run, unless chance makes such a trend."""
+    change = trend.total_change(samples)
+    if abs(change) <= max(DRIFT * rules.half_width, rules.noise) or trend.chance(samples) > TREND_CHANCE:
         return None
-    word = "slower" if change > 0 else "faster"
-    return Finding("STDY", f"steps became {abs(change):.1%} {word} during timing", invalid=False)
+    return Finding(
+        "STDY", f"steps became {abs(change):.1%} {'slower' if change > 0 else 'faster'} during timing", "SUSPECT"
+    )
 
 
 def check_interval(lane: Lane, rules: Rules) -> Finding | None:
@@ -96,4 +116,4 @@ def check_interval(lane: Lane, rules: Rules) -> Finding | None:
     half = lane.half_width()
     if half <= rules.half_width:
         return None
-    return Finding("WIDE", f"interval of ±{half:.1%} exceeds the requested ±{rules.half_width:.1%}", invalid=False)
+    return Finding("WIDE", f"interval of ±{half:.1%} exceeds the requested ±{rules.half_width:.1%}", severity="NOISY")

@@ -1,5 +1,6 @@
 """The command line. One module a command, loaded when it is called; this one is the table of contents."""
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -32,6 +33,7 @@ COMMANDS = {  # name -> what it is for; the module of that name holds `command`
     "env": "show this machine: devices, versions, measured peaks",
 }
 INTERRUPTED = 130
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 class Contents(click.Group):
@@ -124,8 +126,10 @@ def _words(error: OSError) -> str:
         sys.stdout.flush()
     except OSError:
         _give_up_stdout()
-        return f"cannot write to stdout: {error.strerror}"
-    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+    if error.filename:
+        return f"{error.filename}: {error.strerror}"
+    # Without a name it was a stream that could not be written: stdout, where it leads to a file or a device.
+    return f"cannot write: {error.strerror}" if error.errno in FULL else error.strerror or str(error)
 
 
 def _give_up_stdout() -> None:

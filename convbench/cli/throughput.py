@@ -1,13 +1,14 @@
 """``convbench throughput``: the main job."""
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..schema import CaseRow
-from . import INTERRUPTED, options, sweep
+from . import INTERRUPTED, options, sweep, throughput_notes
 from .progress import CaseProgress
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def command(
     """Measure the images/s of backbones, one forward pass per image, and show it beside their MACs.
 
     Every axis takes a list; the cases are their product. Each case runs in its own process and is proved correct
-    before it is timed. Its number carries a verdict, VALID, SUSPECT or INVALID, with the reasons. A case that is
+    before it is timed. Its number carries a verdict, VALID, NOISY, SUSPECT or INVALID, with the reasons. A case that is
     named twice is measured twice, interleaved: an A/A comparison.
     """
     from ..environment import default_device
@@ -181,6 +182,7 @@ def _measure(plan: "Planned", settings: "Settings", expected: dict[str, float], 
     from ..run.cases import measured
 
     rows: list[CaseRow] = []
+    began = time.monotonic()
     interrupted, stopped = False, None
     with CaseProgress(expected, len(plan.cases)) as progress:
         try:
@@ -195,7 +197,9 @@ def _measure(plan: "Planned", settings: "Settings", expected: dict[str, float], 
         keys, note = (SAMPLING_KEYS, SAMPLING_NOTE) if sampling else (PASS_KEYS, PASS_NOTE)
         notes = [note] if any(row.status == "ok" for row in rows) else []
         shown = [row.to_json() for row in rows]
-        options.show(shown, keys, form, [*notes, *_comparisons(rows), *_reasons(rows)])
+        for line in throughput_notes.above(rows, time.monotonic() - began):
+            click.echo(line, err=True)
+        options.show(shown, keys, form, [*notes, *throughput_notes.below(rows)])
     if stopped:
         raise stopped
     return INTERRUPTED if interrupted else _exit_code(rows)
@@ -237,32 +241,6 @@ def _result(row: CaseRow, sampling: bool) -> str:
     unit = "finished images/s" if sampling else "images/s"
     speed = "" if row.speed is None else f"{row.speed:.4g} {unit} "
     return f"{speed}{row.verdict or row.status}"
-
-
-def _labels(rows: Sequence[CaseRow]) -> list[str]:
-    """Short names of the rows: only what differs between them."""
-    from ..reports.labels import short_labels
-
-    return short_labels([row.to_json() for row in rows]).each
-
-
-def _comparisons(rows: Sequence[CaseRow]) -> Iterator[str]:
-    """Each ratio in a sentence, and the smallest difference that this run may claim."""
-    from ..reports.labels import case_parts, counterpart_words
-
-    for label, row in zip(_labels(rows), rows, strict=True):
-        if row.ratio is not None and row.compared_with:
-            other = counterpart_words(row.to_json(), case_parts(row.compared_with))
-            yield f"{label}: {row.ratio:.3g}x {other} [{row.ratio_low:.3g}, {row.ratio_high:.3g}], {row.difference}"
-    least = [row.smallest_difference for row in rows if row.smallest_difference]
-    if least and len(rows) > 1:
-        yield f"This run cannot tell differences below {max(least):.1%} (its A/A comparison)."
-
-
-def _reasons(rows: Sequence[CaseRow]) -> Iterator[str]:
-    for label, row in zip(_labels(rows), rows, strict=True):
-        if row.reason:
-            yield f"{label}: {row.verdict or row.status}, {row.reason}"
 
 
 def _exit_code(rows: Sequence[CaseRow]) -> int:

@@ -24,5 +24,5 @@ def with_ratio(row: R, counterpart: str, found: Comparison) -> R:
 
 def with_finding(row: R, found: Finding) -> R:
     """The row with one more finding: the worse of both verdicts, and both reasons."""
-    verdict = max(row.verdict or "VALID", "INVALID" if found.invalid else "SUSPECT", key=VERDICTS.index)
+    verdict = max(row.verdict or "VALID", found.severity, key=VERDICTS.index)
     return replace(row, verdict=verdict, reason="; ".join(filter(None, [row.reason, str(found)])))

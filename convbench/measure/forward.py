@@ -131,11 +131,12 @@ class _Bundle:
 
     def _time(self, opened: list[Opened]) -> list[Measurement]:
         timed = self._interleave(opened)
+        rules = replace(self.rules, noise=self.rules.noise or self._noise(timed))
         rows = []
         for each in timed:
             self.report("checking", 1)
             try:
-                rows.append(self._conclude(each, joules=len(timed) == 1))
+                rows.append(self._conclude(each, rules, joules=len(timed) == 1))
             except Exception as error:  # the results of the others stand
                 rows.append(self.failed(each.opened.case, error))
         rows = self._compared(rows, timed)
@@ -181,15 +182,21 @@ class _Bundle:
             for each, lane in zip(opened, lanes, strict=True)
         ]
 
-    def _conclude(self, timed: Timed, joules: bool) -> Measurement:
+    def _noise(self, timed: Sequence[Timed]) -> float:
+        """The noise of a run's first bundle; later ones are told (``Rules.noise``)."""
+        first = timed[0]
+        repeats = (each.lane.block_s for each in timed[1:] if _is_repeat(each.opened.case, first.opened.case))
+        return compare.noise(first.lane.block_s, next(repeats, None), self.device) or 0.0
+
+    def _conclude(self, timed: Timed, rules: Rules, joules: bool) -> Measurement:
         """Check a timed case and build its row."""
-        opened, lane, clock, rules = timed.opened, timed.lane, self.clock, self.rules
+        opened, lane, clock = timed.opened, timed.lane, self.clock
         case, counted, samples = opened.case, opened.counted, lane.block_s
         x, t, y = opened.sets[0]
         zeros = (torch.zeros_like(x), torch.zeros_like(t), torch.zeros_like(y))
         with precision.applied(case.precision):
             changed = output.check_unchanged(opened.step, opened.sets[0], opened.proof.outputs[0], case.precision)
-            linear = timing.check_linearity(lane, clock, case.device)
+            linear = timing.check_linearity(lane, clock, case.device, rules.noise)
             zeros_ratio = timing.zeros_ratio(lane, lambda: opened.step(*zeros), clock)
             latencies = _latencies(lane, clock)
             rates = opened.rates.best(rates_of(case))
@@ -242,13 +249,17 @@ class _Bundle:
         for i, other in enumerate(timed[1:], start=1):
             if not rows[0].status == rows[i].status == "ok":
                 continue
-            if replace(other.opened.case, repeat=1) == replace(first.opened.case, repeat=1):
+            if _is_repeat(other.opened.case, first.opened.case):
                 found = compare.compare_blocks(first.lane.block_s, other.lane.block_s, delta)
                 rows[i] = with_ratio(rows[i], rows[0].case, found)
             elif not (rows[0].unranked or rows[i].unranked):  # a row that is never ranked is compared with itself only
                 found = compare.compare_blocks(other.lane.block_s, first.lane.block_s, delta)
                 rows[0] = with_ratio(rows[0], rows[i].case, found)
         return rows
+
+
+def _is_repeat(case: Case, of: Case) -> bool:
+    return replace(case, repeat=1) == replace(of, repeat=1)
 
 
 def _with_kernel_names(row: Measurement, opened: Opened) -> Measurement:

@@ -186,7 +186,7 @@ class _Session:
             else:
                 self.report(cases[0].id, message["what"], message["done"])
 
-        rules = self.settings.rules | _cap(allowance)
+        rules = {"noise": self.smallest_difference or 0.0} | self.settings.rules | _cap(allowance)
         timeout_s = allowance.timeout_s
         try:
             ended = process.ask({"cases": [asdict(case) for case in cases], "rules": rules}, hear, timeout_s)
@@ -222,9 +222,4 @@ def _smallest_difference(rows: Sequence[CaseRow]) -> float | None:
     again = next((row for row in rows[1:] if row.repeat > 1 and row.ratio), None)
     if again and again.ratio_low and again.ratio_high:
         return max(compare.DELTA[device], again.ratio_high - 1, 1 - again.ratio_low)
-    samples = first.block_s if isinstance(first, Measurement) else []
-    if len(samples) < 6:
-        return None
-    even, odd = samples[0::2], samples[1::2]
-    pairs = min(len(even), len(odd))
-    return compare.smallest_difference(compare.compare_blocks(even[:pairs], odd[:pairs], 0.0), device)
+    return compare.noise(first.block_s, None, device) if isinstance(first, Measurement) else None

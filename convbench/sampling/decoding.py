@@ -11,13 +11,12 @@ from torch import Tensor
 from ..catalogue import Signature
 from ..errors import UsageError, WeightsError
 from ..weights.locate import HUB
+from .decoders import DecoderFacts, decoder_of
 
 Decoder = Callable[[Tensor], Tensor]
 """(B, C, S, S) float32 -> (B, 1 or 3, H, W) float32 in about [-1, 1]."""
 
-LATENT_SCALE = 0.18215
-"""Factor from the autoencoder's latents to those that every model here was trained on (Rombach et al. 2022)."""
-ADVICE = "--vae with a folder of diffusers' AutoencoderKL, or hf:stabilityai/sd-vae-ft-ema or hf:zelaki/eq-vae-ema"
+KEEP = "keep them as they are (--latents with --npz)"
 
 
 def create_decoder(takes: Signature, vae: str | None, device: str) -> Decoder:
@@ -26,31 +25,32 @@ def create_decoder(takes: Signature, vae: str | None, device: str) -> Decoder:
     Args:
         vae: a folder with config.json and weights of diffusers, or "hf:owner/repo[@revision]"; unused in pixel space.
 
-    Raises UsageError if the samples are latents and ``vae`` is None.
+    Raises UsageError where latents are to be decoded and nothing is given or known to decode them with.
     """
     if takes.factor == 1:
         return lambda x: x
-    if (takes.factor, takes.channels) != (8, 4):
-        raise UsageError(
-            "only latents with 4 channels and 1/8 of the image side can be decoded; store them with --latents"
-        )
+    facts = decoder_of(takes)
+    if facts.scale is None:
+        raise UsageError(f"latents of {facts.name} are normalised by statistics that convbench does not hold: {KEEP}")
     if vae is None:
-        raise UsageError(f"the samples are latents: specify {ADVICE}, or store them undecoded with --latents and --npz")
-    return _autoencoder(vae, device)
+        raise UsageError(f"the samples are latents: give {_advice(facts)}; or {KEEP}")
+    return _autoencoder(vae, facts, facts.scale, device)
 
 
-def _autoencoder(vae: str, device: str) -> Decoder:
+def _advice(facts: DecoderFacts) -> str:
+    return f"--vae with a folder of diffusers' {facts.kind}, or {' or '.join(facts.published)}"
+
+
+def _autoencoder(vae: str, facts: DecoderFacts, scale: float, device: str) -> Decoder:
     try:
         diffusers: Any = import_module("diffusers")
     except ImportError:
-        raise UsageError(
-            "decoding latents needs diffusers: pip install 'convbench[sample]'; or store them with --latents and --npz"
-        ) from None
+        raise UsageError(f"decoding latents needs diffusers: pip install 'convbench[sample]'; or {KEEP}") from None
     where, _, revision = vae.removeprefix(HUB).partition("@")
     if not vae.startswith(HUB) and not (Path(vae) / "config.json").is_file():
-        raise WeightsError(f"no autoencoder at {vae}: specify {ADVICE}")
+        raise WeightsError(f"no autoencoder at {vae}: give {_advice(facts)}")
     try:
-        model: Any = diffusers.AutoencoderKL.from_pretrained(
+        model: Any = getattr(diffusers, facts.kind).from_pretrained(
             where if vae.startswith(HUB) else vae,
             revision=revision or None,
             local_files_only=not vae.startswith(HUB),
@@ -63,7 +63,7 @@ def _autoencoder(vae: str, device: str) -> Decoder:
     model.requires_grad_(False).eval().to(device)
 
     def decode(x: Tensor) -> Tensor:
-        pixels: Tensor = model.decode(x / LATENT_SCALE, return_dict=False)[0]
+        pixels: Tensor = model.decode(x / scale, return_dict=False)[0]
         return pixels
 
     return decode

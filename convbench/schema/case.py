@@ -20,7 +20,9 @@ MODES = ("forward", "train")
 """What a step is. Behind train may stand +ema, a running average of the weights, and +checkpointing, of activations."""
 
 STATUSES = ("ok", "skipped", "out_of_memory", "wrong", "failed", "timeout")
-VERDICTS = ("VALID", "SUSPECT", "INVALID")
+VERDICTS = ("VALID", "NOISY", "SUSPECT", "INVALID")
+"""From best to worst. NOISY: right within its interval, which is wider than asked. SUSPECT: a sign of bias. INVALID: do
+not use the number."""
 
 
 @dataclass(frozen=True)

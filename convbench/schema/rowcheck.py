@@ -48,8 +48,10 @@ def _of_measurement(row: Row) -> Iterator[str]:
     for key, known in WORDS.items():
         if key in row and row[key] not in known:
             yield f"{key} {shown(row[key])}"
-    if has_speeds(row) and row["images_per_s_low"] > row["images_per_s_high"]:
-        yield "images_per_s_low above images_per_s_high"
+    for key in ("images_per_s", "ratio"):
+        low, value, high = row.get(f"{key}_low"), row.get(key), row.get(f"{key}_high")
+        if low is not None and value is not None and high is not None and not low <= value <= high:
+            yield f"{key} {shown(value)}, outside its interval"
     gpus = row.get("environment", {}).get("gpus") or []
     if not isinstance(gpus, list) or not all(isinstance(gpu, dict) and _has_name(gpu) for gpu in gpus):
         yield "environment.gpus that are not a list of objects with a name"

@@ -37,6 +37,7 @@ class Rules:
     cap_s: Second  # maximum of timed steps, even if the interval is still wide
     min_blocks: int
     half_width: float  # of the 95 % interval, as a share of the median
+    noise: float = 0.0  # of the run, as a share: what its A/A comparison could not exclude; 0 if unknown
     least_blocks: int = 6  # with six samples, (min, max) is a 95 % interval of the median
 
 

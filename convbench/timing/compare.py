@@ -17,6 +17,7 @@ DELTA = {"cpu": 0.03, "cuda": 0.01}
 """22 A/A comparisons on a shared 2-core machine stayed within 3.2 %, and 3 of their 95 % intervals excluded 1."""
 
 LEAST_PAIRS = 20
+LEAST_AA_PAIRS = 3
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,14 @@ def compare_rows(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
 def smallest_difference(a_against_a: Comparison, device: str) -> float:
     """Smallest difference, as a share, that a run may claim: the largest that its A/A comparison cannot exclude."""
     return max(DELTA[device], a_against_a.high - 1, 1 - a_against_a.low)
+
+
+def noise(blocks: Sequence[Second], again: Sequence[Second] | None, device: str) -> float | None:
+    """The smallest difference of a run, from blocks of a case and those of its repeat.
+
+    Without a repeat the even blocks stand against the odd ones; None where those are too few.
+    """
+    if again is None:
+        pairs = len(blocks) // 2
+        blocks, again = blocks[0::2][:pairs], blocks[1::2][:pairs]
+    return smallest_difference(compare_blocks(blocks, again, 0.0), device) if len(blocks) >= LEAST_AA_PAIRS else None

@@ -41,7 +41,7 @@ FORMULAS = {
     "run can resolve, same if it lies within it",
     "baseline_ratio": "images_per_s / images_per_s of the baseline model in the same run under the same conditions",
     "baseline_interval": "the relative half-widths of both intervals added in quadrature",
-    "rank": "place by images_per_s among the rows of the same conditions",
+    "rank": "1 + the number of rows that are faster under the same conditions, beyond the noise",
     "params": "number of trainable scalars, counted",
     "macs": "multiply-accumulates of one image and one forward pass, counted by torchprofile's convention",
     "winograd_macs": "the same with 4/9 of the 3x3 convolutions inside blocks",
@@ -174,11 +174,16 @@ def derive_ratio(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     if other is None or not together or not len(other["block_s"]) == len(row["block_s"]) > 0 or row["processes"] != 1:
         return {}
     found = compare_blocks(other["block_s"], row["block_s"], DELTA[row["device"]])
+    ratio, low, high = found.ratio, found.low, found.high
+    turned = compare_blocks(row["block_s"], other["block_s"], DELTA[row["device"]])
+    if not nearly_equal(row.get("ratio"), ratio) and nearly_equal(row.get("ratio"), 1 / turned.ratio):
+        # Schema 1 stored the other way round, and the median of the reciprocals of an even number of pairs differs.
+        ratio, low, high = 1 / turned.ratio, 1 / turned.high, 1 / turned.low
     return {
-        "ratio": found.ratio,
-        "ratio_low": found.low,
-        "ratio_high": found.high,
-        "difference": difference_word(found.low, found.high, row["device"], row.get("smallest_difference")),
+        "ratio": ratio,
+        "ratio_low": low,
+        "ratio_high": high,
+        "difference": difference_word(low, high, row["device"], row.get("smallest_difference")),
     }
 
 

@@ -1,5 +1,6 @@
 """The text of a cell, and which columns of a table have something to say."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from ..formats import UNKNOWN
 
 Row = Mapping[str, Any]
 
+LINE_BREAKS = re.compile("[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]+")  # in a cell they would begin another row
 CONDITIONS = {"res", "batch", "backend", "precision", "device", "threads", "weights", "repeat", "mode"}
 
 
@@ -20,7 +22,7 @@ def cell_value(row: Row, key: str) -> Any:
 def cell_text(row: Row, key: str) -> str:
     """The value of a cell as it is printed."""
     value = cell_value(row, key)
-    return UNKNOWN if value is None else COLUMNS[key].text(value)
+    return UNKNOWN if value is None else LINE_BREAKS.sub(" ", COLUMNS[key].text(value))
 
 
 def shared_and_varying(rows: Sequence[Row], keys: Sequence[str]) -> tuple[list[str], list[str]]:

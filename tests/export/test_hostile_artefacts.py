@@ -144,7 +144,9 @@ def test_an_id_of_a_file_is_looked_up_in_the_zoo_alone() -> None:
     for id in ("mynet:net", "tiny:dico", "mynet", "mynet:net@kernel=3", "dico_s@kernel=7:net"):
         with pytest.raises(UsageError):
             catalogue.find_in_zoo(id)
-    with pytest.raises(UsageError, match="must look like"):  # a network of any size, by an id of a few characters
+    with pytest.raises(
+        UsageError, match="the value must have the form"
+    ):  # a network of any size, by an id of a few characters
         catalogue.find_in_zoo("dic_xl@width=100000000")
 
 

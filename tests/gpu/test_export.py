@@ -15,8 +15,6 @@ from convbench.measure.forward import measure
 from convbench.models.random_weights import fill
 from convbench.schema import Case
 
-pytestmark = pytest.mark.gpu
-
 CASE = Case("tiny:dico", exported.RES, 2, device="cuda")
 
 

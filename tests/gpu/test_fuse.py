@@ -20,8 +20,6 @@ from convbench.schema import Case, Step
 from convbench.timing.clock import Rules
 from convbench.tolerances import RELATIVE_L2
 
-pytestmark = pytest.mark.gpu
-
 SHORT = Rules(block_s=0.02, warmup_s=0.5, min_s=0.3, cap_s=3, min_blocks=20, half_width=0.005)
 Inputs = tuple[Tensor, Tensor, Tensor]
 

@@ -30,8 +30,6 @@ from convbench.timing.clock import CudaClock, Lane, Rules, rotate_inputs, time_l
 from convbench.timing.intervals import median_interval
 from convbench.tolerances import RELATIVE_L2
 
-pytestmark = pytest.mark.gpu
-
 ROOT = Path(__file__).parents[2]
 SHORT = Rules(block_s=0.02, warmup_s=0.5, min_s=0.3, cap_s=3, min_blocks=20, half_width=0.005)
 
@@ -94,7 +92,7 @@ def test_a_gpu_and_a_cpu_agree(id: str) -> None:
 @pytest.mark.parametrize("backend", ["eager", "compile"])
 def test_a_measurement_agrees_with_itself(backend: str) -> None:
     (result,) = measure([case(backend=backend)], SHORT)
-    assert (result.status, result.verdict in ("VALID", "SUSPECT")) == ("ok", True), result.reason
+    assert (result.status, result.verdict in ("VALID", "NOISY", "SUSPECT")) == ("ok", True), result.reason
     assert sorted(THROUGHPUT_KEYS - set(asdict(result))) == []
     assert Measurement(**json.loads(json.dumps(asdict(result), allow_nan=False))) == result
 
@@ -120,7 +118,7 @@ def test_other_precisions_are_measured_under_their_own_label(label: str) -> None
     if reason := precision.unsupported(label, "cuda"):
         pytest.skip(reason)
     (result,) = measure([case(precision=label)], SHORT)
-    assert (result.status, result.verdict in ("VALID", "SUSPECT")) == ("ok", True), result.reason
+    assert (result.status, result.verdict in ("VALID", "NOISY", "SUSPECT")) == ("ok", True), result.reason
     assert RELATIVE_L2["fp32"] < result.error_vs_fp32 <= RELATIVE_L2[label]
     assert precision.effective_label(result.flags, label, "cuda") == label
 
@@ -191,7 +189,7 @@ def test_the_command_line_measures_on_a_gpu(tmp_path: Path) -> None:
     assert done.returncode == DONE, done.stderr
     (row,) = json.loads(done.stdout)
     assert (row["batch"], row["device"], row["threads"], row["status"]) == (32, "cuda", None, "ok")
-    assert row["verdict"] in ("VALID", "SUSPECT")
+    assert row["verdict"] in ("VALID", "NOISY", "SUSPECT")
     assert row["smallest_difference"] >= 0.01
     again = convbench("--res", "256", "--cap", "1s", "--out", str(out))
     assert "0 cases to measure, 1 already in the file" in again.stderr

@@ -22,7 +22,7 @@ from convbench.kernels.language import HAS_TRITON, missing_triton
 from convbench.kernels.schema import DTYPES, Kernel
 from convbench.timing.calibration import calibrate
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not HAS_TRITON, reason=missing_triton())]
+pytestmark = pytest.mark.skipif(not HAS_TRITON, reason=missing_triton())
 
 EVERY = pytest.mark.parametrize("kernel", all_kernels(), ids=lambda kernel: kernel.name)
 PRECISIONS = pytest.mark.parametrize("label", DTYPES)

@@ -100,7 +100,7 @@ def test_a_step_faster_than_the_machine_is_invalid(monkeypatch: pytest.MonkeyPat
     slow = {key: value / 1000 for key, value in asdict(RATES).items()}
     monkeypatch.setattr(opening, "calibrate", lambda *_, **__: Rates(**slow))
     row = measured("steps=5,cfg=1.5", simulated(step=0.02, forward=0.015, sampler=0.001, backbone=0.01, whole=0.1))
-    assert row["verdict"] == "INVALID" and row["reason"].startswith("FLOOR: 0.02 s a step, but")
+    assert row["verdict"] == "INVALID" and row["reason"].startswith("FLOOR: 0.02 s per step is less than")
 
 
 @pytest.mark.usefixtures("made_up")
@@ -264,4 +264,4 @@ def test_what_cannot_be_is_one_line(run: Callable[..., Any], args: list[str], re
 def test_a_dry_run_says_what_would_be_skipped(run: Callable[..., Any]) -> None:
     code, out, _ = run("--sampling", "steps=5", "--precision", "fp32,tf32", "--dry-run", "--format", "json")
     assert code == 0
-    assert [row["skipped"] for row in json.loads(out)] == [None, "a CPU has no TF32 units; fp32 is what it computes"]
+    assert [row["skipped"] for row in json.loads(out)] == [None, "a CPU has no TF32 units; use fp32"]

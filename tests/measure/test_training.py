@@ -15,7 +15,7 @@ from convbench.errors import UsageError
 from convbench.measure import forward as measure
 from convbench.measure import training
 from convbench.run import plan
-from convbench.schema import Case
+from convbench.schema import Case, Step
 
 CASE = Case("dico_digits", 8, 3, threads=1, mode="train")
 
@@ -108,12 +108,45 @@ def test_a_wrong_gradient_is_found() -> None:
     assert found and str(found).startswith("GRAD: relative error 5.0e-01 of the gradient")
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("mode", ["train", "train+ema+checkpointing"])
+def test_a_case_with_a_wrong_gradient_is_not_timed(mode: str, precision: str) -> None:
+    """Its outputs are right, so that only GRAD can tell; the same backend passes forwards."""
+    clock = Simulated()
+    wrong = replace(CASE, backend="faulty:half_a_gradient", mode=mode, precision=precision)
+    (result,) = measure.measure([wrong], QUICK, clock=clock)
+    assert (result.status, result.verdict, result.images_per_s) == ("wrong", "INVALID", None)
+    assert result.reason.startswith("GRAD: relative error 5.0e-01 of the gradient, at most ")
+    assert clock.steps == 0
+    (result,) = measure.measure([replace(wrong, mode="forward")], QUICK, clock=clock)
+    assert result.status == "ok"
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-5), ("bf16", 1e-1)])
+def test_a_gradient_may_be_as_far_from_fp32_as_twice_its_precision_allows(precision: str, limit: float) -> None:
+    model, case, inputs = made(), replace(CASE, precision=precision), input_sets(CASE)[0]
+
+    def scaled(by: float) -> Step:
+        """The right output, with a gradient that is off by that share."""
+
+        def step(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            out: Tensor = model(x, t, y)
+            return out.detach() + (1 + by) * (out - out.detach())
+
+        return step
+
+    with training.training_step(model, model, case):
+        assert training.prove_gradient(scaled(0.8 * limit), model, inputs, case) is None
+        found = training.prove_gradient(scaled(1.2 * limit), model, inputs, case)
+    assert found and found.code == "GRAD" and f"at most {limit:.0e} allowed" in found.text
+
+
 @pytest.mark.parametrize(
     ("backend", "precision", "reason"),
     [
         ("eager", "bf16", None),
         ("compile", "fp32", None),
-        ("onnxruntime", "fp32", "onnxruntime does not train: eager and compile do"),
+        ("onnxruntime", "fp32", "onnxruntime cannot train; use eager or compile"),
         ("eager", "fp16", "training in fp16 needs a loss scaler, which is not implemented; use bf16"),
     ],
 )

@@ -7,6 +7,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from scans import inputs, recurrence
 from tolerances import assert_close_to_scale
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -20,36 +21,6 @@ from convbench.models.mamba import NORM_EPS, STATE, Mamba
 from convbench.models.selective_scan import CHUNK, SelectiveScan, chunked_scan, implementation
 
 LENGTHS = (1, 15, 16, 17, 258, 1026)  # below, at and above a chunk; those of DiS at 256 and 512 pixels
-INPUTS = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-
-
-def recurrence(u: Tensor, d: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """h = exp(d A) h + d B u, y = <C, h>: one token after the other."""
-    u, d, a, b, c = (v.double() for v in (u, d, a, b, c))
-    state = torch.zeros(u.shape[0], *a.shape, dtype=torch.float64)
-    out = []
-    for i in range(u.shape[2]):
-        state = (d[:, :, i, None] * a).exp() * state + (d[:, :, i] * u[:, :, i])[:, :, None] * b[:, None, :, i]
-        out.append((state * c[:, None, :, i]).sum(dim=2))
-    return torch.stack(out, dim=2)
-
-
-def inputs(tokens: int, steps: str = "Mamba", dtype: torch.dtype = torch.float32, channels: int = 5) -> INPUTS:
-    """Two samples. Mamba's steps are softplus of something about -4, its decays -1 to -16 a unit of the step."""
-    random = torch.Generator().manual_seed(tokens)
-    normal = {"generator": random, "dtype": torch.float64}
-    u, step = torch.randn(2, 2, channels, tokens, **normal)  # type: ignore[arg-type]
-    b, c = torch.randn(2, 2, STATE, tokens, **normal)  # type: ignore[arg-type]
-    a = -torch.arange(1, STATE + 1, dtype=torch.float64).expand(channels, -1)
-    weak = torch.nn.functional.softplus(step - 4)
-    d = {
-        "Mamba": weak,
-        "none": torch.zeros_like(step),
-        "tiny": 1e-6 * step.abs(),  # nothing is forgotten over a thousand tokens
-        "large": 20 * step.abs(),  # exponents of -5000 inside a chunk, of which exp is 0 and 1 / exp infinite
-        "mixed": 20 * (torch.rand(step.shape, generator=random) < 0.1).double() + weak,
-    }[steps]
-    return tuple(v.to(dtype) for v in (u, d, a, b, c))  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("tokens", LENGTHS)
@@ -176,19 +147,6 @@ def test_what_ran_is_seen_and_depends_on_the_device_and_the_package(monkeypatch:
     assert (implementation("cuda"), implementation("cpu")) == ("mamba-ssm", "chunked PyTorch")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert implementation("cuda") == "chunked PyTorch"
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("tokens", [17, 366, 1026])
-def test_on_a_gpu_what_runs_agrees_with_the_recurrence(tokens: int) -> None:
-    """By mamba-ssm where it is installed, whose exp has fewer digits; else by the same chunks as on a CPU."""
-    arguments = inputs(tokens)
-    skip, gate = torch.randn(5), torch.randn(arguments[0].shape)
-    u = arguments[0].double()
-    expected = (recurrence(*arguments) + skip.double()[:, None] * u) * torch.nn.functional.silu(gate.double())
-    found = SelectiveScan()(*(v.cuda() for v in (*arguments, skip, gate))).cpu()
-    error = torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected)
-    assert error < (1e-4 if implementation("cuda") == "mamba-ssm" else 1e-6)
 
 
 # ---- the Mamba layer, token by token ----

@@ -3,24 +3,20 @@
 import copy
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor, nn
+from probed import check_card
 
-from convbench import catalogue, environment
+from convbench import catalogue
 from convbench.cli import main
-from convbench.measure import forward
 from convbench.papers import cards
 from convbench.run.plan import DEFAULT_BATCH
-from convbench.schema import Backend, Case, Step
-from convbench.timing.clock import RULES, Rules
+from convbench.schema import Case
+from convbench.timing.clock import RULES
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 OWN = ("convbench_cpu", "convbench_cuda")
 
 
@@ -183,45 +179,8 @@ def test_our_card_has_the_rules_of_the_clock(device: str) -> None:
     )
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_our_card_is_what_a_step_sees(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    card, seen = cards.cards()[f"convbench_{device}"], []
-
-    def watched(model: nn.Module, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        seen.append((x.data_ptr(), t.data_ptr(), y.data_ptr()))
-        facts.update(
-            latent=f"{x.shape[1]} x res/{64 // x.shape[2]} x res/{64 // x.shape[3]}",
-            t_shape="[batch]" if t.shape == x.shape[:1] else str(list(t.shape)),
-            y_shape="[batch]" if y.shape == x.shape[:1] else str(list(y.shape)),
-            weights={torch.float32: "fp32"}[next(model.parameters()).dtype],
-            layout="nchw" if x.is_contiguous() else "channels_last",
-            autograd="inference_mode" if torch.is_inference_mode_enabled() else "no_grad",
-            autocast="on" if torch.is_autocast_enabled(device) else "off",
-            conv_tf32="on" if torch.backends.cudnn.allow_tf32 else "off",
-            matmul_tf32="on" if torch.backends.cuda.matmul.allow_tf32 else "off",
-            cudnn_benchmark="none" if device == "cpu" else "on" if torch.backends.cudnn.benchmark else "off",
-        )
-        out: Tensor = model(x, t, y)
-        return out
-
-    @contextmanager
-    def opened(model: nn.Module, case: Case, inputs: Any) -> Iterator[Step]:
-        yield lambda x, t, y: watched(model, x, t, y)
-
-    facts: dict[str, str] = {}
-    probe = Backend(name="eager", summary="", open=opened, eager=True)
-    monkeypatch.setattr(forward.backends, "find", lambda name: probe)
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    rules = Rules(block_s=0.01, warmup_s=0.01, min_s=0, cap_s=0.01, min_blocks=6, half_width=1)
-    case = Case("dico_s", 64, 2, device=device, threads=1 if device == "cpu" else None)
-    (row,) = forward.measure([case], rules)
-    assert row.status == "ok", row.reason
-    assert facts == {field: cards.value(card, field) for field in facts}
-    assert len(facts) == 10
-    described = environment.describe()
-    for field in ("torch", "cudnn", "gpu"):
-        if cards.value(card, field) == "named in each result":
-            assert described["gpus" if field == "gpu" else field]
+def test_our_card_is_what_a_step_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_card("cpu", monkeypatch)
 
 
 def test_our_inputs_are_four_normal_sets() -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from replayed import by_knob, check_experiment, run
 
 from convbench import catalogue, precision
-from convbench.cli import main
 from convbench.measure import training
 from convbench.models import create
-from convbench.papers import cards, differences, replay, tf32, waterfall, ways
+from convbench.papers import differences, replay, tf32, waterfall, ways
 from convbench.run.jobs import Limits
 from convbench.schema import Case, ReplayStep
 from convbench.store import read
@@ -42,10 +42,6 @@ def dico() -> list[dict[str, Any]]:
 
 def typed(rows: list[dict[str, Any]]) -> list[ReplayStep]:
     return [ReplayStep.from_json(row) for row in rows]
-
-
-def by_knob(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {row["knob"]: row for row in rows}
 
 
 def test_every_knob_has_a_row_and_those_not_flipped_a_reason(dico: list[dict[str, Any]]) -> None:
@@ -373,13 +369,6 @@ def test_the_chain_of_a_gpu_with_a_cpu_in_its_place(monkeypatch: pytest.MonkeyPa
 # The command.
 
 
-def run(args: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(args)
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
-
-
 def test_the_command_appends_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -430,19 +419,6 @@ def test_switches_are_set_read_back_and_put_back() -> None:
     assert precision.read_switches() == before
 
 
-def check_experiment(rows: list[dict[str, Any]], models: list[str], batches: list[int]) -> None:
-    assert [(row["batch"], row["model"]) for row in rows] == [
-        (batch, model) for batch in batches for model in models for _ in tf32.SWITCHES
-    ]
-    for row in rows:
-        assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
-        assert row["ratio"] == 1 or row["model"] != models[0]
-        assert row["flags"]["cudnn.allow_tf32"] == str(row["conv_tf32"] == "on")
-        assert row["flags"]["cuda.matmul.allow_tf32"] == str(row["matmul_tf32"] == "on")
-        assert row["papers_default"] == ((row["conv_tf32"], row["matmul_tf32"]) == ("on", "off"))
-    assert len({row["case"] for row in rows}) == len(rows)
-
-
 def test_the_experiment_has_every_cell() -> None:
     models = ["dit_s_2", "dico_s"]
     cells = [cell for batch in (1, 2) for cell in tf32.measure_batch(models, batch, RES, "cpu", cap_s=0.01, blocks=6)]
@@ -471,41 +447,3 @@ def test_the_experiment_runs_in_a_process_that_ends_and_resumes(tmp_path: Path) 
 )
 def test_the_ratio_that_is_printed(model: str, expected: float) -> None:
     assert tf32._printed_ratio(model, "dit_xl_2", 256) == pytest.approx(expected)
-
-
-# On a GPU.
-
-
-@pytest.mark.gpu
-def test_a_replay_on_a_gpu_flips_what_a_cpu_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "replay.jsonl"
-    args = ["replay", "dico", "--model", "dico_s", "--batch", "8", "--device", "cuda", "--cap", "0.5s"]
-    code, text, _ = run([*args, "--out", str(out), "--format", "json"], capsys)
-    assert code == 0
-    rows = json.loads(text)
-    found = by_knob(rows)
-    assert {knob for knob in differences.KNOBS if found[knob]["exists_here"]} == set(differences.KNOBS) - {
-        "checkpointing"
-    }
-    assert found["matmul_tf32"]["step"] == "aside"
-    assert (found["matmul_tf32"]["before"], found["matmul_tf32"]["after"]) == ("torch-default", "tf32")
-    factors = [row["factor"] for row in rows if row["step"] == "knob" and row["exists_here"]]
-    assert found["replayed"]["images_per_s"] * math.prod(factors) == pytest.approx(found["ours"]["images_per_s"])
-    assert found["ours"]["verdict"] != "INVALID", found["ours"]["reason"]
-    assert len(read(out)) == len(rows)
-
-
-@pytest.mark.gpu
-def test_checkpointing_on_a_gpu() -> None:
-    made = replay.replay("fcdm", "fcdm_s", 256, "cuda", batch=8, cap_s=0.5)
-    found = by_knob([row.to_json() for row in waterfall.rows(made)])
-    assert found["checkpointing"]["exists_here"] is True
-    assert found["ours"]["verdict"] != "INVALID", found["ours"]["reason"]
-
-
-@pytest.mark.gpu
-def test_the_experiment_on_a_gpu() -> None:
-    models = ["dit_s_2", "dig_s_2", "dic_s", "dico_s", "fcdm_s"]
-    rows = [cell.to_json() for cell in tf32.measure_batch(models, 8, 256, "cuda", cap_s=0.5, blocks=6)]
-    check_experiment(rows, models, [8])
-    assert cards.value(cards.cards()["convbench_cuda"], "sync_end") == "yes"

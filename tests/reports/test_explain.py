@@ -15,7 +15,7 @@ ROWS = [
 
 TEXT = """\
 images_per_s  4.0, shown as 4
-formula       batch / median of block_s, the mean seconds of a step of each block
+formula       batch / median of block_s, the mean seconds per step of each block
 case          dic_xl/256px/b1/eager/fp32/cpu/1threads
 file          {file}
 verdict       VALID

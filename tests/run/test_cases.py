@@ -363,7 +363,7 @@ def test_what_cannot_run_is_skipped_in_words_and_the_rest_goes_on(
     )
     rows = list(run([*cases, (case(batch=2), case("faulty:needs_a_licence", batch=2)), (case(),)], out))
     assert [row["status"] for row in rows] == ["skipped"] * 6 + ["ok"]
-    assert rows[0]["reason"] == "a CPU has no TF32 units; fp32 is what it computes"
+    assert rows[0]["reason"] == "a CPU has no TF32 units; use fp32"
     assert rows[1]["reason"].startswith("torch found no NVIDIA GPU")
     assert re.fullmatch(r"needs about \d{4,6}\.\d GiB, \d+\.\d GiB are free", rows[2]["reason"])
     assert rows[3]["reason"] == "needs a licence"

@@ -174,7 +174,7 @@ def test_the_state_stays_float32_and_two_walks_do_not_meet(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "steps"), [("heun", 0), ("heun-edm", 1), ("euler-shift", 0)])
 def test_too_few_steps_are_refused(name: str, steps: int) -> None:
-    with pytest.raises(UsageError, match=f"--steps {steps}: at least"):
+    with pytest.raises(UsageError, match=f"--steps {steps}: must be at least"):
         samplers.create(name, steps)
 
 
@@ -194,7 +194,7 @@ def test_every_sampler_has_what_the_table_says(name: str) -> None:
 def test_jit_gets_its_own_sampler_its_noise_and_its_steps() -> None:
     small, large = sampler_for(find("jit_b_16"), None, None), sampler_for(find("jit_b_32"), None, None)
     assert (small.name, small.steps, small.start, large.start) == ("heun", 99, 1, 2)
-    with pytest.raises(UsageError, match=r"^jit_b_16 predicts data, ddim needs noise: take heun$"):
+    with pytest.raises(UsageError, match=r"^jit_b_16 predicts data, ddim needs noise: use heun$"):
         sampler_for(find("jit_b_16"), "ddim", 10)
     assert str(Plan.of_text("cfg=3", find("jit_b_16"))) == "steps=50,cfg=3,decode=no,sampler=heun"
     assert Plan.of_text("cfg=1", find("dic_s")).steps == 250

@@ -41,6 +41,17 @@ def frozen(model: nn.Module, inputs: Inputs, position: int) -> Step:
     return step
 
 
+def frozen_in_one_place(model: nn.Module, inputs: Inputs, position: int) -> Step:
+    """The same for the last image of a batch alone."""
+
+    def step(*given: Tensor) -> Tensor:
+        mixed = list(given)
+        mixed[position] = torch.cat([given[position][:-1], inputs[position][-1:]])
+        return model(*mixed)
+
+    return step
+
+
 # Outputs that are wrong from the start
 
 
@@ -60,6 +71,24 @@ def ignores_t(model: nn.Module, case: Case, inputs: Inputs) -> Step:
 def ignores_y(model: nn.Module, case: Case, inputs: Inputs) -> Step:
     """The label was folded into the weights."""
     return frozen(model, inputs, 2)
+
+
+@faulty
+def one_image_ignores_x(model: nn.Module, case: Case, inputs: Inputs) -> Step:
+    """Denoises the same latents again and again in one place of the batch alone."""
+    return frozen_in_one_place(model, inputs, 0)
+
+
+@faulty
+def one_image_ignores_t(model: nn.Module, case: Case, inputs: Inputs) -> Step:
+    """Takes the first timestep of one image for ever."""
+    return frozen_in_one_place(model, inputs, 1)
+
+
+@faulty
+def one_image_ignores_y(model: nn.Module, case: Case, inputs: Inputs) -> Step:
+    """Takes the first label of one image for ever."""
+    return frozen_in_one_place(model, inputs, 2)
 
 
 @faulty
@@ -133,6 +162,20 @@ def mixes_the_batch(model: nn.Module, case: Case, inputs: Inputs) -> Step:
     def step(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         out = model(x, t, y)
         return out if torch.equal(x, inputs[0]) and torch.equal(t, inputs[1]) else out + 0.1 * out[:1]
+
+    return step
+
+
+# Right forwards, wrong backwards
+
+
+@faulty
+def half_a_gradient(model: nn.Module, case: Case, inputs: Inputs) -> Step:
+    """Its backward pass forgets half of what the forward pass did."""
+
+    def step(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        out = model(x, t, y)
+        return out.detach() / 2 + out / 2
 
     return step
 

@@ -33,14 +33,14 @@ def deep(levels: int = 100_000) -> str:
 def in_little_memory(
     *arguments: object, limit: int = 2**30, imports: str = "torch", cwd: Path = ROOT
 ) -> "subprocess.CompletedProcess[str]":
-    """A command line in a process that may allocate ``limit`` bytes beyond its imports, and take a minute."""
+    """A command line in a process that may allocate ``limit`` bytes beyond its imports, and take two minutes."""
     return subprocess.run(
         [sys.executable, "-c", LIMITED, str(limit), imports, *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 

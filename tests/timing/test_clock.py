@@ -1,17 +1,17 @@
 """Blocks, their order and the stopping rules, with simulated step times."""
 
 import gc
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from statistics import median
 
 import pytest
 import torch
 from simulated import QUICK, Simulated
 
-from convbench.timing.clock import RULES, Block, CpuClock, Lane, StoppedClock, rotate_inputs, time_lanes
+from convbench.timing.clock import RULES, Block, CpuClock, CudaClock, Lane, StoppedClock, rotate_inputs, time_lanes
 
 STEADY = replace(QUICK, warmup_s=0.05, min_s=0.3, cap_s=2.0, min_blocks=10)
 
@@ -169,16 +169,74 @@ def test_the_rules_match_the_protocol() -> None:
     assert (cpu.block_s, cpu.min_blocks, cpu.half_width, cpu.cap_s) == (0.1, 15, 0.02, 20)
 
 
-@pytest.mark.gpu
-def test_events_and_the_host_clock_agree_on_a_gpu() -> None:
-    from convbench.timing.clock import CudaClock
+class FakeDevice:
+    """In place of torch.cuda: a device that works through its queue only while it is waited for, a second a step."""
 
-    a = torch.randn(4096, 4096, device="cuda")
-    clock = CudaClock()
-    clock.block(lambda: a @ a, 5)
-    blocks = [clock.block(lambda: a @ a, 50) for _ in range(5)]
-    for block in blocks:
-        assert 0 < block.total_s <= block.wall_s
-        assert block.step_s == block.total_s / 50
-    assert median(block.wall_s / block.total_s for block in blocks) < 1.02
-    assert clock.single(lambda: a @ a) > 0
+    def __init__(self) -> None:
+        self.queue: list[Callable[[], None]] = []
+        self.seconds = 0.0
+        self.said: list[str] = []
+
+    def synchronize(self) -> None:
+        self.said.append("wait")
+        while self.queue:
+            self.queue.pop(0)()
+
+    def launch(self) -> None:
+        """A step: queued, and over a second later once its turn comes."""
+        self.said.append("step")
+        self.queue.append(self.work)
+
+    def work(self) -> None:
+        self.seconds += 1.0
+
+    def now(self) -> float:
+        self.said.append("time")
+        return self.seconds
+
+    def Event(self, enable_timing: bool) -> "FakeEvent":
+        assert enable_timing
+        return FakeEvent(self)
+
+
+class FakeEvent:
+    def __init__(self, device: FakeDevice) -> None:
+        self.device, self.at = device, math.nan
+
+    def record(self) -> None:
+        self.device.said.append("event")
+        self.device.queue.append(lambda: setattr(self, "at", self.device.seconds))
+
+    def elapsed_time(self, end: "FakeEvent") -> float:
+        return 1e3 * (end.at - self.at)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
+    found = FakeDevice()
+    monkeypatch.setattr(torch.cuda, "synchronize", found.synchronize)
+    monkeypatch.setattr(torch.cuda, "Event", found.Event)
+    monkeypatch.setattr(time, "perf_counter", found.now)
+    return found
+
+
+def test_a_single_step_of_the_cuda_clock_is_waited_for_before_and_after(device: FakeDevice) -> None:
+    """Two earlier steps are still queued: neither is part of it, and its own work is."""
+    device.launch()
+    device.launch()
+    device.said.clear()
+    assert CudaClock().single(device.launch) == 1.0
+    assert device.said == ["wait", "time", "step", "wait", "time"]
+
+
+def test_a_block_of_the_cuda_clock_lies_between_two_waits_and_its_events_around_the_steps(device: FakeDevice) -> None:
+    device.launch()
+    device.said.clear()
+    assert CudaClock().block(device.launch, 3) == Block(step_s=1.0, wall_s=3.0, total_s=3.0, singles=[])
+    assert device.said == ["wait", "time", "event", "step", "step", "step", "event", "wait", "time"]
+
+
+def test_waiting_on_a_gpu_is_for_all_that_is_queued(device: FakeDevice) -> None:
+    device.launch()
+    CudaClock().wait()
+    assert (device.queue, device.seconds) == ([], 1.0)

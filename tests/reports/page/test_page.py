@@ -151,6 +151,35 @@ def test_a_changed_cell_is_named(key: str, runs: Runs, text: str) -> None:
     assert not checked.passed
 
 
+CELL = re.compile(r"<t[dh](?: scope=\"row\")? class=\"[^\"]*\"(?: data-value=\"([^\"]*)\")?>(?:<button[^>]*>)?([^<]*)<")
+
+
+def test_no_cell_and_no_number_behind_a_cell_can_be_changed(runs: Runs) -> None:
+    """Of every row and column; every key of COLUMNS is asked for, and those that say something are shown."""
+    text = page(runs, tuple(COLUMNS))
+    data = re.search(r'data-sha256="\w+">(.*?)</script>', text)
+    assert data
+    columns = json.loads(data.group(1))["columns"]
+    assert set(KEYS) - {"repeat", "file"} <= set(columns)  # which are the same in every row
+    rows = list(re.finditer(r"^<tr data-row=.*$", text, re.MULTILINE))
+    cells = [(row.start() + cell.start(), cell) for row in rows for cell in CELL.finditer(row.group())]
+    assert len(rows) == 4 and len(cells) == 4 * len(columns)
+    changed: dict[tuple[int, str], set[str]] = {}
+    for number, (_, cell) in enumerate(cells):
+        row, key = rows[number // len(columns)], columns[number % len(columns)]
+        for group in (1, 2):
+            if cell.group(group) is None:
+                continue
+            start, end = (row.start() + place for place in cell.span(group))
+            edited = f"{text[:start]}{text[start:end]}0{text[end:]}"
+            checked = check_page(edited, "page.html")
+            assert [found.column for found in checked.differences] == [f"{COLUMNS[key].header} ({key})"], (key, group)
+            assert checked.problems == []
+            changed.setdefault((number // len(columns), key), set()).add("value" if group == 1 else "text")
+    assert len(changed) == len(cells) and all("text" in kinds for kinds in changed.values())
+    assert sum("value" in kinds for kinds in changed.values()) > 4 * 10
+
+
 def test_a_share_or_a_verdict_that_was_changed_is_named(text: str) -> None:
     for old, new in (
         (">SUSPECT</td>", ">VALID</td>"),

@@ -19,6 +19,7 @@ import served
 import torch
 
 from convbench import cli
+from convbench.catalogue import find
 from convbench.errors import UsageError
 from convbench.export import folder
 from convbench.sampling.guidance import combine
@@ -192,6 +193,16 @@ def test_each_backend_gets_its_file_and_configuration(
             "no engines of TensorRT-RTX",
         ),
         ({"batch": (4, 4)}, {}, r"takes at least 4 images.* export with --batch 1\.\.4"),
+        (
+            {"model": "sana_600m", "signature": find("sana_600m").signature},
+            {"guidance": True},
+            "--guidance does not suit sana_600m: it has no index",
+        ),
+        (
+            {"model": "jit_b_16", "signature": find("jit_b_16").signature},
+            {"guidance": True},
+            "--guidance does not suit jit_b_16: it is guided within an interval",
+        ),
         ({}, {"max_batch": 9}, "--max-batch 9 does not suit this artefact: it takes at most 8 images"),
     ],
 )

@@ -6,18 +6,16 @@ whether a driver returns them. The tests marked gpu use a real one.
 
 import os
 import re
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from waiting import until
 
-from convbench.checks.machine import check_confidential_computing, check_exclusive, check_machine
+from convbench.checks.machine import check_confidential_computing, check_machine
 from convbench.timing.telemetry import gpu as telemetry_gpu
 from convbench.timing.telemetry import recorder as telemetry
 from convbench.timing.telemetry.gpu import Gpu, find_gpu, other_processes
@@ -201,7 +199,7 @@ def test_pynvml_has_every_name_in_use() -> None:
 def test_without_a_driver_only_gpu_values_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "_current_gpu", lambda: ["GPU-0"])
     with Recorder("cuda", period_s=0.02) as recorder, recorder.timed():
-        time.sleep(0.3)
+        until(lambda: (recorder.summary()["samples"] or 0) > 1)
     assert recorder.reason.startswith(("pynvml is not installed", "NVML cannot be initialised"))
     summary = recorder.summary()
     assert summary["sm_clock_hz"] is None and summary["power_w"] is None and summary["other_processes"] is None
@@ -218,58 +216,3 @@ def test_torch_names_its_device_as_cuda_does(monkeypatch: pytest.MonkeyPatch) ->
 
 
 # A real GPU
-
-
-@pytest.mark.gpu
-def test_readings_of_a_busy_gpu() -> None:
-    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-    with Recorder("cuda") as recorder:
-        for _ in range(50):
-            a @ a
-        torch.cuda.synchronize()
-        with recorder.timed():
-            end = time.monotonic() + 11
-            while time.monotonic() < end:
-                for _ in range(20):
-                    a @ a
-                torch.cuda.synchronize()
-    summary = recorder.summary()
-    print(recorder.facts, summary, recorder.reason)
-    assert recorder.reason == ""
-    assert recorder.facts["uuid"].endswith(str(torch.cuda.get_device_properties(0).uuid))
-    assert summary["samples"] > 60
-    assert 0 < summary["sm_clock_hz_min"] <= summary["sm_clock_hz"] <= recorder.facts["max_sm_clock_hz"]
-    assert summary["gpu_utilisation"] > 0.5
-    assert summary["used_bytes"] >= a.nbytes
-    mean_w = summary["gpu_energy_j"] / summary["sampled_s"]
-    assert mean_w == pytest.approx(summary["power_w"], rel=0.25)
-    assert summary["other_processes"] in (0, None)
-
-
-@pytest.mark.gpu
-def test_another_process_on_a_gpu_is_detected() -> None:
-    program = "import torch, sys; torch.zeros(1, device='cuda'); print('ready', flush=True); sys.stdin.read()"
-    rival = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert rival.stdout and rival.stdout.readline() == "ready\n"
-        with Recorder("cuda") as recorder, recorder.timed():
-            time.sleep(1)
-    finally:
-        rival.communicate()
-    if recorder.facts["pids"] == "hidden":
-        pytest.skip("this system hides the processes of a GPU")
-    found = check_exclusive(recorder.summary())
-    assert found and found.code == "EXCL"
-
-
-@pytest.mark.gpu
-def test_cuda_visible_devices_may_name_a_uuid() -> None:
-    uuid = str(torch.cuda.get_device_properties(torch.cuda.device_count() - 1).uuid)
-    program = (
-        "from convbench.timing.telemetry.recorder import Recorder\n"
-        "with Recorder('cuda') as recorder: pass\n"
-        "print(recorder.facts['uuid'])"
-    )
-    env = {**ENV, "CUDA_VISIBLE_DEVICES": f"GPU-{uuid}"}
-    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == f"GPU-{uuid}"

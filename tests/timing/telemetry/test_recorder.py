@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from waiting import until
 
 from convbench.checks.machine import check_contention
 from convbench.timing.telemetry import recorder as telemetry
@@ -31,11 +32,19 @@ def alive(pid: int) -> bool:
         return False
 
 
-def gone_within(pid: int, seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while alive(pid) and time.monotonic() < end:
-        time.sleep(0.02)
-    return not alive(pid)
+def switches() -> int:
+    """How often another process was given the core of this one."""
+    return int(psutil.Process().num_ctx_switches().involuntary)
+
+
+def sampled(recorder: Recorder, times: int) -> None:
+    """Work until so many samples have been taken, however long that takes here."""
+
+    def enough() -> bool:
+        spin(0.05)
+        return (recorder.summary()["samples"] or 0) >= times
+
+    until(enough)
 
 
 def pid_of(recorder: Recorder) -> int:
@@ -43,17 +52,19 @@ def pid_of(recorder: Recorder) -> int:
     return recorder._sampler.pid
 
 
-def test_two_seconds_give_twenty_samples_and_leave_no_process() -> None:
+def test_a_sample_is_taken_every_tenth_of_a_second_and_no_process_is_left() -> None:
     with Recorder("cpu") as recorder:
         pid = pid_of(recorder)
         assert alive(pid)
         with recorder.timed():
-            spin(2)
+            wall, own = time.monotonic(), time.process_time()
+            sampled(recorder, 20)
+            wall, own = time.monotonic() - wall, time.process_time() - own
     assert not alive(pid)
     assert recorder.reason == ""
     summary = recorder.summary()
-    assert 10 <= summary["samples"] <= 21  # never more; fewer on a busy machine
-    assert 0.2 < summary["cores_of_this"] < 1.2
+    assert 20 <= summary["samples"] <= wall / 0.1 + 2  # never more; fewer where this machine is busy
+    assert summary["cores_of_this"] == pytest.approx(own / wall, rel=0.3, abs=0.05)
     assert summary["cores_of_sampler"] < 0.1
     stamps = [at for at, _ in recorder.series("own_s")]
     assert stamps == sorted(stamps) and stamps[0] < 0 < stamps[-1]  # the first before the timed part began
@@ -61,9 +72,9 @@ def test_two_seconds_give_twenty_samples_and_leave_no_process() -> None:
 
 def test_a_summary_is_available_while_recording() -> None:
     with Recorder("cpu", period_s=0.02) as recorder:
-        spin(0.3)
+        sampled(recorder, 2)
         first = recorder.summary()["samples"]
-        spin(0.3)
+        sampled(recorder, first + 1)
         assert 1 < first < recorder.summary()["samples"]
 
 
@@ -76,7 +87,9 @@ def test_a_shared_core_is_detected() -> None:
     try:
         os.sched_setaffinity(0, [core])
         with Recorder("cpu") as recorder, recorder.timed():
-            spin(1.5)
+            earlier = switches()
+            sampled(recorder, 10)
+            until(lambda: spin(0.05) or switches() >= earlier + 10)  # type: ignore[func-returns-value]
     finally:
         os.sched_setaffinity(0, before)
         rival.kill()
@@ -85,12 +98,12 @@ def test_a_shared_core_is_detected() -> None:
     assert summary["involuntary_switches"] >= 5
     assert summary["cores_waited"] > 0.1
     found = check_contention(summary)
-    assert found and found.code == "CONT" and "waited for a core" in found.text and not found.invalid
+    assert found and found.code == "CONT" and "waited for a core" in found.text and found.severity == "SUSPECT"
 
 
 def test_samples_of_a_killed_sampler_are_kept_with_a_reason() -> None:
     with Recorder("cpu", period_s=0.02) as recorder:
-        spin(0.3)
+        sampled(recorder, 2)
         os.kill(pid_of(recorder), signal.SIGKILL)
     assert recorder.reason == "the sampler exited early with code -9"
     assert recorder.summary()["samples"] > 1
@@ -98,9 +111,9 @@ def test_samples_of_a_killed_sampler_are_kept_with_a_reason() -> None:
 
 def test_a_torn_line_is_skipped() -> None:
     with Recorder("cpu", period_s=0.02) as recorder:
-        spin(0.1)
+        sampled(recorder, 2)
         os.kill(pid_of(recorder), signal.SIGKILL)
-        spin(0.1)
+        until(lambda: not alive(pid_of(recorder)))
         assert recorder._file
         os.write(recorder._file.fileno(), b'{"sample": {"at": 12')
     assert len(recorder.samples) > 1 and recorder.samples[-1]["at"] != 12
@@ -124,7 +137,7 @@ def test_without_a_sampler_only_its_values_are_missing(monkeypatch: pytest.Monke
 
 def test_a_failing_sampler_states_its_reason() -> None:
     with Recorder("cpu", period_s=1e30) as recorder:  # longer than any wait can be
-        time.sleep(0.3)
+        until(lambda: not alive(pid_of(recorder)))
     assert recorder.reason.startswith("the sampler failed: ")
 
 
@@ -134,10 +147,10 @@ from convbench.timing.telemetry.recorder import Recorder
 recorder = Recorder("cpu").__enter__()
 if sys.argv[1] == "fork" and os.fork() == 0:  # holds the sampler's stdin open, as a pool of compile workers would
     os.setsid()
-    time.sleep(20)
+    time.sleep(3600)
     os._exit(0)
 print(recorder._sampler.pid, "torch" in sys.modules, flush=True)
-time.sleep(60)
+time.sleep(3600)
 """
 
 
@@ -151,7 +164,7 @@ def test_the_sampler_ends_with_its_parent(kind: str) -> None:
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    assert gone_within(int(pid), 5)
+    until(lambda: not alive(int(pid)))
     for child in children:
         if child.is_running():
             child.kill()

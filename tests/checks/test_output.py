@@ -1,0 +1,129 @@
+"""The proof of an output: both sides of each threshold, image by image, with outputs made up here."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from convbench.checks.output import Finding, check_unchanged, input_sets, prove, relative_error
+from convbench.schema import PRECISIONS, Case, Step
+
+LIMITS = {"fp32": 5e-6, "tf32": 1e-2, "torch-default": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
+LEAST_CHANGE = 1e-4
+SHAPE = (4, 3, 2, 2)
+SETS: Any = [tuple(torch.full((4, 1), 10.0 * number + place) for place in range(3)) for number in range(4)]
+
+
+def noise(seed: int) -> Tensor:
+    """Each image of norm 1."""
+    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return x / x.flatten(1).norm(dim=1)[:, None, None, None]
+
+
+REFERENCE = noise(0)
+
+
+def off(by: float, images: Any = slice(None)) -> Tensor:
+    """The reference, moved by that share of its norm in some images."""
+    moved = REFERENCE.clone()
+    moved[images] += by * noise(1)[images]
+    return moved
+
+
+class Outputs:
+    """A step with a fixed output for each input set, by its number; a permuted batch gets the permuted output."""
+
+    def __init__(self, first: Tensor, *others: Tensor, permuted: Tensor | None = None) -> None:
+        self.outputs = [first, *others]
+        self.permuted, self.calls = permuted, 0
+
+    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls > len(self.outputs) - 1:  # after the sets behind the first, which was run before the proof
+            return self.outputs[0].roll(1, 0) if self.permuted is None else self.permuted
+        return self.outputs[self.calls]
+
+
+def proved(step: Outputs, precision: str = "fp32") -> list[str]:
+    return [str(each) for each in prove(step, SETS, REFERENCE, precision, step.outputs[0]).findings]
+
+
+CHANGED = [off(0.1), off(0.1), off(0.1)]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_output_may_be_as_far_from_fp32_as_its_precision_allows(precision: str) -> None:
+    """REF."""
+    limit = LIMITS[precision]
+    proof = prove(Outputs(off(0.99 * limit), *CHANGED), SETS, REFERENCE, precision, off(0.99 * limit))
+    assert (proof.findings, proof.error_vs_fp32) == ([], pytest.approx(0.99 * limit))
+    (found,) = proved(Outputs(off(1.01 * limit), *CHANGED), precision)
+    assert found == f"REF: relative error {1.01 * limit:.1e} against fp32 eager, at most {limit:.0e} allowed"
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize(
+    ("by", "images", "still"),
+    [
+        (1.1 * LEAST_CHANGE, slice(None), 0),
+        (0.9 * LEAST_CHANGE, slice(None), 4),
+        (0.1, slice(0, 3), 1),  # the last image alone does not change
+        (0.1, slice(1, 4), 1),
+        (0.1, slice(0, 1), 3),
+        (0.0, slice(None), 4),
+    ],
+)
+def test_every_image_depends_on_every_input(place: int, by: float, images: slice, still: int) -> None:
+    """DEP."""
+    others = list(CHANGED)
+    others[place] = off(by, images)
+    expected = [f"DEP: {still} of 4 outputs do not change with {'xty'[place]}"] if still else []
+    assert proved(Outputs(REFERENCE, *others)) == expected
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_permuted_batch_gives_the_permuted_output_as_far_as_its_precision_allows(precision: str) -> None:
+    """PERM."""
+    turned = REFERENCE.roll(1, 0)
+    for share, found in ((0.99, False), (1.01, True)):
+        permuted = turned + share * LIMITS[precision] * noise(1)
+        codes = [each.partition(":")[0] for each in proved(Outputs(REFERENCE, *CHANGED, permuted=permuted), precision)]
+        assert codes == ["PERM"] * found
+    assert proved(Outputs(REFERENCE, *CHANGED, permuted=REFERENCE))[0].startswith("PERM: permuting the batch does not")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_output_is_finite(bad: float) -> None:
+    """SUM."""
+    broken = REFERENCE.clone()
+    broken[2, 0, 0, 0] = bad
+    assert proved(Outputs(broken, *CHANGED))[0] == "SUM: the output is not finite"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_output_stays_what_it_was_as_far_as_its_precision_allows(precision: str) -> None:
+    """SUM."""
+    limit = LIMITS[precision]
+    for share in (0.0, 0.99):
+        assert check_unchanged(lambda x, t, y, s=share: off(s * limit), SETS[0], REFERENCE, precision) is None  # type: ignore[misc]
+    step: Step = lambda x, t, y: off(1.01 * limit)  # noqa: E731
+    assert check_unchanged(step, SETS[0], REFERENCE, precision) == Finding(
+        "SUM", f"the output after timing differs from the one before by {1.01 * limit:.1e}"
+    )
+
+
+def test_an_error_is_relative_to_the_reference_and_infinite_where_nothing_can_be_compared() -> None:
+    assert relative_error(off(0.5), REFERENCE) == pytest.approx(0.5)
+    assert relative_error(3 * REFERENCE, REFERENCE) == pytest.approx(2.0)
+    assert relative_error(REFERENCE[:3], REFERENCE) == float("inf")
+    assert relative_error(REFERENCE * float("nan"), REFERENCE) == float("inf")
+
+
+@pytest.mark.parametrize("model", ["dico_s", "sit_xl_2", "pixart_xl_2", "adm_64"])
+def test_each_further_set_of_inputs_differs_in_one_input_of_every_image(model: str) -> None:
+    first, *others = input_sets(Case(model, 64, 3))
+    for place, other in enumerate(others):
+        for index, (a, b) in enumerate(zip(first, other, strict=True)):
+            same = [torch.equal(one, another) for one, another in zip(a, b, strict=True)]
+            assert same == [index != place] * 3

@@ -1,0 +1,136 @@
+"""What ``verify`` says of an engine that is wrong by a known amount, in a single pass or along a trajectory alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import exported
+import pytest
+import torch
+from torch import Tensor, nn
+
+from convbench.export import folder, verify
+
+LIMITS = {"fp32": 5e-6, "fp16": 1e-2, "bf16": 5e-2, "int8": 1e-1}  # of a pass, relative to fp32 PyTorch
+TRAJECTORY_LIMITS = {"fp32": 5e-6, "fp16": 4e-3, "bf16": 5e-2, "int8": 2e-1}
+STEPS = 10
+SIZES = exported.sizes("dico")
+MANIFEST = folder.Manifest(
+    model="tiny:dico",
+    signature=SIZES.takes,
+    res=exported.RES,
+    to="aoti",
+    precision="fp32",
+    batch=(1, 8),
+    dimensions=SIZES.dimensions,
+    inputs=SIZES.ports()[0],
+    outputs=tuple(
+        replace(port, shape=tuple(8 if side == 0 else side for side in port.shape)) for port in SIZES.ports()[1]
+    ),
+    entry="model.pt2",
+    weights={"source": "random, seed 0", "sha256": "0"},
+    versions={"torch": torch.__version__},
+    target={"device": "cpu"},
+    command="convbench export",
+    created_utc="2026-11-21T00:00:00+00:00",
+    build_s=0.0,
+)
+
+
+class Engine:
+    """The network, off by a share of its output: in the passes, and in the calls of the trajectory behind them."""
+
+    def __init__(self, network: nn.Module, passes: float = 0.0, trajectory: float = 0.0, compared: int = 7) -> None:
+        self.network, self.off, self.compared = network, (passes, trajectory), compared
+        self.calls = 0
+
+    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        self.calls += 1
+        out: Tensor = self.network(x, t, y)
+        return out * (1 + self.off[self.calls > self.compared])
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    return exported.network("dico")
+
+
+Check = Any
+
+
+@pytest.fixture
+def check(tmp_path: Path, network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Check:
+    """Check an artefact that the given engine stands for."""
+
+    def check(engine: Engine, precision: str = "fp32", takes_trajectory: bool = True) -> dict[str, Any]:
+        path = tmp_path / f"artefact{len(list(tmp_path.iterdir()))}"
+        with folder.making(path) as partial:
+            (partial / "model.pt2").write_bytes(b"weights")
+            folder.write(partial, replace(MANIFEST, precision=precision))
+
+        @contextmanager
+        def opened(*_: object, **__: object) -> Iterator[Engine]:
+            yield engine
+
+        monkeypatch.setattr(verify.runtimes, "opened", opened)
+        monkeypatch.setattr(verify.locate, "first_difference", lambda *_: None)
+        return verify.check(path, network, SIZES, takes_trajectory)
+
+    return check
+
+
+def test_a_right_engine_is_compared_in_passes_and_along_a_trajectory(check: Check, network: nn.Module) -> None:
+    engine = Engine(network)
+    found = check(engine)
+    assert (found["status"], len(found["checks"])) == ("passed", 7)
+    assert found["reason"].startswith("7 comparisons with fp32 PyTorch, relative L2 error of the worst image 0.0e+00")
+    assert found["trajectory"] == {
+        "sampler": "ddim",
+        "steps": STEPS,
+        "images": 1,
+        "relative_l2": 0.0,
+        "limit": 5e-6,
+        "ok": True,
+    }
+    assert engine.calls == 7 + STEPS  # the engine itself walked, not the network in its place
+
+
+@pytest.mark.parametrize("precision", LIMITS)
+def test_a_pass_may_be_as_wrong_as_its_precision_allows(check: Check, network: nn.Module, precision: str) -> None:
+    limit = LIMITS[precision]
+    found = check(Engine(network, passes=0.98 * limit), precision)
+    assert (found["status"], found["limit"]) == ("passed", limit)
+    found = check(Engine(network, passes=1.02 * limit), precision)
+    assert found["status"] == "failed" and "trajectory" not in found
+    assert found["reason"].startswith(f"7 of 7 comparisons are wrong: relative error {1.02 * limit:.1e} at batch ")
+    assert found["reason"].endswith(f", at most {limit:.0e} allowed")
+
+
+@pytest.mark.parametrize("precision", TRAJECTORY_LIMITS)
+def test_an_engine_that_is_wrong_along_a_trajectory_alone_has_failed(
+    check: Check, network: nn.Module, precision: str
+) -> None:
+    limit = TRAJECTORY_LIMITS[precision]
+    found = check(Engine(network, trajectory=10 * limit), precision)
+    assert [row["ok"] for row in found["checks"]] == [True] * 7
+    assert found["trajectory"]["limit"] == limit < found["trajectory"]["relative_l2"]
+    assert (found["status"], found["trajectory"]["ok"]) == ("failed", False)
+    error = f"{found['trajectory']['relative_l2']:.1e}"
+    assert found["reason"] == f"after {STEPS} steps of ddim the images differ by {error}"
+    found = check(Engine(network, trajectory=limit / 20), precision)
+    assert 0 < found["trajectory"]["relative_l2"] < limit
+    assert (found["status"], found["trajectory"]["ok"]) == ("passed", True)
+
+
+def test_a_trajectory_that_is_not_asked_for_is_not_walked(check: Check, network: nn.Module) -> None:
+    engine = Engine(network, trajectory=1.0)
+    found = check(engine, takes_trajectory=False)
+    assert (found["status"], engine.calls, "trajectory" in found) == ("passed", 7, False)
+
+
+def test_images_that_are_not_finite_have_failed(check: Check, network: nn.Module) -> None:
+    found = check(Engine(network, trajectory=float("nan")))
+    assert (found["status"], found["trajectory"]["relative_l2"]) == ("failed", None)
+    assert found["reason"] == f"after {STEPS} steps of ddim the images are not finite"
