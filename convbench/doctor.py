@@ -163,7 +163,7 @@ def _versions() -> Iterator[Row]:
 
 
 def tested_versions() -> dict[str, str]:
-    """By distribution: of the optional packages, and in a checkout of those that are always needed."""
+    """Tested versions by distribution: optional packages and, in a checkout, required ones."""
     modules = importlib.metadata.packages_distributions()
     found = {name: facts["version"] for module, facts in packages.table().items() for name in modules.get(module, ())}
     if CONSTRAINTS.is_file():

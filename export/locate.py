@@ -116,14 +116,18 @@ def _operators_before(graph: Graph, known: set[str], value: str) -> list[str]:
 
 
 def worst_image(out: Tensor, reference: Tensor) -> float:
-    """The largest relative L2 error of an image; infinite where the shape is another or something is not finite."""
+    """Largest relative L2 error of an image in (B, ...) outputs; infinite for another shape or non-finite values."""
     if out.shape != reference.shape:
         return float("inf")
     return max(relative_error(mine, theirs) for mine, theirs in zip(out, reference, strict=True))
 
 
 def captured(network: nn.Module, inputs: Inputs) -> dict[Tap, Tensor]:
-    """Outputs of all modules and first inputs of those without modules inside; of modules that are called once."""
+    """Record outputs of all modules, and first inputs of leaf modules, that are called once.
+
+    Args:
+        inputs: x (B, C, H, W), t (B,) and y (B,) or (B, tokens, width).
+    """
     calls: dict[str, int] = {}
     found: dict[Tap, Tensor] = {}
 

@@ -250,7 +250,7 @@ with opened(pathlib.Path(".")) as step:
 
 
 def readme(manifest: Manifest, found: dict[str, Any]) -> str:
-    """For a colleague who got this folder and nothing else."""
+    """Write a readme for a reader who only has this folder."""
     ports = "\n".join(
         f"| {way} | {port.name} | {port.dtype} | {', '.join(map(str, port.shape))} |"
         for way, port in [*(("in", port) for port in manifest.inputs), *(("out", port) for port in manifest.outputs)]

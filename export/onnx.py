@@ -122,7 +122,7 @@ def _count(kinds: Iterator[str]) -> dict[str, int]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the exporter's remarks about torchvision, its own age and its naming of dimensions."""
+    """Suppress messages of the exporter about torchvision, deprecation and names of dimensions."""
     log = logging.getLogger("torch.onnx")
     before = log.level
     log.setLevel(logging.ERROR)

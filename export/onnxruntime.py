@@ -97,10 +97,10 @@ def step(opened: Any) -> Step:
 
 
 def bound_step(opened: Any, out: Tensor) -> Step:
-    """A session on a GPU as a step: it reads and writes device memory, nothing is copied.
+    """Wrap a session on a GPU as a step that reads and writes device memory without copies.
 
     Args:
-        out: float32 on the device, contiguous; every call overwrites it.
+        out: output (B, C or 2C, H, W), float32, contiguous, on the device; every call overwrites it.
     """
     import numpy as np
 

@@ -62,13 +62,16 @@ class Shapes:
         return {**first, **space}, dict(first), dict(first)
 
     def example(self) -> Inputs:
-        """Two images where that many are taken: one would be taken for a constant."""
+        """Draw example inputs of two images if allowed, as a batch of one would be treated as a constant.
+
+        x (B, C, H, W), t (B,), y (B,) or (B, tokens, width)
+        """
         return self.inputs(min(max(2, self.batch[0]), self.batch[1]))
 
     def inputs(self, batch: int, height: int | None = None, width: int | None = None, seed: int = 0) -> Inputs:
-        """x standard normal; t from the first to the last step, fractions included; y from the first class to none.
+        """Draw x (B, C, H, W) standard normal, t (B,) over all steps with fractions, y (B,) over all classes and none.
 
-        Both ends of t and of y come first, so that two images show them.
+        Both ends of t and y come first, so that two images include them. With captions, y is (B, tokens, width).
         """
         generator = torch.Generator().manual_seed(seed)
         takes = self.takes

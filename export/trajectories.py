@@ -33,7 +33,12 @@ def sample(
     trained: bool,
     seen: Callable[[Tensor, Tensor, Tensor], None] = lambda x, t, y: None,
 ) -> Tensor:
-    """Images from fixed noise, each with a class. ``seen`` is called with what the network is given."""
+    """Sample images from fixed noise, each with its class. -> (images, C, S, S)
+
+    Args:
+        model: called with x (B, C, S, S), t (B,) and y (B,) or (B, tokens, width).
+        seen: called with the same inputs at every step.
+    """
     takes = sizes.takes
     numbers = range(images)
     noise = PerImage(0, numbers, (takes.channels, sizes.side, sizes.side))

@@ -147,7 +147,10 @@ def _verdict(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def pool(sizes: Shapes) -> Iterator[Inputs]:
-    """Cases to compare: both ends of t and y and values between them, in several batches; other sizes, not square."""
+    """Yield inputs to compare: x (B, C, H, W), t (B,), y (B,), with both ends of t and y and values in between.
+
+    They have several batch sizes and, if allowed, other sizes that are not square.
+    """
     low, high = sizes.batch
     batches = sorted({low, *(min(max(low, batch), high) for batch in BATCHES)})
     images = max(sum(batches), 4 * low)

@@ -26,7 +26,7 @@ def widened(arguments: Iterable[Any]) -> Arguments:
 
 
 def outputs(result: Any) -> tuple[Tensor, ...]:
-    """Return one result or several as a tuple."""
+    """Return one result (N, ...) or several as a tuple."""
     return result if isinstance(result, tuple) else (result,)
 
 

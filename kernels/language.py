@@ -72,7 +72,7 @@ def bound(n: int) -> Any:
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
-    """Make the GPU that holds ``x`` the current one, to which launches go."""
+    """Make the GPU of ``x``, a tensor (N, ...), the current one for launches."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 

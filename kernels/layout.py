@@ -36,7 +36,7 @@ def nhwc(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def require_type(name: str, x: Tensor) -> None:
-    """Raise UsageError for a type that no kernel takes. On a CPU the references take every type."""
+    """Raise UsageError if no kernel takes the type of x, a tensor (N, ...). References on a CPU take every type."""
     if x.is_cuda and x.dtype not in FLOATS:
         raise UsageError(f"{name} must be float32, float16 or bfloat16 on a GPU, got {x.dtype}: float64 runs on a CPU")
 

@@ -85,14 +85,14 @@ def product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def check_product(x: Tensor, weight: Tensor, bias: Tensor, *_: object) -> None:
-    """Raise UsageError for a shape, type or layout that the products do not take."""
+    """Raise UsageError for a shape, type or layout that the products do not take. Shapes as in ``product``."""
     require_nhwc(x=x)
     require_shape((weight.shape[0], x.shape[1]), x.dtype, weight=weight)
     require_shape((weight.shape[0],), bias=bias)
 
 
 def product_inputs(shape: Shape, batch: int, dtype: torch.dtype, device: str, seed: int) -> tuple[Tensor, ...]:
-    """Random x, weight and bias of a product, with the shapes of ``product``; x in channels_last."""
+    """Draw random x in channels_last, weight and bias of a product. Shapes as in ``product``."""
     k, c = shape.channels, shape.out_channels
     x = feature_map(batch, k, shape, dtype, device, seed)
     weight = normal(c, k, dtype=dtype, device=device, seed=seed + 1, scale=k**-0.5)

@@ -77,7 +77,7 @@ class Kernel:
 
 
 def normal(*shape: int, dtype: torch.dtype, device: str, seed: int, scale: float = 1.0, shift: float = 0.0) -> Tensor:
-    """A tensor of random normal values from a seed, drawn on ``device``: a CPU takes seconds for the bench's maps."""
+    """Draw a normal tensor of any shape (N, ...) on ``device``, as a CPU takes seconds for the maps of the bench."""
     generator = torch.Generator(device).manual_seed(seed)
     return (scale * torch.randn(shape, generator=generator, device=device) + shift).to(dtype)
 

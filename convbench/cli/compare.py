@@ -86,7 +86,7 @@ def _is_usable(row: dict[str, Any]) -> bool:
 
 
 def _changed(runs: list[dict[str, dict[str, Any]]], cases: list[str]) -> list[str]:
-    """In what the environments of the two runs differ: a ratio across machines says little of a change."""
+    """List the differences between the environments of two runs, as a ratio across machines says little."""
     return sorted(
         {
             f"environments differ in {change}"

@@ -64,7 +64,7 @@ def command(family: str | None, ablations: bool, form: str) -> None:
 
 
 def _weights_licence(variant: Any) -> str | None:
-    """What the authors say about their weights; None where nobody has looked."""
+    """Licence that the authors state for their weights; None if unknown."""
     facts = variant.family.facts
     listed = [entry["licence"] for entry in facts.get("official", {}).get(variant.id, [])]
     return facts["source"].get("weights_licence") or next(iter(listed), None)

@@ -40,7 +40,7 @@ def below(rows: Sequence[CaseRow]) -> Iterator[str]:
 
 
 def _advice(noisy: Sequence[Measurement], took_s: Second) -> str:
-    """Which --cap to type. An interval narrows with the square root of the time."""
+    """Suggest a value of --cap. An interval narrows with the square root of the time."""
     from ..timing.clock import RULES
 
     asked = RULES[noisy[0].device].half_width

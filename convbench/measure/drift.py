@@ -114,7 +114,7 @@ def limit(precision: str, steps: int) -> float:
 
 
 def distances(x: Tensor, reference: Tensor) -> tuple[float | None, float | None]:
-    """The relative L2 error over all images, and that of the worst image; None where it is not finite."""
+    """Compute the relative L2 errors of all images (B, C, H, W) and of the worst one; None if not finite."""
     worst = max(output.relative_error(a, b) for a, b in zip(x, reference, strict=True))
     error = output.relative_error(x, reference)
     return (error if math.isfinite(error) else None), (worst if math.isfinite(worst) else None)

@@ -64,9 +64,12 @@ def training_step(forward: Step, model: nn.Module, case: Case) -> Iterator[Step]
 
 
 def prove_gradient(forward: Step, model: nn.Module, inputs: Inputs, case: Case) -> Finding | None:
-    """GRAD: the gradient of a step's forward pass agrees with that of fp32 eager. Inside ``training_step``.
+    """Check GRAD within ``training_step``: the gradient of a forward pass agrees with that of fp32 eager.
 
     Twice the tolerance of an output is allowed, as a gradient passes every layer twice.
+
+    Args:
+        inputs: x (B, C, H, W), t (B,) and y (B,).
     """
     learned = _learned(model)
     with torch.enable_grad():

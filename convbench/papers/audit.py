@@ -57,7 +57,7 @@ def audit(papers: Collection[str] | None = None, models: Collection[str] | None 
 
 
 def merged(rows: list[Row]) -> list[Row]:
-    """For reading: lines of one paper that print the same numbers about the same model become one."""
+    """Merge lines of a paper with the same numbers for the same model, for display."""
     groups: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         key = tuple(row[name] for name in ("paper", "model", "label", "res", "images_per_s", "gmacs_printed"))

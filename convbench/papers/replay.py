@@ -205,13 +205,13 @@ def _chain(
 
 
 def reasons_not_to_flip(paper: str, device: str, theirs: Way, own: Way) -> dict[str, str | None]:
-    """By knob: why it cannot be flipped on the device, or None."""
+    """Explain for each knob why it cannot be flipped on the device; None if it can."""
     reasons = {knob: missing(knob, paper, device, theirs, own) for knob in KNOBS}
     return reasons | {"precision": reasons["precision"] or precision.unsupported("tf32", device)}
 
 
 def input_sets(case: Case) -> list[Inputs]:
-    """``proof.input_sets`` on the device of the case."""
+    """Draw ``proof.input_sets`` on the device of the case: x (B, C, H, W), t (B,) and y (B,) each."""
     return [(x.to(case.device), t.to(case.device), y.to(case.device)) for x, t, y in proof.input_sets(case)]
 
 

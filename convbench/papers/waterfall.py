@@ -1,4 +1,4 @@
-"""From a printed number to ours: the rows of a replay as a waterfall, and in words."""
+"""Waterfall from a published number to ours: the rows of a replay, and their description in words."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

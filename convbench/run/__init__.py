@@ -1,1 +1,1 @@
-"""From a request to stored rows, in the parent process: plan, processes, rows."""
+"""Requests and their stored rows, in the parent process: plan, processes, rows."""

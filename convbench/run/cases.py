@@ -106,7 +106,7 @@ def cases(
 
 
 def estimates(cases: Sequence[Case]) -> dict[str, Estimate | str]:
-    """By the id of a case: its estimated memory and time, or the reason why it cannot run here."""
+    """Estimate memory and time of each case, by its id; a text explains why a case cannot run here."""
     return {case.id: unsupported(case) or estimate(case, quick_rates(case.device)) for case in cases}
 
 

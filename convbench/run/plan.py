@@ -1,4 +1,4 @@
-"""From a request to the list of cases, in the order they will run. Imports no torch."""
+"""Plan of a request: its cases in the order in which they run. Imports no torch."""
 
 import itertools
 from collections import Counter

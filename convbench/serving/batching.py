@@ -93,7 +93,7 @@ class Batcher:
                     self.changed.notify()
 
     def hurry(self) -> None:
-        """From now on no batch waits for more."""
+        """Stop waiting for further requests before a batch runs."""
         with self.changed:
             self.max_delay_s = 0.0
             self.changed.notify()

@@ -82,7 +82,7 @@ def run_encoder(blocks: Any, x: Tensor, modulations: Iterator[Vectors], skips: l
 
 
 class FusedDiC(FusedNetwork, DiC):
-    """``DiC`` with fused blocks. Inputs, results and errors are the same."""
+    """``DiC`` with fused blocks and the same inputs x (B, C, H, W), t (B,), y (B,), results and errors."""
 
     def sharing(self) -> Sequence[Sequence[nn.Module]]:
         encoders, decoders = self.enc_blocks, self.dec_blocks

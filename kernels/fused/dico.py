@@ -67,7 +67,7 @@ class FusedDiCoBlock(FusedBlock):
 
 
 class FusedDiCo(FusedNetwork, DiCo):
-    """``DiCo`` with fused blocks. Inputs, results and errors are the same."""
+    """``DiCo`` with fused blocks and the same inputs x (B, C, H, W), t (B,), y (B,), results and errors."""
 
     def sharing(self) -> Sequence[Sequence[nn.Module]]:
         # The decoder at full resolution has the width, and so the condition, of level 2.

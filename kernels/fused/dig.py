@@ -51,7 +51,7 @@ def modulated(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class FusedDiG(FusedNetwork, DiG):
-    """``DiG`` with fused blocks. Inputs, results and errors are the same."""
+    """``DiG`` with fused blocks and the same inputs x (B, C, H, W), t (B,), y (B,), results and errors."""
 
     def sharing(self) -> Sequence[Sequence[nn.Module]]:
         return ([*self.blocks, self.final_layer],)

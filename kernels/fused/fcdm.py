@@ -56,7 +56,7 @@ class FusedFCDMBlock(FusedBlock):
 
 
 class FusedFCDM(FusedNetwork, FCDM):
-    """``FCDM`` with fused blocks. Inputs, results and errors are the same."""
+    """``FCDM`` with fused blocks and the same inputs x (B, C, H, W), t (B,), y (B,), results and errors."""
 
     def sharing(self) -> Sequence[Sequence[nn.Module]]:
         first = [*self.encoder_level_1, *self.decoder_level_1, self.final_layer]

@@ -16,7 +16,7 @@ from ..ops.pointwise_squares import pointwise_squares
 
 
 def library_product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Compute W x + b with the library's product, which adds the bias itself."""
+    """Compute W x + b with the library's product, which adds the bias. (B, K, H, W), (C, K), (C,) -> (B, C, H, W)"""
     return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 
@@ -31,7 +31,7 @@ def library_convolution(conv: nn.Module, x: Tensor) -> Tensor:
 
 
 def product_gelu(x: Tensor, weight: Tensor, bias: Tensor, ours: bool) -> Tensor:
-    """Compute gelu(W x + b)."""
+    """Compute gelu(W x + b). (B, K, H, W), (C, K), (C,) -> (B, C, H, W)"""
     return pointwise(x, weight, bias, gelu=True) if ours else F.gelu(library_product(x, weight, bias))
 
 

@@ -44,7 +44,7 @@ def eager(sums: Tensor, weight: Tensor, bias: Tensor, pixels: int) -> Tensor:
 
 
 def check(sums: Tensor, weight: Tensor, bias: Tensor, *_: object) -> None:
-    """Raise UsageError for a shape, type or layout that the operation does not take."""
+    """Raise UsageError for a shape, type or layout that the operation does not take. Shapes as in ``reference``."""
     if sums.dim() != 3 or sums.dtype != wide(weight.dtype):
         raise UsageError(f"sums must be (N, tiles, C) in {wide(weight.dtype)}, got {tuple(sums.shape)} in {sums.dtype}")
     require_shape(tuple(sums.shape), sums=sums)

@@ -43,7 +43,7 @@ def _sampled(x: Tensor, places: Tensor, weights: Tensor) -> Tensor:
 
 
 def check(x: Tensor, places: Tensor, weights: Tensor) -> None:
-    """Raise UsageError for a shape, type or layout that the operation does not take."""
+    """Raise UsageError for a shape, type or layout that the operation does not take. Shapes as in ``reference``."""
     require_nhwc(x=x)
     n, c, h, w = x.shape
     if weights.dim() != 5 or c % max(1, weights.shape[3]):

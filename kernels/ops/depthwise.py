@@ -65,7 +65,7 @@ def eager(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
-    """Raise UsageError for a shape, type or layout that the depthwise operations do not take."""
+    """Raise UsageError for a shape, type or layout that no depthwise operation takes. Shapes as in ``reference``."""
     require_nhwc(x=x)
     require_shape((window_side(weight) ** 2, x.shape[1]), x.dtype, weight=weight)
     require_shape((x.shape[1],), bias=bias)

@@ -42,7 +42,7 @@ def eager(x: Tensor, bias: Tensor, gate: Tensor, residual: Tensor, residual_bias
 
 
 def check(x: Tensor, bias: Tensor, gate: Tensor, residual: Tensor, residual_bias: Tensor | None = None) -> None:
-    """Raise UsageError for a shape, type or layout that the operation does not take."""
+    """Raise UsageError for a shape, type or layout that the operation does not take. Shapes as in ``reference``."""
     require_nhwc(x=x, residual=residual)
     n, c = x.shape[:2]
     require_shape((c,), bias=bias)

@@ -74,7 +74,7 @@ def check(
     scale: Tensor | None = None,
     shift: Tensor | None = None,
 ) -> None:
-    """Raise UsageError for a shape, type or layout that the operation does not take."""
+    """Raise UsageError for a shape, type or layout that the operation does not take. Shapes as in ``reference``."""
     require_nhwc(x=x)
     n, c = x.shape[:2]
     if groups < 1 or c % groups:

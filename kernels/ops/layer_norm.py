@@ -34,7 +34,7 @@ def eager(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def check(x: Tensor, shift: Tensor, scale: Tensor, *_: object) -> None:
-    """Raise UsageError for a shape, type or layout that the operation does not take."""
+    """Raise UsageError for a shape, type or layout that the operation does not take. Shapes as in ``reference``."""
     require_nhwc(x=x)
     require_vectors(x.shape[0], x.shape[1], shift=shift, scale=scale)
 

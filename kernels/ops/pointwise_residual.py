@@ -57,7 +57,7 @@ def eager(x: Tensor, factor: Tensor | None, weight: Tensor, bias: Tensor, gate: 
 
 
 def check(x: Tensor, factor: Tensor | None, weight: Tensor, bias: Tensor, gate: Tensor, residual: Tensor) -> None:
-    """Raise UsageError for a shape, type or layout that the operation does not take."""
+    """Raise UsageError for a shape, type or layout that the operation does not take. Shapes as in ``reference``."""
     check_product(x, weight, bias)
     n, k, h, w = x.shape
     require_nhwc(residual=residual)

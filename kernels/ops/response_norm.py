@@ -46,7 +46,7 @@ def fold_beta(weight: Tensor, beta: Tensor, bias: Tensor) -> Tensor:
 
 
 def check(squares: Tensor, gamma: Tensor, *_: object) -> None:
-    """Raise UsageError for a shape, type or layout that the operation does not take."""
+    """Raise UsageError for a shape, type or layout that the operation does not take. Shapes as in ``reference``."""
     if squares.dim() != 3 or squares.dtype not in (torch.float32, torch.float64):
         raise UsageError(f"squares must be (N, segments, C) in float32, got {tuple(squares.shape)} in {squares.dtype}")
     require_shape(tuple(squares.shape), squares=squares)

@@ -81,7 +81,7 @@ def test_rotary_is_a_product_of_complex_numbers(width: int, rows: int, columns: 
     assert_close(SpanRotary(width, rows, columns)(x.float()), expected, "fp32")
 
 
-def test_another_size_names_the_one_it_would_need() -> None:
+def test_a_different_size_names_the_required_one() -> None:
     model = DDT(32, 2, 1, 2, 2, res=64, num_classes=10)
     y = torch.zeros(1, dtype=torch.long)
     with pytest.raises(ValueError, match=r"^this DDT is built for 8x8 latents, got 16x16: create it with res=128$"):

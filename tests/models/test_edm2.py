@@ -83,7 +83,7 @@ def test_a_layer_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kernel", [0, 1, 3])
-def test_only_the_direction_of_a_weight_counts_and_magnitude_is_kept(kernel: int) -> None:
+def test_only_the_direction_of_a_weight_matters_and_magnitude_is_kept(kernel: int) -> None:
     layer = MPLayer(64, 32, kernel).requires_grad_(False)
     x = noise(1, 500, 64) if kernel == 0 else noise(1, 4, 64, 16, 16)
     out = layer(x)
@@ -103,7 +103,7 @@ def test_sums_and_concatenations_keep_the_magnitude_of_normal_maps() -> None:
     assert both.square().mean().sqrt() == pytest.approx(1, abs=5e-3)
 
 
-def test_attention_in_single_steps() -> None:
+def test_attention_equals_the_unfused_form() -> None:
     """Channels by head, then channel, then q, k, v; each of these at unit root mean square over a head's channels."""
     block, qkv = EDM2Block(8, 8, 16, decoder=True, heads=2), noise(4, 2, 24, 3, 3).double()
     q, k, v = qkv.reshape(2, 2, 4, 3, 9).unbind(3)
@@ -132,7 +132,7 @@ def test_frequencies_survive_half_precision(kind: torch.dtype) -> None:
     assert {p.dtype for p in tiny().to(kind).parameters()} == {kind}
 
 
-def test_another_side_is_refused_by_name() -> None:
+def test_a_different_side_is_refused_by_name() -> None:
     message = r"^this EDM2 is built for 16x16 latents \(128 px\), got 32x32: create it with res=256$"
     with pytest.raises(ValueError, match=message):
         tiny()(noise(0, 1, 4, 32, 32), torch.ones(1), torch.tensor([3]))
@@ -169,7 +169,7 @@ def test_a_folded_network_reads_both_forms_of_a_checkpoint(tmp_path: Path) -> No
         load_weights(again, str(tmp_path / "broken.pt"), find("edm2_xs@weights=folded"))
 
 
-def test_folding_saves_one_product_a_weight_and_nothing_else() -> None:
+def test_folding_saves_exactly_one_product_per_weight() -> None:
     """But for the uncertainty head, which no forward pass reads; the gains of 36 blocks and of the output are gone."""
     own, folded = (count_variant(find(id), 512) for id in ("edm2_xs", "edm2_xs@weights=folded"))
     official = models.on_meta(find("edm2_xs"), 512)

@@ -72,7 +72,7 @@ def test_corners_come_from_truncation(place: float, expected: float, axis: int) 
     assert found[0, 0, 0, 0, 0] == pytest.approx(expected, abs=1e-9)
 
 
-def test_inside_the_grid_it_is_what_grid_sample_gives() -> None:
+def test_samples_inside_the_grid_equal_grid_sample() -> None:
     """Another implementation of bilinear samples; outside it is another function."""
     height, width = 5, 6
     values, weights = noise(3, 1, height, width, 1, 4), torch.ones(1, height, width, 1, 1, dtype=torch.float64)

@@ -49,7 +49,7 @@ def inputs(
 @pytest.mark.parametrize("tokens", LENGTHS)
 @pytest.mark.parametrize("decay", ["DiG", "none", "strong", "-10 everywhere", "mixed", "first strong"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
-def test_chunks_give_what_the_recurrence_gives(tokens: int, decay: str, dtype: torch.dtype) -> None:
+def test_chunks_equal_the_recurrence(tokens: int, decay: str, dtype: torch.dtype) -> None:
     arguments = inputs(tokens, decay, dtype)
     found = chunked_gla(*arguments)
     assert found.dtype == dtype
@@ -58,7 +58,7 @@ def test_chunks_give_what_the_recurrence_gives(tokens: int, decay: str, dtype: t
 
 
 @pytest.mark.parametrize("tokens", [1, 25, 256])
-def test_bfloat16_is_rounded_only_at_the_end(tokens: int) -> None:
+def test_bfloat16_is_only_rounded_at_the_end(tokens: int) -> None:
     arguments = inputs(tokens, dtype=torch.bfloat16)
     found = chunked_gla(*arguments)
     assert found.dtype == torch.bfloat16
@@ -67,12 +67,12 @@ def test_bfloat16_is_rounded_only_at_the_end(tokens: int) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [(1, 1), (5, 3), (64, 32)])
-def test_other_widths_of_a_head(key: int, value: int) -> None:
+def test_other_head_widths(key: int, value: int) -> None:
     arguments = inputs(37, "mixed", torch.float64, key, value)
     assert_close_to_scale(chunked_gla(*arguments), recurrence(*arguments), "gla fp64")
 
 
-def test_a_token_without_decay_is_kept_to_the_end_and_one_with_all_of_it_forgotten() -> None:
+def test_tokens_are_kept_without_decay_and_forgotten_with_full_decay() -> None:
     """By hand: q = k = 1, so the output is the sum of the values since the last reset."""
     ones = torch.ones(1, 1, 40, 1)
     values = torch.arange(1.0, 41.0).reshape(1, 1, 40, 1)
@@ -85,7 +85,7 @@ def test_a_token_without_decay_is_kept_to_the_end_and_one_with_all_of_it_forgott
     assert forgotten[20:].tolist() == [sum(range(21, n + 1)) for n in range(21, 41)]
 
 
-def test_no_token_sees_a_later_one() -> None:
+def test_the_output_is_causal() -> None:
     q, k, v, g = inputs(40)
     expected = chunked_gla(q, k, v, g)
     for a, changed in ((k, 3.0), (v, 3.0), (g, -3.0)):
@@ -105,7 +105,7 @@ class Recorded(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_number_of_operators_does_not_grow_with_the_length() -> None:
+def test_the_number_of_operators_is_independent_of_the_length() -> None:
     found = []
     for tokens in (CHUNK, 16 * CHUNK, 64 * CHUNK):
         arguments = inputs(tokens)

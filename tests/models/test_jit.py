@@ -41,7 +41,7 @@ def test_rotary_is_a_product_of_complex_numbers(width: int, grid: int) -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 2])
-def test_context_tokens_are_there_from_one_block_on(start: int) -> None:
+def test_context_tokens_start_at_one_block(start: int) -> None:
     network, seen = tiny(context_from=start), []
     for block in network.blocks:
         block.register_forward_hook(lambda module, args, out: seen.append(args[0].shape[1]))
@@ -58,7 +58,7 @@ def test_context_tokens_are_the_label_and_a_learned_table() -> None:
     assert torch.equal(seen[0][:, :CONTEXT_TOKENS], rows[:, None] + network.in_context_posemb)
 
 
-def test_another_side_is_refused_by_name() -> None:
+def test_a_different_side_is_refused_by_name() -> None:
     inputs = torch.tensor([0.5]), torch.tensor([3])
     with pytest.raises(ValueError, match=r"^this JiT is built for 16x16 images, got 32x32: create it with res=32$"):
         tiny()(noise(3, 1, 3, 32, 32), *inputs)

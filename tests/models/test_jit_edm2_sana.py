@@ -39,7 +39,7 @@ def test_every_variant_has_a_reference() -> None:
 
 
 @pytest.mark.parametrize("id", OURS)
-def test_state_dict_and_parameters_are_the_official_ones(id: str) -> None:
+def test_state_dict_and_parameters_equal_the_official_ones(id: str) -> None:
     model, official = models.on_meta(find(id), find(id).res), REFERENCE[id]
     assert [[key, list(value.shape)] for key, value in model.state_dict().items()] == official["state_dict"]
     assert sum(p.numel() for p in model.parameters()) == official["parameters"]
@@ -49,7 +49,7 @@ def test_state_dict_and_parameters_are_the_official_ones(id: str) -> None:
 
 
 @pytest.mark.parametrize(("id", "side"), COUNTS)
-def test_macs_are_those_of_the_reference_to_the_unit(id: str, side: int) -> None:
+def test_macs_equal_the_reference_exactly(id: str, side: int) -> None:
     """``side``: of x, in the reference."""
     found = count_variant(find(id), side * find(id).signature.factor)
     assert found.macs == REFERENCE[id]["macs_torchprofile"][str(side)]
@@ -57,7 +57,7 @@ def test_macs_are_those_of_the_reference_to_the_unit(id: str, side: int) -> None
 
 
 @pytest.mark.parametrize("id", OURS)
-def test_every_one_is_called_by_its_signature(id: str) -> None:
+def test_every_variant_is_called_by_its_signature(id: str) -> None:
     variant = find(id)
     inputs = meta_inputs(variant.res, 3, variant.signature)
     assert models.create(id, device="meta", res=variant.res)(*inputs).shape == inputs[0].shape
@@ -116,7 +116,7 @@ def tiny(request: pytest.FixtureRequest) -> Tiny:
     return Tiny(request.param)
 
 
-def test_random_weights_leave_no_input_without_effect(tiny: Tiny) -> None:
+def test_every_input_affects_the_output_with_random_weights(tiny: Tiny) -> None:
     """The benchmark's proof asks the same of every output that it times."""
     x, t, y = tiny.inputs()
     out = tiny.model(x, t, y)
@@ -126,7 +126,7 @@ def test_random_weights_leave_no_input_without_effect(tiny: Tiny) -> None:
         assert (change > 10 * LEAST_CHANGE).all()
 
 
-def test_samples_of_a_batch_do_not_meet(tiny: Tiny) -> None:
+def test_samples_of_a_batch_are_independent(tiny: Tiny) -> None:
     x, t, y = tiny.inputs(seed=1)
     out, order = tiny.model(x, t, y), torch.tensor([2, 0, 1])
     assert_close(tiny.model(x[order], t[order], y[order]), out[order], "fp32")
@@ -149,7 +149,7 @@ def test_float64_is_close_to_float32(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("id", ["jit_b_16", "edm2_xxs"])
-def test_created_models_have_nothing_left_unset(id: str) -> None:
+def test_created_models_are_fully_initialised(id: str) -> None:
     """Storage is taken unset; filled with NaN and huge integers by torch here, it would show."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:

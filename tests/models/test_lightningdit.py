@@ -25,7 +25,7 @@ def test_rotary_is_a_product_of_complex_numbers(width: int, grid: int) -> None:
     assert rotary.freqs_cos[grid + 1, :2].tolist() == pytest.approx([math.cos(1)] * 2, rel=1e-7)
 
 
-def test_another_side_names_the_size_it_would_need() -> None:
+def test_a_different_side_names_the_required_size() -> None:
     """A pixel of the latent stands for 16 of the image."""
     model = LightningDiT(32, 1, 2, 1, res=128, num_classes=10)
     with pytest.raises(ValueError, match=r"^this LightningDiT is built for 8x8 latents \(128 px\), got 16x16: create "):

@@ -50,7 +50,7 @@ def test_attention_with_its_bias_by_hand() -> None:
     assert len(table) == 25 + 3 and int(bias.relative_position_index.max()) == 24
 
 
-def test_skips_are_taken_last_first_and_the_decoder_takes_the_input() -> None:
+def test_skips_are_taken_in_reverse_and_the_decoder_takes_the_input() -> None:
     """Seen from outside: what each block is given."""
     model = MDTv2(32, 6, 2, 2, 2, res=64, num_classes=10).eval().requires_grad_(False)
     fill(model)
@@ -77,7 +77,7 @@ def test_skips_are_taken_last_first_and_the_decoder_takes_the_input() -> None:
     assert "sideblocks.0" not in made
 
 
-def test_another_side_is_refused_by_name() -> None:
+def test_a_different_side_is_refused_by_name() -> None:
     model = MDTv2(32, 6, 2, 2, 2, res=64, num_classes=10)
     with pytest.raises(ValueError, match=r"^this MDTv2 is built for 8x8 latents \(64 px\), got 16x16"):
         model(torch.zeros(1, 4, 16, 16), torch.zeros(1), torch.zeros(1, dtype=torch.long))

@@ -65,7 +65,7 @@ def noise(seed: int, *shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("id", ALL)
-def test_state_dict_is_the_official_one(id: str, reference: dict[str, Any]) -> None:
+def test_state_dict_equals_the_official_one(id: str, reference: dict[str, Any]) -> None:
     """Every key in the official order with the official shape: checkpoints load, and the formula gives the weights."""
     model = models.on_meta(find(id), 256)
     found = [[key, list(value.shape)] for key, value in model.state_dict().items()]
@@ -101,7 +101,7 @@ def test_parameters_are_counted_with_and_without_the_fixed_table(id: str, refere
 
 @pytest.mark.parametrize("res", [256, 512])
 @pytest.mark.parametrize("id", ALL)
-def test_output_has_noise_and_variance_for_every_latent_pixel(id: str, res: int) -> None:
+def test_output_has_noise_and_variance_per_latent_pixel(id: str, res: int) -> None:
     model = models.create(id, device="meta", res=res)
     with torch.device("meta"):
         out = model(torch.empty(3, 4, res // 8, res // 8), torch.empty(3), torch.empty(3, dtype=torch.long))
@@ -109,7 +109,7 @@ def test_output_has_noise_and_variance_for_every_latent_pixel(id: str, res: int)
     assert {p.device.type for p in model.parameters()} == {"meta"}
 
 
-def test_every_golden_is_of_a_registered_variant_and_every_family_has_one() -> None:
+def test_goldens_belong_to_variants_and_cover_every_family() -> None:
     assert set(IDS) <= set(variants())
     assert {find(id).family.module for id in SMALL} == {find(id).family.module for id in ALL}
     assert SMALL == TRACED == ["dic_s", "dico_s", "dig_s_2", "dit_s_2", "fcdm_s"]
@@ -240,7 +240,7 @@ class Transposed(nn.Module):
 
 @pytest.mark.parametrize("small", CONVOLUTIONAL, indirect=True)
 @pytest.mark.parametrize(("height", "width"), [(8, 20), (24, 4)])
-def test_height_and_width_are_treated_alike(small: Golden, height: int, width: int) -> None:
+def test_height_and_width_are_treated_equally(small: Golden, height: int, width: int) -> None:
     """The network with transposed kernels gives the transposed output: no layer takes a map for a square."""
     model = copy.deepcopy(small.model).double()
     turned = copy.deepcopy(model)
@@ -258,7 +258,7 @@ def test_height_and_width_are_treated_alike(small: Golden, height: int, width: i
     assert (model(x.mT, t, y).mT - out).abs().max() > 0.1  # the kernels are not symmetric
 
 
-def test_samples_of_a_batch_do_not_meet(small: Golden) -> None:
+def test_samples_of_a_batch_are_independent(small: Golden) -> None:
     x, t, y = noise(1, 3, 4, 32, 32), torch.tensor([3, 500, 999]), torch.tensor([1000, 0, 999])
     out = small.model(x, t, y)
     alone = torch.cat([small.model(x[i : i + 1], t[i : i + 1], y[i : i + 1]) for i in range(3)])
@@ -276,7 +276,7 @@ def test_memory_format_does_not_matter(small: Golden) -> None:
 
 @pytest.mark.parametrize("small", CONVOLUTIONAL, indirect=True)
 @pytest.mark.parametrize(("height", "width"), [(30, 32), (32, 33), (2, 2)])
-def test_sides_that_cannot_be_halved_twice_are_refused(small: Golden, height: int, width: int) -> None:
+def test_sides_not_divisible_by_four_are_refused(small: Golden, height: int, width: int) -> None:
     name = find(small.id).family.name
     message = rf"^{name} needs a latent height and width divisible by 4, got {height}x{width}$"
     with pytest.raises(ValueError, match=message):
@@ -284,7 +284,7 @@ def test_sides_that_cannot_be_halved_twice_are_refused(small: Golden, height: in
 
 
 @pytest.mark.parametrize("small", BOUND, indirect=True)
-def test_a_model_with_a_position_table_names_the_size_it_would_need(small: Golden) -> None:
+def test_a_model_with_a_position_table_names_the_required_size(small: Golden) -> None:
     name = find(small.id).family.name
     other = rf"^this {name} is built for 32x32 latents \(256 px\), got 64x64: create it with res=512$"
     with pytest.raises(ValueError, match=other):
@@ -314,7 +314,7 @@ def test_a_class_beyond_the_null_class_is_refused(small: Golden) -> None:
 
 
 @pytest.mark.parametrize("id", ["dic_s", "dit_s_8"])
-def test_a_resolution_that_does_not_suit_is_refused_before_anything_is_built(id: str) -> None:
+def test_an_invalid_resolution_is_refused_before_building(id: str) -> None:
     multiple = find(id).res_multiple
     with pytest.raises(UsageError, match=f"must be a positive multiple of {multiple}"):
         models.create(id, device="meta", res=256 + multiple // 2)
@@ -324,7 +324,7 @@ def test_a_resolution_that_does_not_suit_is_refused_before_anything_is_built(id:
 
 
 @pytest.mark.parametrize("id", SMALL)
-def test_created_models_are_for_inference_and_nothing_is_left_unset(id: str) -> None:
+def test_created_models_are_for_inference_and_fully_initialised(id: str) -> None:
     """Storage is taken unset; filled with NaN and huge integers by torch here, it would show in the output."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -342,7 +342,7 @@ def test_created_models_are_for_inference_and_nothing_is_left_unset(id: str) -> 
 
 
 @pytest.mark.parametrize("id", SMALL)
-def test_random_weights_follow_the_seed_and_leave_no_layer_silent(id: str) -> None:
+def test_random_weights_follow_the_seed_and_affect_the_output(id: str) -> None:
     """The official initial values would give zeros, which any mistake inside reproduces."""
     x, t, y = noise(3, 2, 4, 8, 8), torch.tensor([17, 903]), torch.tensor([207, 1000])
     model, same, other = (models.create(id, res=64, seed=seed) for seed in (0, 0, 1))

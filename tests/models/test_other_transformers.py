@@ -88,7 +88,7 @@ def test_every_variant_has_a_reference() -> None:
 
 
 @pytest.mark.parametrize("id", REFERENCE)
-def test_state_dict_and_parameters_are_the_official_ones(id: str) -> None:
+def test_state_dict_and_parameters_equal_the_official_ones(id: str) -> None:
     model, official = models.on_meta(find(id), find(id).res), REFERENCE[id]
     assert [[key, list(value.shape)] for key, value in model.state_dict().items()] == official["state_dict"]
     assert sum(p.numel() for p in model.parameters()) == official["parameters"]
@@ -97,7 +97,7 @@ def test_state_dict_and_parameters_are_the_official_ones(id: str) -> None:
 
 
 @pytest.mark.parametrize("id", ALL)
-def test_macs_are_those_of_the_reference_to_the_unit(id: str) -> None:
+def test_macs_equal_the_reference_exactly(id: str) -> None:
     """U-DiT under its own id is the network in training; torchprofile's count of the official one is of the other."""
     of, key = OTHER_FORMS.get(id, (id, "macs_torchprofile_unmerged" if id.startswith("udit") else "macs_torchprofile"))
     found = count_variant(find(id), find(id).res)
@@ -111,7 +111,7 @@ def test_macs_are_those_of_the_reference_to_the_unit(id: str) -> None:
 
 @pytest.mark.parametrize("res", [256, 512])
 @pytest.mark.parametrize("id", ALL)
-def test_output_has_what_the_signature_says(id: str, res: int) -> None:
+def test_output_follows_the_signature(id: str, res: int) -> None:
     takes, side = find(id).signature, res // 8
     out = models.create(id, device="meta", res=res)(*meta_inputs(res, 3, takes))
     assert tuple(out.shape) == (3, CHANNELS[takes.predicts], side, side)
@@ -177,7 +177,7 @@ def test_udit_in_training_and_merged() -> None:
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_random_weights_leave_no_input_without_effect(family: str) -> None:
+def test_every_input_affects_the_output_with_random_weights(family: str) -> None:
     """The benchmark's proof asks the same of every output that it times."""
     model, (x, t, y) = tiny(family), inputs(family)
     out = model(x, t, y)
@@ -189,7 +189,7 @@ def test_random_weights_leave_no_input_without_effect(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_samples_of_a_batch_do_not_meet(family: str) -> None:
+def test_samples_of_a_batch_are_independent(family: str) -> None:
     model, args = tiny(family).double(), inputs(family)
     x, t, y = args[0].double(), args[1], args[2].double() if family == "pixart" else args[2]
     alone = torch.cat([model(x[i : i + 1], t[i : i + 1], y[i : i + 1]) for i in range(2)])
@@ -212,7 +212,7 @@ def test_without_the_variance_the_output_has_the_channels_of_the_input(family: s
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_another_side_is_refused_by_name(family: str) -> None:
+def test_a_different_side_is_refused_by_name(family: str) -> None:
     _, t, y = inputs(family)
     name = next(find(id).family.name for id in ALL if find(id).family.module == family.removesuffix(" class"))
     with pytest.raises(ValueError, match=rf"^this {name} is built for 8x8 latents \(64 px\), got 16x16"):
@@ -229,7 +229,7 @@ def test_sit_is_half_of_dit() -> None:
     assert torch.equal(sit(x, t, y), dit(x, t, y)[:, :4])
 
 
-def test_a_caption_is_seen_up_to_its_mask() -> None:
+def test_a_caption_is_used_up_to_its_mask() -> None:
     model, (x, t, y) = tiny("pixart"), inputs("pixart")
     out = model(x, t, y)
     assert_close(model(x, t, y[:, None]), out, "fp64")  # as the released code has them
@@ -297,7 +297,7 @@ def test_a_merged_udit_is_the_same_function(tmp_path: Path) -> None:
         load_weights(again, str(tmp_path / "half.pt"), find("udit_s_merged"))
 
 
-def test_indices_of_a_checkpoint_are_not_believed(tmp_path: Path) -> None:
+def test_indices_of_a_checkpoint_are_ignored(tmp_path: Path) -> None:
     """DiffiT's are integers, which index a table: they are computed, whatever the file says."""
     state = tiny("diffit").state_dict()
     state["blocks.0.attn.relative_position_index"] = torch.full((16, 16), 10**9)
@@ -308,7 +308,7 @@ def test_indices_of_a_checkpoint_are_not_believed(tmp_path: Path) -> None:
     assert torch.equal(model(*args), tiny("diffit")(*args))
 
 
-def test_a_learned_table_of_positions_has_to_be_in_the_file(tmp_path: Path) -> None:
+def test_a_learned_position_table_must_be_in_the_file(tmp_path: Path) -> None:
     state = tiny("uvit").state_dict()
     del state["pos_embed"]
     torch.save(state, tmp_path / "weights.pt")

@@ -95,7 +95,7 @@ def test_diffusers_computes_the_same_with_the_same_weights() -> None:
 # ---- parts, by formula ----
 
 
-def test_linear_attention_in_single_steps() -> None:
+def test_linear_attention_equals_the_unfused_form() -> None:
     layer, x = LinearAttention(64).double().requires_grad_(False), noise(2, 2, 15, 64).double()
     q, k, v = (
         project(x).unflatten(2, (2, 32)).transpose(1, 2) for project in (layer.to_q, layer.to_k, layer.to_v)
@@ -105,7 +105,7 @@ def test_linear_attention_in_single_steps() -> None:
     assert_close(layer(x), layer.to_out[0](expected.transpose(1, 2).flatten(2)), "fp64")
 
 
-def test_a_caption_is_seen_up_to_its_mask() -> None:
+def test_a_caption_is_used_up_to_its_mask() -> None:
     network, (x, t, y) = tiny(), inputs()
     out = network(x, t, y)
     assert_close(network(x, t, y, torch.ones(2, CAPTION[0])), out, "fp32")
@@ -115,7 +115,7 @@ def test_a_caption_is_seen_up_to_its_mask() -> None:
     assert (masked[1] - out[1]).abs().max() > 1e-2
 
 
-def test_tokens_have_no_place_but_in_the_depthwise_convolution() -> None:
+def test_positions_only_enter_by_the_depthwise_convolution() -> None:
     """Without its outer eight weights, the network of a permuted latent is the permuted network."""
     network, (x, t, y) = tiny().double(), inputs()
     for block in network.transformer_blocks:

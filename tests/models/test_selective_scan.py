@@ -26,7 +26,7 @@ LENGTHS = (1, 15, 16, 17, 258, 1026)  # below, at and above a chunk; those of Di
 @pytest.mark.parametrize("tokens", LENGTHS)
 @pytest.mark.parametrize("steps", ["Mamba", "tiny", "large", "mixed"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
-def test_chunks_give_what_the_recurrence_gives(tokens: int, steps: str, dtype: torch.dtype) -> None:
+def test_chunks_equal_the_recurrence(tokens: int, steps: str, dtype: torch.dtype) -> None:
     arguments = inputs(tokens, steps, dtype)
     found = chunked_scan(*arguments)
     assert found.dtype == dtype
@@ -34,14 +34,14 @@ def test_chunks_give_what_the_recurrence_gives(tokens: int, steps: str, dtype: t
 
 
 @pytest.mark.parametrize("tokens", [1, 25, 258])
-def test_bfloat16_is_rounded_only_at_the_end(tokens: int) -> None:
+def test_bfloat16_is_only_rounded_at_the_end(tokens: int) -> None:
     arguments = inputs(tokens, dtype=torch.bfloat16)
     found = chunked_scan(*arguments)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, chunked_scan(*(v.float() for v in arguments)).bfloat16())
 
 
-def test_a_state_that_nothing_moves_stays_zero() -> None:
+def test_a_state_without_input_stays_zero() -> None:
     assert not chunked_scan(*inputs(40, "none")).any()
 
 
@@ -57,7 +57,7 @@ def test_a_token_is_kept_or_forgotten_by_hand() -> None:
     assert forgotten.tolist() == [0.0] * 3 + [4.0] * 17 + [80 * 21.0] * 20
 
 
-def test_no_token_sees_a_later_one() -> None:
+def test_the_output_is_causal() -> None:
     u, d, a, b, c = inputs(40)
     expected = chunked_scan(u, d, a, b, c)
     for v, changed in ((u, 3.0), (d, 3.0), (b, 3.0), (c, 3.0)):
@@ -104,7 +104,7 @@ def test_the_module_adds_the_input_and_gates_and_counts_itself() -> None:
     assert counted == {"scan_core": 3 * STATE * u.numel(), "mul": 2 * u.numel()}
 
 
-def test_mamba_ssm_is_called_as_it_documents_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mamba_ssm_is_called_as_documented(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in with its signature that steps through the recurrence: mixed-up arguments show without a GPU."""
     torch.manual_seed(0)
 
@@ -139,7 +139,7 @@ def test_mamba_ssm_is_called_as_it_documents_itself(monkeypatch: pytest.MonkeyPa
     assert_close_to_scale(found, expected, "scan fp32")
 
 
-def test_what_ran_is_seen_and_depends_on_the_device_and_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recorded_implementation_depends_on_device_and_package(monkeypatch: pytest.MonkeyPatch) -> None:
     with operators_seen() as seen:
         Mamba(24, kernel=4).requires_grad_(False)(torch.randn(1, 5, 24))
     assert seen == {"scan": "chunked PyTorch"}
@@ -204,14 +204,14 @@ def test_the_norm_by_hand(kind: torch.dtype) -> None:
 # ---- the orders of DiM and DiMSUM ----
 
 
-def test_dim_scans_forth_and_back_so_that_skips_meet_their_own_order() -> None:
+def test_dim_scans_so_that_skips_have_the_same_order() -> None:
     """Right and left by rows, down and up by columns, in the 24 layers that leave a skip; the same backwards after."""
     order = scan_order(49)
     assert order[:9] == [0, 1, 2, 3, 0, 1, 2, 3, 0] and order[25] == 3 and order[-1] == 0
     assert all(order[index] == order[48 - index] for index in range(49))
 
 
-def test_dim_turns_its_grid_by_hand() -> None:
+def test_dim_reorders_its_grid_by_hand() -> None:
     side = 3
     tokens = torch.arange(5 + side**2, dtype=torch.float32)[None, :, None]
     rows = [0, 1, 2, 3, 4, 5, 6, 7, 8]

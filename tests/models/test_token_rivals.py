@@ -72,7 +72,7 @@ def test_every_variant_has_a_reference() -> None:
 
 
 @pytest.mark.parametrize("id", ALL)
-def test_state_dict_and_parameters_are_the_official_ones(id: str) -> None:
+def test_state_dict_and_parameters_equal_the_official_ones(id: str) -> None:
     model, official = models.on_meta(find(id), find(id).res), REFERENCE[CALLED.get(id, id)]
     assert [[key, list(value.shape)] for key, value in model.state_dict().items()] == official["state_dict"]
     assert sum(p.numel() for p in model.parameters()) == official["parameters"]
@@ -84,7 +84,7 @@ def test_state_dict_and_parameters_are_the_official_ones(id: str) -> None:
 
 
 @pytest.mark.parametrize(("id", "side"), COUNTS)
-def test_macs_are_those_of_the_reference_to_the_unit(id: str, side: int) -> None:
+def test_macs_equal_the_reference_exactly(id: str, side: int) -> None:
     found, official = counted(id, side), REFERENCE[CALLED.get(id, id)]
     kinds = {KINDS.get(kind, kind): macs for kind, macs in official["macs_by_kind"][str(side)].items() if macs}
     samples = official.get("dcn_samples", {}).get(str(side), 0)
@@ -96,7 +96,7 @@ def test_macs_are_those_of_the_reference_to_the_unit(id: str, side: int) -> None
 
 
 @pytest.mark.parametrize("id", ALL)
-def test_output_has_what_the_signature_says(id: str) -> None:
+def test_output_follows_the_signature(id: str) -> None:
     takes = find(id).signature
     for res in (find(id).res, 2 * find(id).res):
         out = models.create(id, device="meta", res=res)(*meta_inputs(res, 3, takes))
@@ -126,7 +126,7 @@ def test_output_in_float32_and_float64(id: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_random_weights_leave_no_input_without_effect(family: str) -> None:
+def test_every_input_affects_the_output_with_random_weights(family: str) -> None:
     """The benchmark's proof asks the same of every output that it times."""
     model, (x, t, y) = tiny(family), inputs(family)
     out = model(x, t, y)
@@ -137,7 +137,7 @@ def test_random_weights_leave_no_input_without_effect(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_samples_of_a_batch_do_not_meet(family: str) -> None:
+def test_samples_of_a_batch_are_independent(family: str) -> None:
     model, (x, t, y) = tiny(family).double(), inputs(family)
     alone = torch.cat([model(x[i : i + 1].double(), t[i : i + 1], y[i : i + 1]) for i in range(2)])
     assert_close(alone, model(x.double(), t, y), "fp64")

@@ -51,7 +51,7 @@ def counted(id: str, res: int) -> Count:
     return count_variant(find(id), res)
 
 
-def test_all_of_them_are_known() -> None:
+def test_all_variants_are_registered() -> None:
     assert set(OURS) == set(REFERENCE) - {"dim_tiny"}
     assert {id for id in OURS if find(id).printed_as == "adm_u"} == set(CASCADES)
 
@@ -60,7 +60,7 @@ def test_all_of_them_are_known() -> None:
 
 
 @pytest.mark.parametrize("id", [id for id in OURS if id not in CASCADES])
-def test_state_dict_is_the_official_one(id: str) -> None:
+def test_state_dict_equals_the_official_one(id: str) -> None:
     model = models.on_meta(find(id), find(id).res)
     assert [[key, list(value.shape)] for key, value in model.state_dict().items()] == REFERENCE[id]["state_dict"]
     assert sum(p.numel() for p in model.parameters()) == REFERENCE[id]["parameters"]
@@ -80,7 +80,7 @@ def test_a_cascade_has_the_keys_of_its_stages(id: str) -> None:
 
 
 @pytest.mark.parametrize(("id", "res"), COUNTS)
-def test_macs_are_the_reference_to_the_unit(id: str, res: int) -> None:
+def test_macs_equal_the_reference_exactly(id: str, res: int) -> None:
     variant, expected = find(id), REFERENCE[id]
     found = counted(variant.id, res)
     kinds = found.by_kind()
@@ -96,7 +96,7 @@ def test_macs_are_the_reference_to_the_unit(id: str, res: int) -> None:
 
 
 @pytest.mark.parametrize("res", [256, 512])
-def test_the_printed_counts_of_the_scans_leave_out_what_their_counters_did(res: int) -> None:
+def test_the_printed_counts_of_the_scans_omit_the_same_parts(res: int) -> None:
     """To the unit: DiM by a tracer that stops at the fused Mamba call, DiMSUM by the rules of its authors' counter."""
     printed = {id: row(find(id), res, counted(id, res))["macs_as_printed"] for id in ("dim_h", "dimsum_l_2")}
     assert printed["dim_h"] == REFERENCE["dim_h"]["macs_outside_fused_kernel"][str(res)]
@@ -109,7 +109,7 @@ def test_the_printed_counts_of_the_scans_leave_out_what_their_counters_did(res: 
         assert counted(id, res).without(inside) == outside
 
 
-def test_a_cascade_costs_its_stages() -> None:
+def test_a_cascade_costs_the_sum_of_its_stages() -> None:
     for id in CASCADES:
         parts = [counted(stage, find(stage).res) for stage in find(id).stages]
         whole = counted(id, find(id).res)
@@ -206,7 +206,7 @@ def test_random_weights_keep_the_output_near_unit_size_and_every_input_moves_it(
         assert (change[[0, 2]] > LEAST_CHANGE).all()
 
 
-def test_samples_of_a_batch_do_not_meet(tiny: Tiny) -> None:
+def test_samples_of_a_batch_are_independent(tiny: Tiny) -> None:
     x, t, y = tiny.inputs(3, seed=1)
     out, order = tiny.model(x, t, y), torch.tensor([2, 0, 1])
     assert_close(tiny.model(x[order], t[order], y[order]), out[order], "fp32")
@@ -252,7 +252,7 @@ def test_torchprofile_counts_the_means_and_resized_images_of_adm_too(name: str) 
     assert count_of(network, takes, side).macs == counted
 
 
-def test_an_upsampler_resizes_the_small_image_that_its_last_channels_repeat() -> None:
+def test_an_upsampler_resizes_the_image_in_its_last_channels() -> None:
     network = ADM(**STAGE, low_res=4).eval().requires_grad_(False)
     fill(network)
     x, small = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 4, 4)
@@ -282,7 +282,7 @@ def test_dimsum_shares_one_attention_behind_every_fourth_block() -> None:
     assert seen == [*(f"block {i}" for i in range(4)), "attention", *(f"block {i}" for i in range(4, 8)), "attention"]
 
 
-def test_dimsum_says_that_its_condition_is_not_proved() -> None:
+def test_dimsum_remarks_that_its_condition_is_not_verified() -> None:
     assert find("dimsum_l_2").remark.startswith("not verified: ")
     assert all("mamba-ssm" in find(id).remark for id in OURS if id.startswith("di"))
 
@@ -297,14 +297,14 @@ def test_dimsum_says_that_its_condition_is_not_proved() -> None:
         (lambda: DiMSUM(64, 4, 4, 2, res=64), 16, r"this DiMSUM is built for 8x8 latents \(64 px\), got 16x16"),
     ],
 )
-def test_a_size_that_does_not_suit_is_refused(network: Any, side: int, message: str) -> None:
+def test_an_invalid_size_is_refused(network: Any, side: int, message: str) -> None:
     model = network()
     channels = 3 if isinstance(model, ADM | LDM) else 4
     with pytest.raises(ValueError, match=message):
         model(torch.randn(1, channels, side, side), torch.rand(1), torch.tensor([3]))
 
 
-def test_a_whole_checkpoint_of_ldm_is_read_without_what_lies_beside_the_network(tmp_path: Path) -> None:
+def test_the_network_is_read_from_a_complete_ldm_checkpoint(tmp_path: Path) -> None:
     """Nothing else is passed over: loading stays strict."""
     network, other = (LDM(32, [1, 2], 1, [2], num_classes=10) for _ in range(2))
     fill(network, seed=1)
@@ -318,7 +318,7 @@ def test_a_whole_checkpoint_of_ldm_is_read_without_what_lies_beside_the_network(
 
 
 @pytest.mark.parametrize("id", OURS)
-def test_every_one_is_called_by_its_signature(id: str) -> None:
+def test_every_variant_is_called_by_its_signature(id: str) -> None:
     """Twice the channels with a variance, the same without; the three last channels of an upsampler are no noise."""
     variant = find(id)
     takes = variant.signature

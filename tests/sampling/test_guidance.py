@@ -111,7 +111,7 @@ def test_the_scale_of_each_image_is_that_of_its_time() -> None:
 @pytest.mark.parametrize(
     ("id", "channels"), [("lightningdit_xl_1", 3), ("flowdcn_xl_2", 4), ("mdtv2_xl_2", None), ("ddt_xl_2", None)]
 )
-def test_the_rules_of_the_rivals(id: str, channels: int | None) -> None:
+def test_guidance_settings_of_other_families(id: str, channels: int | None) -> None:
     takes = find(id).signature
     assert takes.guided_channels == channels
     assert takes.guidance_power == (4 if id == "mdtv2_xl_2" else None)

@@ -159,7 +159,7 @@ def test_every_state_of_the_shifted_flow_is_that_of_diffusers() -> None:
 
 
 @pytest.mark.parametrize("name", ["heun", "heun-edm", "euler-shift"])
-def test_the_state_stays_float32_and_two_walks_do_not_meet(name: str) -> None:
+def test_the_state_stays_float32_and_trajectories_are_independent(name: str) -> None:
     made = samplers.create(name, 4)
 
     def half(x: Tensor, t: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ def test_too_few_steps_are_refused(name: str, steps: int) -> None:
 
 
 @pytest.mark.parametrize("name", sampler_names.PREDICTS)
-def test_every_sampler_has_what_the_table_says(name: str) -> None:
+def test_every_sampler_matches_the_table(name: str) -> None:
     if name == "dpm-solver++":
         pytest.importorskip("diffusers")
     made = samplers.create(name, 4)
@@ -191,7 +191,7 @@ def test_every_sampler_has_what_the_table_says(name: str) -> None:
     assert made.draws is False or sampler_names.DETERMINISTIC[made.prediction] != name
 
 
-def test_jit_gets_its_own_sampler_its_noise_and_its_steps() -> None:
+def test_jit_uses_its_own_sampler_noise_and_steps() -> None:
     small, large = sampler_for(find("jit_b_16"), None, None), sampler_for(find("jit_b_32"), None, None)
     assert (small.name, small.steps, small.start, large.start) == ("heun", 99, 1, 2)
     with pytest.raises(UsageError, match=r"^jit_b_16 predicts data, ddim needs noise: use heun$"):
@@ -203,7 +203,7 @@ def test_jit_gets_its_own_sampler_its_noise_and_its_steps() -> None:
 # ---- guidance within an interval ----
 
 
-def test_guidance_holds_within_its_interval() -> None:
+def test_guidance_applies_within_its_interval() -> None:
     """without + s (with - without) inside, as with the class outside; both ends of (0.1, 1) lie outside."""
     y = torch.tensor([3, 3, 3])
 

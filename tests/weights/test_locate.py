@@ -115,7 +115,7 @@ def bomb(path: Path, state: dict[str, torch.Tensor]) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_bad_checkpoint_is_one_line_and_exit_code_2(
+def test_a_bad_checkpoint_gives_one_line_and_exit_code_2(
     tmp_path: Path,
     state: dict[str, torch.Tensor],
     capsys: pytest.CaptureFixture[str],
@@ -156,13 +156,13 @@ def test_a_bad_checkpoint_is_one_line_and_exit_code_2(
         (header({"x": tensor(place=(4, 12))}, bytes(8)), "stated in the header"),
     ],
 )
-def test_a_header_that_cannot_be(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_an_invalid_header_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "w.safetensors").write_bytes(content)
     with pytest.raises(WeightsError, match=reason):
         container.require_sane_header(tmp_path / "w.safetensors")
 
 
-def test_headers_that_can_be(tmp_path: Path) -> None:
+def test_valid_headers_are_accepted(tmp_path: Path) -> None:
     """Of every type that this version of safetensors writes, scalars and empty tensors among them."""
     kinds = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
     kinds += [torch.float8_e4m3fn, torch.float8_e5m2]
@@ -173,7 +173,7 @@ def test_headers_that_can_be(tmp_path: Path) -> None:
     assert read_state_dict(str(tmp_path / "w.safetensors")).keys() == content.keys()
 
 
-def test_overlapping_entries_are_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overlapping_entries_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each entry of the directory points at the same bytes, so that they unpack to many times the file."""
     path = tmp_path / "w.pt"
     with zipfile.ZipFile(path, "w") as archive:
@@ -184,7 +184,7 @@ def test_overlapping_entries_are_a_bomb(tmp_path: Path, monkeypatch: pytest.Monk
         read_state_dict(str(path))
 
 
-def test_sizes_that_no_checkpoint_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_sizes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "w.pt").open("wb") as file:
         file.truncate(200 * 2**30)  # a sparse file
     with pytest.raises(WeightsError, match="has 200 GiB; checkpoints of these models have at most 128"):
@@ -195,7 +195,7 @@ def test_sizes_that_no_checkpoint_has(tmp_path: Path, monkeypatch: pytest.Monkey
         read_state_dict(str(tmp_path / "small.pt"))
 
 
-def test_a_key_that_takes_for_ever_to_print_is_not_printed(tmp_path: Path) -> None:
+def test_a_deeply_nested_key_is_not_printed(tmp_path: Path) -> None:
     key: Any = ()
     for _ in range(60):  # 2^60 brackets
         key = (key, key)
@@ -212,7 +212,7 @@ def test_a_key_that_takes_for_ever_to_print_is_not_printed(tmp_path: Path) -> No
 # ---- where weights come from ----
 
 
-def test_a_path_is_itself(tmp_path: Path) -> None:
+def test_a_path_locates_itself(tmp_path: Path) -> None:
     file = tmp_path / "w.pt"
     file.write_bytes(b"abc")
     found = locate.locate(str(file), find(MODEL), 8)
@@ -221,7 +221,7 @@ def test_a_path_is_itself(tmp_path: Path) -> None:
         locate.locate("nowhere.pt", find(MODEL), 8)
 
 
-def test_shipped_weights_are_named_by_the_catalogue() -> None:
+def test_shipped_weights_are_listed_in_the_catalogue() -> None:
     found = locate.locate("shipped", find(MODEL), 8)
     assert found.path == find(MODEL).shipped_weights == locate.locate("official", find(MODEL), 8).path
     with pytest.raises(WeightsError, match=r"convbench ships no weights of dico_s: specify a \.pt"):
@@ -231,12 +231,12 @@ def test_shipped_weights_are_named_by_the_catalogue() -> None:
 @pytest.mark.parametrize(
     "words", ["hf:", "hf:owner", "hf:owner/repo", "hf:owner/repo/", "hf:a/b/../../c", "hf:a/b/c@", "hf:a/b/c d"]
 )
-def test_a_malformed_address_of_the_hub(words: str) -> None:
+def test_a_malformed_hub_address_is_refused(words: str) -> None:
     with pytest.raises(WeightsError, match="is not of the form hf:owner/repo/file"):
         locate.locate(words, find("dico_s"), 256)
 
 
-def test_the_hub_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(WeightsError, match=r"needs huggingface_hub: pip install 'convbench\[sample\]'"):
         locate.locate("hf:owner/repo/w.pt", find("dico_s"), 256)
@@ -305,7 +305,7 @@ for words in sys.argv[1:]:
 """
 
 
-def test_the_hub_a_pinned_revision_and_what_is_not_there(server: str, tmp_path: Path) -> None:
+def test_hub_files_pinned_revisions_and_missing_files(server: str, tmp_path: Path) -> None:
     """In a process of its own, as the library reads its settings once; then again with the hub gone."""
     pytest.importorskip("huggingface_hub", reason="the extra 'sample' is not installed")
     asked = ["hf:owner/repo/sub/w.pt", f"hf:owner/repo/sub/w.pt@{COMMIT}"]
@@ -351,7 +351,7 @@ def test_official_addresses_are_complete() -> None:
         assert set(family.facts.get("official", {})) <= set(family.facts["variants"])
 
 
-def test_an_official_file_is_fetched_once(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_official_file_is_downloaded_once(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     dit = find("dit_xl_2")
     address = f"{server}/models/w.pt?rlkey=1&dl=0"
@@ -365,22 +365,20 @@ def test_an_official_file_is_fetched_once(server: str, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(("name", "reason"), [("gone.pt", "answered 404"), ("cut.pt", "download it elsewhere")])
-def test_an_address_that_fails_leaves_nothing_behind(server: str, tmp_path: Path, name: str, reason: str) -> None:
+def test_a_failed_download_leaves_no_files(server: str, tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(WeightsError, match=reason):
         locate.download(f"{server}/models/{name}", tmp_path)
     assert os.listdir(tmp_path) == []
 
 
-def test_an_address_that_is_too_large(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_is_too_large_is_refused(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locate, "MAX_BYTES", 100)
     with pytest.raises(WeightsError, match="checkpoints of these models have at most 128"):
         locate.download(f"{server}/models/w.pt", tmp_path)
 
 
-def test_no_network_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(
-        WeightsError, match=r"is not on this machine and could not be fetched: .*; download it elsewhere"
-    ):
+def test_a_missing_network_gives_one_line(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"not on this machine and could not be downloaded: .*; download it else"):
         locate.download("http://127.0.0.1:1/w.pt", tmp_path)
 
 
@@ -394,6 +392,6 @@ def test_no_network_is_one_line(tmp_path: Path) -> None:
         ("fcdm_xl", 256, "does not link any"),
     ],
 )
-def test_no_official_weights(model: str, res: int, reason: str) -> None:
+def test_missing_official_weights_are_refused(model: str, res: int, reason: str) -> None:
     with pytest.raises(WeightsError, match=f"no official weights of {model} at {res} px are known: .*{reason}"):
         locate.locate("official", find(model), res)

@@ -99,7 +99,7 @@ def test_a_safetensors_file(tmp_path: Path, state: State) -> None:
     assert_loads(tmp_path / "weights.safetensors", state)
 
 
-def test_what_the_official_training_scripts_save(tmp_path: Path, state: State) -> None:
+def test_a_file_of_the_official_training_scripts(tmp_path: Path, state: State) -> None:
     """DiT's train.py and those after it: averaged weights beside the last ones, optimiser state, parsed arguments."""
     last = tiny(seed=2)
     optimizer = torch.optim.AdamW(last.parameters(), lr=1e-4)
@@ -112,13 +112,13 @@ def test_what_the_official_training_scripts_save(tmp_path: Path, state: State) -
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_a_state_dict_under_a_usual_name(tmp_path: Path, state: State, wrapper: str) -> None:
+def test_a_state_dict_under_a_common_key(tmp_path: Path, state: State, wrapper: str) -> None:
     torch.save({"epoch": 3, wrapper: state}, tmp_path / "weights.pt")
     assert_loads(tmp_path / "weights.pt", state)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
-def test_prefixes_of_wrapping_modules_are_cut_off(tmp_path: Path, state: State, prefix: str) -> None:
+def test_prefixes_of_wrapping_modules_are_removed(tmp_path: Path, state: State, prefix: str) -> None:
     """As left by DistributedDataParallel and torch.compile."""
     torch.save({prefix + key: value for key, value in state.items()}, tmp_path / "weights.pt")
     assert_loads(tmp_path / "weights.pt", state)
@@ -136,7 +136,7 @@ def test_other_precisions_are_cast_to_the_model(tmp_path: Path, state: State, ki
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-def test_parameters_of_a_file_may_want_gradients(tmp_path: Path) -> None:
+def test_parameters_that_require_gradients_are_read(tmp_path: Path) -> None:
     model = tiny(seed=1)
     torch.save(dict(model.named_parameters()), tmp_path / "parameters.pt")
     assert_loads(tmp_path / "parameters.pt", model.state_dict())
@@ -154,7 +154,7 @@ def test_a_fixed_table_may_be_absent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("id", "suffix"), [("dit_s_2", ".safetensors"), ("fcdm_s", ".pt")])
-def test_create_reads_a_file_and_gives_the_official_output(tmp_path: Path, id: str, suffix: str) -> None:
+def test_create_reads_a_file_and_reproduces_the_official_output(tmp_path: Path, id: str, suffix: str) -> None:
     content = {key: value for key, value in formula_model(id).state_dict().items() if key != "pos_embed"}
     path = tmp_path / f"{id}{suffix}"
     save_file(content, path) if suffix == ".safetensors" else torch.save({"ema": content}, path)
@@ -169,7 +169,7 @@ def test_create_reads_a_file_and_gives_the_official_output(tmp_path: Path, id: s
 
 
 @pytest.mark.parametrize("id", list(variants()))
-def test_a_file_of_another_variant_names_the_one_that_fits(tmp_path: Path, id: str) -> None:
+def test_a_file_of_a_different_variant_names_the_matching_one(tmp_path: Path, id: str) -> None:
     """Of every variant, with shapes alone; so no two variants have the same keys and shapes, but DiT and SiT."""
     torch.save(shapes_of(id), tmp_path / "weights.pt")
     message = refusal(tmp_path / "weights.pt")
@@ -178,7 +178,7 @@ def test_a_file_of_another_variant_names_the_one_that_fits(tmp_path: Path, id: s
     assert message.endswith(f"; it matches {fits}")
 
 
-def test_the_differences_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
+def test_differences_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
     """DiCo-B in DiCo-S: the same keys, every shape that depends on the width another."""
     torch.save(shapes_of("dico_b"), tmp_path / "b.pt")
     model = models.create("dico_s", device="meta")
@@ -211,13 +211,13 @@ def test_missing_and_unexpected_keys_are_counted_and_named(tmp_path: Path, state
     ],
     ids=["missing", "unexpected", "mis-shaped"],
 )
-def test_one_difference_is_enough(tmp_path: Path, state: State, change: dict[str, Any], difference: str) -> None:
+def test_one_difference_is_sufficient(tmp_path: Path, state: State, change: dict[str, Any], difference: str) -> None:
     torch.save({key: value for key, value in {**state, **change}.items() if value is not None}, tmp_path / "weights.pt")
     message = refusal(tmp_path / "weights.pt")
     assert message == f"weights.pt is not a checkpoint of dico_tiny: {difference}; it matches no known variant"
 
 
-def test_a_table_of_another_resolution_is_named(tmp_path: Path) -> None:
+def test_a_table_for_a_different_resolution_is_named(tmp_path: Path) -> None:
     torch.save(tiny_dit(res=128).state_dict(), tmp_path / "weights.pt")
     assert refusal(tmp_path / "weights.pt", tiny_dit(res=64), find("dit_s_2")) == (
         "weights.pt was made for a different resolution: a 8x8 token grid, needs 4x4"
@@ -233,14 +233,14 @@ def test_a_table_of_another_resolution_is_named(tmp_path: Path) -> None:
     ],
     ids=["empty", "no tensors", "no tensors inside"],
 )
-def test_a_dictionary_without_tensors(tmp_path: Path, content: dict[str, Any], reason: str) -> None:
+def test_a_dictionary_without_tensors_is_refused(tmp_path: Path, content: dict[str, Any], reason: str) -> None:
     torch.save(content, tmp_path / "weights.pt")
     message = refusal(tmp_path / "weights.pt")
     assert message.startswith("weights.pt contains no tensors under its own keys or under ema, ")
     assert message.endswith(f"({reason})")
 
 
-def test_an_empty_safetensors_file(tmp_path: Path) -> None:
+def test_an_empty_safetensors_file_is_refused(tmp_path: Path) -> None:
     save_file({}, tmp_path / "weights.safetensors")
     assert "holds no tensors" in refusal(tmp_path / "weights.safetensors")
 
@@ -250,13 +250,13 @@ def test_an_empty_safetensors_file(tmp_path: Path) -> None:
     [([torch.zeros(1)], "list"), (torch.zeros(1), "Tensor"), (5, "int"), (None, "NoneType")],
     ids=str,
 )
-def test_a_file_that_holds_no_dictionary(tmp_path: Path, content: Any, kind: str) -> None:
+def test_a_file_without_a_dictionary_is_refused(tmp_path: Path, content: Any, kind: str) -> None:
     torch.save(content, tmp_path / "weights.pt")
     assert refusal(tmp_path / "weights.pt") == f"weights.pt holds a {kind}, not a state dict"
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
-def test_no_file(tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(WeightsError, match=f"^no checkpoint at {tmp_path}/{name}$"):
         read_state_dict(str(tmp_path / name))
     (tmp_path / name).mkdir()
@@ -269,7 +269,7 @@ def test_no_file(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("form", ["zip", "old", "safetensors"])
 @pytest.mark.parametrize("kept", [0, 3, 10, 1000, 0.5, -30, -1], ids=str)
-def test_a_file_that_was_cut_off(tmp_path: Path, state: State, form: str, kept: float) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path, state: State, form: str, kept: float) -> None:
     """``kept`` bytes from the start, that share of them, or all but the last few."""
     path = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.pt")
     if form == "safetensors":
@@ -295,14 +295,14 @@ def test_a_file_that_was_cut_off(tmp_path: Path, state: State, form: str, kept: 
     ids=["git-lfs pointer", "web page", "json", "zeros"],
 )
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_a_file_that_is_something_else(tmp_path: Path, content: bytes, suffix: str) -> None:
+def test_a_file_of_a_different_kind_is_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
     (tmp_path / f"weights{suffix}").write_bytes(content)
     message = refusal(tmp_path / f"weights{suffix}")
     assert message.startswith(f"weights{suffix} is not a readable ")
     assert "weights_only" not in message
 
 
-def test_a_suffix_that_does_not_fit_the_content(tmp_path: Path, state: State) -> None:
+def test_a_suffix_that_does_not_match_the_content_is_refused(tmp_path: Path, state: State) -> None:
     torch.save(state, tmp_path / "a.safetensors")
     save_file(state, tmp_path / "b.pt")
     assert refusal(tmp_path / "a.safetensors").startswith("a.safetensors is not a readable safetensors file: ")
@@ -310,7 +310,7 @@ def test_a_suffix_that_does_not_fit_the_content(tmp_path: Path, state: State) ->
 
 
 @pytest.mark.parametrize("form", ["zip", "old"])
-def test_no_damage_escapes_as_another_error(tmp_path: Path, form: str) -> None:
+def test_damaged_files_raise_only_weights_errors(tmp_path: Path, form: str) -> None:
     """Bytes changed at random in the directory and the pickle: read, or refused in one line."""
     path = tmp_path / "weights.pt"
     torch.save(
@@ -354,7 +354,7 @@ def plant(path: Path, content: Any, form: str) -> None:
 
 @pytest.mark.parametrize("form", ["zip", "old", "pickle 0", "pickle 2", "pickle 4", "pickle 5"])
 @pytest.mark.parametrize("place", ["alone", "beside the weights", "among the weights"])
-def test_code_in_a_file_never_runs(tmp_path: Path, state: State, form: str, place: str) -> None:
+def test_code_in_a_file_is_never_executed(tmp_path: Path, state: State, form: str, place: str) -> None:
     canary, path = tmp_path / "canary", tmp_path / "weights.pt"
     weights: Any = state if not form.startswith("pickle") else {"x_embedder.proj.bias": 1}
     trap = Trap(canary)
@@ -386,7 +386,7 @@ def test_a_whole_pickled_module_is_not_opened(tmp_path: Path) -> None:
     assert refusal(tmp_path / "model.pt").startswith("model.pt contains more than plain tensors and was not opened")
 
 
-def test_a_safetensors_name_does_not_lead_to_the_pickle_reader(tmp_path: Path) -> None:
+def test_a_pickle_named_safetensors_is_not_unpickled(tmp_path: Path) -> None:
     canary, path = tmp_path / "canary", tmp_path / "weights.safetensors"
     plant(path, Trap(canary), "pickle 2")
     refusal(path)

@@ -193,7 +193,7 @@ def _warm_up(batch: int, inputs: list[Port], manifest: Manifest) -> list[str]:
 
 
 def readme(manifest: Manifest, names: list[str], backend: str) -> str:
-    """For whoever starts the server."""
+    """Write a readme for the operator of the server."""
     inputs = "\n".join(
         f"    {port.name}: {port.dtype} ({', '.join(map(str, ('N', *(port.shape[1:] or ['1']))))})"
         for port in manifest.inputs
