@@ -2,7 +2,7 @@
 
 On the meta device torch finds the shape of most results in Python, and imports ``torch._dynamo`` for the first of them,
 which takes as long as importing torch itself. The rules here give the same shapes, types and strides for the functions
-that the networks use most; tests/test_counting.py compares both for every network.
+that the networks use most; tests/counting/test_meta.py compares both.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,7 +45,9 @@ def _group_norm(x: Tensor, groups: int, *others: Any, **options: Any) -> Result:
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *others: Any, **options: Any) -> Result:
-    fits = query.shape[:-2] == key.shape[:-2] and query.shape[-1] == key.shape[-1] and key.shape[:-1] == value.shape[:-1]
+    fits = (
+        query.shape[:-2] == key.shape[:-2] and query.shape[-1] == key.shape[-1] and key.shape[:-1] == value.shape[:-1]
+    )
     return _empty((*query.shape[:-1], value.shape[-1]), query) if fits and _floats(query, key, value) else None
 
 
