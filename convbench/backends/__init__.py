@@ -5,6 +5,7 @@ import pkgutil
 from importlib import import_module
 from importlib.metadata import entry_points
 
+from .. import packages
 from ..errors import UsageError
 from ..schema import Backend
 
@@ -29,14 +30,13 @@ def find(name: str) -> Backend:
     """The backend of that name, or the one that "package.module:attribute" points to."""
     require(name)
     if ":" in name:
-        module, attribute = name.split(":", 1)
-        try:
-            found = getattr(import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise UsageError(f"no backend at '{name}': {error}") from None
+        found = packages.named(name, "backend")
     else:
         others = {point.name: point for point in entry_points(group=GROUP)}
-        found = others[name].load() if name in others else import_module(f".{name}", __package__).backend
+        if name in others:
+            found = packages.loaded(name, "backend", others[name].load)
+        else:
+            found = import_module(f".{name}", __package__).backend
     if not isinstance(found, Backend):
         raise UsageError(f"'{name}' is a {type(found).__name__}, not a convbench Backend")
     return found
