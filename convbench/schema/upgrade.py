@@ -1,8 +1,8 @@
 """Rows of earlier schemas in the words of today's.
 
 Schema 1 had no ``kind``, named sampling rows by ``sampling_case``, called the settings of a replay ``from`` and
-``to``, and kept a comparison on the row of the counterpart, as the counterpart over the case. Rows of either schema from
-before the verdict NOISY call an interval that is wider than asked SUSPECT.
+``to``, and kept a comparison on the row of the counterpart, as the counterpart over the case. Rows of either schema
+from before the verdict NOISY call an interval that is wider than asked SUSPECT.
 """
 
 from collections.abc import Callable, Sequence

@@ -132,7 +132,9 @@ def test_a_large_body_is_refused_within_six_times_its_bytes(name: str, artefact:
 
 def test_json_that_would_hold_up_other_requests_is_refused_for_the_binary_form(artefact: Path) -> None:
     """Python parses JSON in one go: 20 MB held up the health check by a second."""
-    manifest = replace(folder.read(artefact), batch=(1, 64), dimensions={"batch": (1, 64), "h4": (2, 16), "w4": (2, 16)})
+    manifest = replace(
+        folder.read(artefact), batch=(1, 64), dimensions={"batch": (1, 64), "h4": (2, 16), "w4": (2, 16)}
+    )
     what = Served(manifest, 64)
     right = json.dumps(served.content(served.inputs(1, 8))).encode()
     longest = right + b" " * (MOST_JSON_BYTES - len(right))
