@@ -15,7 +15,7 @@ import pytest
 import torch
 from fill import CFG_SCALE
 from formula import CORE, IDS, TRACED, formula_model, golden, trace
-from tolerances import TOLERANCES, assert_close
+from tolerances import RELATIVE_L2, TOLERANCES, assert_close
 from torch import Tensor, nn
 
 from convbench import models
