@@ -21,15 +21,13 @@ from ..errors import ConvbenchError
 from ..schema import Case, Measurement, Second
 from ..timing import compare, derived, memory
 from ..timing.calibration import limit
-from ..timing.clock import RULES, Clock, CudaClock, Lane, Rules, clock_of, rotate_inputs, time_lanes
+from ..timing.clock import RULES, Clock, CudaClock, Lane, Rules, clock_of, rotate_inputs, single_steps, time_lanes
 from ..timing.intervals import percentile
 from ..timing.telemetry.recorder import Recorder
 from ..timing.telemetry.summary import joules_per_image
 from .annotated import with_finding, with_ratio
 from .failure import failure, wrong
 from .opening import Opened, Report, Subject, open_case, rates_of, subject_of
-
-LATENCY_STEPS = 100  # single steps waited for on a GPU, where blocks give no latency
 
 
 @dataclass(frozen=True)
@@ -273,5 +271,5 @@ def _with_kernel_names(row: Measurement, opened: Opened) -> Measurement:
 
 def _latencies(lane: Lane, clock: Clock) -> list[Second]:
     if isinstance(clock, CudaClock):
-        return [clock.single(lane.run) for _ in range(LATENCY_STEPS)]
+        return single_steps(lambda: clock.single(lane.run))
     return [single for block in lane.blocks for single in block.singles]

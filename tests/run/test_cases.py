@@ -26,7 +26,7 @@ from convbench.measure import estimate, feasible
 from convbench.measure import largest_batch as batches
 from convbench.measure.largest_batch import bisect
 from convbench.run import cases as front
-from convbench.run import process
+from convbench.run import process, survey
 from convbench.run.cases import Planned, Settings, largest_batch, measured, planned
 from convbench.run.jobs import Limits, Report, open_results
 from convbench.run.plan import Request
@@ -483,7 +483,7 @@ def test_auto_measures_every_backend_that_can_run_where_the_file_holds_none(
     workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speeds = {"eager": 0.02, "compile": 0.01}
-    monkeypatch.setattr(front, "unsupported", lambda case: None if case.backend in speeds else "not here")
+    monkeypatch.setattr(survey, "unsupported", lambda case: None if case.backend in speeds else "not here")
     workers.answer = lambda each: answer(each, speeds[each.backend])
     request = Request(["dico_s"], [64], backend=["auto"], threads=1)
     rows = [row.to_json() for row in front.cases(request, tmp_path / "run.jsonl")]
