@@ -264,7 +264,10 @@ def _with_kernel_names(row: Measurement, opened: Opened) -> Measurement:
     """PREC: hold the names of the kernels that ran against the precision of the case."""
     with precision.applied(opened.case.precision):
         ran = kernels.profile_kernels(opened.step, opened.sets[0])
-    row = replace(row, kernels=row.kernels | kernels.dominant_precisions(ran))
+    launches = sum(kernel.calls for kernel in ran) or None
+    row = replace(row, kernels=row.kernels | kernels.dominant_precisions(ran), launches=launches)
+    if opened.backend.launched_singly and launches:
+        row = replace(row, reason="; ".join(filter(None, [row.reason, kernels.launch_words(launches, row)])))
     found = kernels.check_precision(opened.case.precision, ran)
     return with_finding(row, found) if found else row
 
