@@ -135,8 +135,9 @@ def backend() -> Decorator:
         default="eager",
         show_default=True,
         metavar="B[,B…]",
-        help=f"{', '.join(backends.names())}, triton_graphs:ours or triton_graphs:library (which 1x1 products), package.module:attribute, or auto: the fastest that --out "
-        "holds, or every one that can run if it holds fewer than two.",
+        help=f"{', '.join(backends.names())}, package.module:attribute, or auto: the fastest that --out "
+        "holds, or every one that can run if it holds fewer than two. triton_graphs:ours and triton_graphs:library say "
+        "what computes the 1x1 products.",
     )
 
 

@@ -6,9 +6,9 @@ in TF32, matrix products in FP32).
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,14 @@ from .. import environment, precision
 from ..catalogue import find
 from ..checks import output
 from ..errors import NothingMeasured
+from ..measure.estimate import START_S, TUNE_STEPS, Estimate, estimate
 from ..measure.feasible import unsupported
 from ..models import create
 from ..models.gla import implementation
 from ..run import process
 from ..run.jobs import Allowance, Job, Limits, Report, open_results, run_jobs
 from ..schema import Case, Row, Second, TF32Cell
+from ..timing.calibration import Rates
 from ..timing.clock import Lane, clock_of, rotate_inputs
 from ..timing.intervals import median_interval, ratio_interval
 from .differences import printed
@@ -160,6 +162,36 @@ def measure_batch(
         facts = {**environment.describe(), "load": load}
         stamp = {"verdict": verdict, "reason": reason, "measured_at": started, "environment": facts}
         return [_row(cell, cells, batch, res, device, stamp) for cell in cells]
+
+
+def expected(
+    models: Sequence[str],
+    batch: int,
+    res: int,
+    cap_s: Second | None,
+    rates: Mapping[str, Rates],
+    threads: int | None = None,
+) -> dict[str, Estimate]:
+    """Estimated time of each cell of a batch on a GPU, by its id; a process and a network count once.
+
+    Args:
+        rates: of the machine, by precision.
+        threads: that draw weights; this machine's cores unless given.
+    """
+    rules = few_blocks("cuda", BLOCKS, cap_s)
+    found = {}
+    for model, switches in itertools.product(models, SWITCHES):
+        label = {(False, False): "fp32", (True, True): "tf32"}.get(switches, "torch-default")
+        whole = estimate(Case(model, res, batch, precision=label, device="cuda"), rates[label], rules, threads)
+        network_s = whole.create_s - START_S["cuda"] * (model != models[0])
+        block = max(rules.block_s, whole.step_s)
+        found[cell_id(model, res, batch, switches)] = replace(
+            whole,
+            create_s=network_s if switches == SWITCHES[0] else 0.0,
+            tune_s=TUNE_STEPS * whole.step_s,
+            time_s=max(rules.least_blocks * block, min(rules.cap_s, BLOCKS * block)),
+        )
+    return found
 
 
 @contextmanager

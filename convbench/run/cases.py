@@ -127,10 +127,7 @@ def cases(
 def estimates(cases: Sequence[Case], cap_s: Second | None = None) -> dict[str, Estimate | str]:
     """Estimate memory and time of each case, by its id; a text explains why a case cannot run here."""
     survey.learn(cases)
-    return {
-        case.id: survey.unsupported(case) or survey.need(case, Rules(**{**asdict(RULES[case.device]), **_cap(cap_s)}))
-        for case in cases
-    }
+    return {case.id: survey.unsupported(case) or survey.need(case, capped(case.device, cap_s)) for case in cases}
 
 
 def largest_batch(case: Case, timeout_s: Second = math.inf) -> int:
@@ -230,6 +227,11 @@ class _Session:
         return SamplingMeasurement.of(
             case, **planned_keys(Plan.of_text(case.sampling, catalogue.find(case.model))), **known
         )
+
+
+def capped(device: str, cap_s: Second | None) -> Rules:
+    """Rules of timing on a device with a cap; None for its default."""
+    return Rules(**{**asdict(RULES[device]), **_cap(cap_s)})
 
 
 def _cap(cap_s: Second | None) -> dict[str, Second]:

@@ -52,7 +52,7 @@ NOTE = (
     type=options.Duration(),
     default="7m",
     show_default=True,
-    help="Time limit; rows that would exceed it skip torch.compile.",
+    help="Time limit; the last rows skip torch.compile to keep it, and none starts after it.",
 )
 @options.form()
 def bench_kernels(
@@ -92,8 +92,12 @@ def bench_kernels(
                 rows.append(row)
         except KeyboardInterrupt:
             interrupted = True
+    late = len(works) - len(rows)
+    unreached = (
+        [f"{late} rows were not reached: the budget was used up (--budget)."] if late and not interrupted else []
+    )
     bad = [f"{row.case}: {row.status}, {row.reason}" for row in rows if row.status != "ok"]
-    options.show([row.to_json() for row in rows], KEYS, form, [NOTE, *_launches(rows), *bad])
+    options.show([row.to_json() for row in rows], KEYS, form, [NOTE, *_launches(rows), *unreached, *bad])
     if interrupted:
         return INTERRUPTED
     if not any(row.status == "ok" for row in rows):

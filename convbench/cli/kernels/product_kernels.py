@@ -1,12 +1,13 @@
 """``convbench kernels products``: our 1x1 products and the library's, and the table that chooses between them."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ...errors import NothingMeasured, UsageError
-from .. import options
+from ...errors import NothingMeasured, UsageError, first_line
+from .. import INTERRUPTED, options
 from ..progress import StepProgress
 from . import selection
 
@@ -53,22 +54,25 @@ def product_kernels(precision: list[str], batch: list[int], write: Path | None, 
         raise UsageError("--write: product_dispatch.toml has no rows for this generation of GPUs")
     rows: list[dict[str, Any]] = []
     failed: list[str] = []
-    places = list(products.places())
-    with StepProgress(len(places) * len(batch) * len(precision)) as progress:
-        for place in places:
-            for size in batch:
-                for label in precision:
-                    progress.step(f"{place.family} {place.name} level {place.level}")
-                    try:
-                        rows.append(products.measure(place, size, label))
-                    except (RuntimeError, ValueError) as error:  # too little memory, or a kernel that fails here
-                        failed.append(f"{place.family} {place.name} level {place.level}: {str(error).splitlines()[0]}")
+    interrupted = False
+    works = list(itertools.product(products.places(), batch, precision))
+    with StepProgress(len(works)) as progress:
+        try:
+            for place, size, label in works:
+                name = f"{place.family} {place.name} level {place.level}"
+                progress.step(name)
+                try:
+                    rows.append(products.measure(place, size, label))
+                except Exception as error:  # too little memory, or a kernel that fails here; the others can be measured
+                    failed.append(f"{name}: {type(error).__name__}: {first_line(error)}")
+        except KeyboardInterrupt:
+            interrupted = True
     if not rows:
-        raise NothingMeasured(f"no product could be measured: {failed[0]}")
+        raise NothingMeasured(f"no product could be measured: {failed[0] if failed else 'interrupted'}")
     if write and gpu:
         text = product_dispatch.TABLE.read_text("utf-8")
         where = products.where(max(batch), ",".join(precision))
         write.write_text(products.written(text, gpu, rows, where), "utf-8")
         click.echo(f"Wrote {write}.", err=True)
     options.show(rows, KEYS, form, [NOTE, *failed])
-    return 0
+    return INTERRUPTED if interrupted else 0
