@@ -1,8 +1,8 @@
 """scripts/gpu here: with the packages of the machine with a GPU alone, and on a stand-in for CUDA, whose numbers mean
 nothing.
 
-What this does not prove: torch 2.11 with CUDA on Python 3.12 (no build of torch for that Python is at hand), the versions
-of that machine's packages, and everything that only a GPU shows.
+What this does not prove: torch 2.11 with CUDA on Python 3.12 (no build of torch for that Python is at hand), the
+versions of that machine's packages, and everything that only a GPU shows.
 """
 
 import json
