@@ -86,8 +86,8 @@ site: setup ## build the documentation, with every picture of the results, into 
 	$(python) scripts/docs.py
 	$(python) -m mkdocs build --strict --quiet
 
-gpu: ## all that needs an NVIDIA GPU, with this machine's own python3: PARTS="tests tf32 kernels headline"
-	PYTHON=$(PYTHON) scripts/gpu $(PARTS)
+gpu: ## all that needs an NVIDIA GPU, with this machine's own python3: PARTS="tf32 kernels", or PARTS=--dry-run
+	$(PYTHON) scripts/gpu $(PARTS)
 
 clean: ## remove the environment, builds and caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,4 +1,7 @@
-"""The runtimes. One .py with one module-level ``backend``; from other packages by entry point or "module:attribute"."""
+"""The runtimes. One .py with one module-level ``backend``; from other packages by entry point or "module:attribute".
+
+A further value in a module is the backend with an option, named "triton_graphs:library" and the like.
+"""
 
 import difflib
 import pkgutil
@@ -30,8 +33,11 @@ def find(name: str) -> Backend:
     require(name)
     if ":" in name:
         module, attribute = name.split(":", 1)
+        own = [each.name for each in pkgutil.iter_modules(__path__)]
         try:
-            found = getattr(import_module(module), attribute)
+            found = getattr(
+                import_module(f".{module}", __package__) if module in own else import_module(module), attribute
+            )
         except (ImportError, AttributeError) as error:
             raise UsageError(f"no backend at '{name}': {error}") from None
     else:
@@ -39,4 +45,6 @@ def find(name: str) -> Backend:
         found = others[name].load() if name in others else import_module(f".{name}", __package__).backend
     if not isinstance(found, Backend):
         raise UsageError(f"'{name}' is a {type(found).__name__}, not a convbench Backend")
+    if ":" in name and module in own and found.name != name:
+        raise UsageError(f"no backend at '{name}': it is called {found.name}")
     return found

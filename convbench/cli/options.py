@@ -136,7 +136,8 @@ def backend() -> Decorator:
         show_default=True,
         metavar="B[,B…]",
         help=f"{', '.join(backends.names())}, package.module:attribute, or auto: the fastest that --out "
-        "holds, or every one that can run if it holds fewer than two.",
+        "holds, or every one that can run if it holds fewer than two. triton_graphs:ours and triton_graphs:library say "
+        "what computes the 1x1 products.",
     )
 
 

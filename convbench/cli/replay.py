@@ -32,12 +32,20 @@ TF32_KEYS = (
     epilog="\b\nExamples:\n  convbench replay dico\n  convbench replay fcdm --batch 4 --out replay.jsonl",
 )
 @click.argument("paper", required=False)
-@click.option("--model", metavar="ID", help="A model [default: the paper's XL, on a CPU its S].")
+@options.model(
+    required=False,
+    help="A model [default: the paper's XL, on a CPU its S]; with --tf32-experiment a list, the baseline first.",
+)
 @click.option("--res", type=int, metavar="PX", help="Side of the decoded image in pixels [default: 256].")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per step, in place of the paper's.")
 @click.option("--device", type=click.Choice(DEVICES), help="cpu or cuda; cuda where there is a GPU unless given.")
 @click.option("--cap", type=options.Duration(), help="Stop timing a variant after this time and six blocks.")
 @click.option("--timeout", type=options.Duration(), default="1h", show_default=True, help="Time limit of one process.")
+@click.option(
+    "--budget",
+    type=options.Duration(),
+    help="Time limit for the whole TF32 experiment; a batch that it does not reach is measured by the next run.",
+)
 @click.option(
     "--tf32-experiment",
     is_flag=True,
@@ -51,12 +59,13 @@ TF32_KEYS = (
 @options.form()
 def command(
     paper: str | None,
-    model: str | None,
+    model: list[str] | None,
     res: int | None,
     batch: int | None,
     device: str | None,
     cap: float | None,
     timeout: float,
+    budget: float | None,
     tf32_experiment: bool,
     out: Path | None,
     form: str,
@@ -76,15 +85,19 @@ def command(
     if out:
         require_writable(out)
     device = device or default_device()
-    limits = Limits(cap_s=cap, timeout_s=timeout)
+    limits = Limits(cap_s=cap, timeout_s=timeout, budget_s=budget)
     if tf32_experiment:
-        if paper or model:
-            raise click.UsageError("--tf32-experiment cannot be combined with a paper or --model")
-        _experiment(res or 256, batch, device, limits, out, form)
+        if paper:
+            raise click.UsageError("--tf32-experiment cannot be combined with a paper")
+        _experiment(model, res or 256, batch, device, limits, out, form)
         return 0
     if paper is None:
         raise click.UsageError("missing PAPER, e.g. convbench replay dico")
-    return _replay(paper, model, res, batch, device, limits, out, form)
+    if budget:
+        raise click.UsageError("--budget bounds the TF32 experiment; use --timeout for a replay")
+    if model and len(model) > 1:
+        raise click.UsageError(f"a replay takes one --model, not {len(model)}")
+    return _replay(paper, model[0] if model else None, res, batch, device, limits, out, form)
 
 
 def _replay(
@@ -114,7 +127,15 @@ def _replay(
     return 4 if any(row.step == "ours" and row.verdict == "INVALID" for row in rows) else 0
 
 
-def _experiment(res: int, batch: int | None, device: str, limits: "Limits", out: Path | None, form: str) -> None:
+def _experiment(
+    models: list[str] | None,
+    res: int,
+    batch: int | None,
+    device: str,
+    limits: "Limits",
+    out: Path | None,
+    form: str,
+) -> None:
     from ..errors import NothingMeasured
     from ..papers import tf32
 
@@ -122,7 +143,7 @@ def _experiment(res: int, batch: int | None, device: str, limits: "Limits", out:
         raise NothingMeasured("the TF32 experiment needs an NVIDIA GPU of compute capability 8.0 (Ampere) or newer")
     batches = [batch] if batch else tf32.BATCHES
     with PhaseProgress() as progress:
-        rows = list(
-            tf32.experiment(batches=batches, res=res, device=device, out=out, limits=limits, report=progress.update)
-        )
+        rows = list(tf32.experiment(models or tf32.MODELS, batches, res, device, out, limits, progress.update))
+    if not rows:
+        raise NothingMeasured("the budget ended before any batch of the TF32 experiment was measured")
     options.show([row.to_json() for row in rows], TF32_KEYS, form, tf32.notes(rows))

@@ -162,8 +162,9 @@ def command(
         sampling=sampling,
         compare_with=compare_with,
     )
-    plan = planned(request, out)
-    rows = _planned_rows(plan, price)
+    limits = Limits(cap, timeout, budget)
+    plan = planned(request, out, limits)
+    rows = _planned_rows(plan, cap, price)
     summary = _summary(rows, len(plan.cases) - len(rows), budget, price)
     if dry_run:
         keys = [key for key in PLAN_KEYS if key in CASE_KEYS or any(row.get(key) is not None for row in rows)]
@@ -173,7 +174,7 @@ def command(
     if out:
         sweep.write(out.with_name(out.name + ".toml"), ctx, device=list(request.device))
     expected = {row["case"]: row.get("total_s") or 1.0 for row in rows}
-    return _measure(plan, Settings(Limits(cap, timeout, budget), processes), expected, form, bool(sampling))
+    return _measure(plan, Settings(limits, processes), expected, form, bool(sampling))
 
 
 def _measure(plan: "Planned", settings: "Settings", expected: dict[str, float], form: str, sampling: bool) -> int:
@@ -205,21 +206,21 @@ def _measure(plan: "Planned", settings: "Settings", expected: dict[str, float], 
     return INTERRUPTED if interrupted else _exit_code(rows)
 
 
-def _planned_rows(plan: "Planned", price: float | None) -> list[dict[str, Any]]:
+def _planned_rows(plan: "Planned", cap: float | None, price: float | None) -> list[dict[str, Any]]:
     """The cases to measure, each with what it will need, or why it will be skipped."""
     from dataclasses import asdict
 
     from ..run.cases import estimates
 
     rows = []
-    needs = estimates(plan.missing)
+    needs = estimates(plan.missing, cap)
     for case in plan.missing:
         row = {"case": case.id, **asdict(case), "skipped": None}
         need = needs[case.id]
         if isinstance(need, str):
             row["skipped"] = need
         else:
-            row |= asdict(need)
+            row |= asdict(need) | {"total_s": need.total_s}
             row["cost"] = None if price is None else price * need.total_s / 3600
         rows.append(row)
     return rows

@@ -113,6 +113,7 @@ class Measurement(CaseRow):
     limit_fraction: float | None = None  # images_per_s / limit_images_per_s
     limit_wall: str | None = None  # compute, memory or launch: the nearest wall
 
+    launches: int | None = None  # kernels that ran in one step, counted by a profiler
     zeros_ratio: float | None = None  # speed on zeros over speed on the random inputs
 
     kernels: dict[str, str] = field(default_factory=dict)  # what served attention and the like, where torch can tell
@@ -233,6 +234,7 @@ class KernelTiming(Row):
     hot_s: Second | None = None  # on the same buffers again and again
     eager_s: Second | None = None  # what the unfused network runs
     compile_s: Second | None = None  # the same through torch.compile
+    launch_s: Second | None = None  # of the smallest kernel in a graph: part of every time, not subtracted
     over_eager: float | None = None
     over_compile: float | None = None
     bytes_per_s: float | None = None

@@ -120,13 +120,43 @@ def fake_runtime(ran: str) -> Any:
 
 
 def test_a_silent_fallback_to_another_provider_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=0))
+    """On a stream of its own: the address of PyTorch's default stream, 0, means none to the provider."""
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: SimpleNamespace(cuda_stream=81))
     monkeypatch.setattr(onnxruntime.packages, "require", lambda name: fake_runtime("CPUExecutionProvider"))
     with pytest.raises(UsageError, match="fell back to CPUExecutionProvider without a word"):
         onnxruntime.session(tmp_path / "model.onnx", "cuda")
     monkeypatch.setattr(onnxruntime.packages, "require", lambda name: fake_runtime("CUDAExecutionProvider"))
     asked = onnxruntime.session(tmp_path / "model.onnx", "cuda").asked
-    assert asked == [("CUDAExecutionProvider", {"user_compute_stream": "0", "use_tf32": "0"})]
+    assert asked == [("CUDAExecutionProvider", {"user_compute_stream": "81", "use_tf32": "0"})]
+
+
+class Ordered:
+    """A stream that says what it is asked to wait for."""
+
+    def __init__(self, name: str, said: list[str]) -> None:
+        self.name, self.said = name, said
+
+    def wait_stream(self, other: "Ordered") -> None:
+        self.said.append(f"{self.name} waits for {other.name}")
+
+
+def test_a_session_on_a_gpu_waits_for_its_inputs_and_pytorch_for_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The conversion of the inputs is queued on PyTorch's stream, and their memory must not be used again meanwhile."""
+    said: list[str] = []
+    torchs, own = Ordered("torch", said), Ordered("session", said)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: torchs)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: said.append(f"kept for {stream.name}"))
+    convert = torch.Tensor.float
+    monkeypatch.setattr(torch.Tensor, "float", lambda self: (said.append("converted"), convert(self))[1])
+    binding = SimpleNamespace(bind_output=lambda *_: None, bind_input=lambda *_: None)
+    session = SimpleNamespace(
+        stream=own, io_binding=lambda: binding, run_with_iobinding=lambda binding: said.append("runs")
+    )
+    out = torch.zeros(1, 4, 8, 8)
+    step = onnxruntime.bound_step(session, out)
+    assert step(torch.zeros(1, 4, 8, 8, dtype=torch.float16), torch.zeros(1), torch.zeros(1, dtype=torch.int64)) is out
+    order = ["session waits for torch", "runs", "torch waits for session"]
+    assert said == ["converted", "converted", *order, *["kept for session"] * 3]
 
 
 def run(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
