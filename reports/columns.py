@@ -91,7 +91,11 @@ COLUMNS: dict[str, Column] = {
     "b": Column("B images/s", significant),
     # Printed numbers, and how they were made.
     "label": Column("model", left=True),
-    "printed_in": Column("printed in", left=True),
+    "printed_in": Column("printed in", left=True, spare=5),
+    "conditions": Column("conditions", left=True),
+    "latent": Column("latent", left=True, spare=4),
+    "printed_fid": Column("FID", as_printed),
+    "frontier": Column("frontier of FID over", left=True),
     "gmacs_printed": Column("printed", significant),
     "params_m_printed": Column("printed M", significant),
     "remark": Column("difference", left=True),
