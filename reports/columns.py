@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .computed import counterpart, half_interval, interval_text, number_or_note, rank, sampling_share
+from .computed import counterpart, decoded_per_s, half_interval, interval_text, number_or_note, rank, sampling_share
 from .formats import (
     as_printed,
     error,
@@ -159,6 +159,9 @@ COLUMNS: dict[str, Column] = {
     "backbone_share": Column("backbone", percent, compute=sampling_share("backbone")),
     "guidance_share": Column("guidance", percent, compute=sampling_share("guidance")),
     "sampler_share": Column("arithmetic", percent, compute=sampling_share("sampler"), spare=1),
+    "decoder": Column("decoder (random weights)", left=True, spare=2),
+    "decoder_macs": Column("decoder MACs G", scaled(1e9, 2), spare=3),
+    "decoder_images_per_s": Column("decoded images/s", significant, compute=decoded_per_s, spare=3),
     "decoder_share": Column("decoder", percent, compute=sampling_share("decoder")),
     "unattributed_share": Column("rest", percent, compute=sampling_share("unattributed"), spare=1),
     "error_max": Column("largest error", error),

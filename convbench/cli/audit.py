@@ -36,8 +36,8 @@ RIVALS_KEYS = (
     "--paper",
     type=options.CommaList(known=lambda: [*catalogue.papers(), RIVALS]),
     metavar="P[,P…]",
-    help=f"Papers to audit: {', '.join(catalogue.papers())}. Or {RIVALS}: the sizes and FIDs that newer backbones print, "
-    "with the conditions of each.",
+    help=f"Papers to audit: {', '.join(catalogue.papers())}. Or {RIVALS}: the sizes and FIDs that newer backbones "
+    "print, with the conditions of each.",
 )
 @options.model(required=False, help="Models to audit, by id; printed-only models, too.")
 @options.form()

@@ -19,13 +19,15 @@ from .. import backends, environment, precision
 from ..catalogue import find
 from ..checks import machine, output, timing
 from ..checks.output import Finding
+from ..counting import count
 from ..errors import ConvbenchError
 from ..sampling import decoding
+from ..sampling.decoders import decoder_of
 from ..sampling.guidance import guided
 from ..sampling.images import sampler_for
 from ..sampling.noise import PerImage
 from ..sampling.plan import Plan
-from ..sampling.random_decoder import random_decoder
+from ..sampling.random_decoder import DecoderNetwork, random_decoder
 from ..sampling.sampler import Model, Sampler
 from ..schema import Case, SamplingMeasurement, Second
 from ..timing import compare, derived, memory
@@ -205,7 +207,7 @@ class _Bundle:
                 whole_s = self.clock.block(each.walk.whole, 1).total_s
                 whole = _whole_trajectory(each.walk.last, whole_s, plan.steps * step_s, rules.noise)
         verdict, reason = output.verdict_of([finding for finding in [*found, whole] if finding])
-        by_config = plan.decode and plan.vae is None and find(case.model).signature.factor != 1
+        by_config = _decodes_by_config(case, plan)
         unranked = opened.backend.unranked(case)
         notes = [
             reason,
@@ -218,6 +220,7 @@ class _Bundle:
             verdict=verdict,
             reason="; ".join(filter(None, notes)),
             **numbers,
+            **_decoder_facts(case, plan),
             whole_s=whole_s,
             blocks=each.blocks,
             unranked=unranked,
@@ -299,9 +302,28 @@ def _decoder(case: Case, plan: Plan, start: Tensor) -> Callable[[], object]:
     takes = find(case.model).signature
     if not plan.decode:
         return lambda: None
-    by_config = takes.factor != 1 and not plan.vae
-    decode = random_decoder(case.device, takes) if by_config else decoding.create_decoder(takes, plan.vae, case.device)
+    if _decodes_by_config(case, plan):
+        decode: decoding.Decoder = random_decoder(case.device, takes)
+    else:
+        decode = decoding.create_decoder(takes, plan.vae, case.device)
     return lambda: decoding.bytes_from_pixels(decode(start)).cpu()
+
+
+def _decodes_by_config(case: Case, plan: Plan) -> bool:
+    """True if latents are decoded by a decoder with random weights."""
+    return plan.decode and not plan.vae and find(case.model).signature.factor != 1
+
+
+def _decoder_facts(case: Case, plan: Plan) -> dict[str, Any]:
+    """Name and MACs of a decoder with random weights; nothing for any other."""
+    if not _decodes_by_config(case, plan):
+        return {}
+    takes = find(case.model).signature
+    side = case.res // takes.factor
+    with torch.device("meta"):
+        network = DecoderNetwork(decoder_of(takes)).eval()
+        counted = count(network, (torch.empty(1, takes.channels, side, side),))
+    return {"decoder": network.name, "decoder_macs": counted.macs}
 
 
 def _whole_trajectory(last: Tensor, whole_s: Second, expected_s: Second, noise: float) -> Finding | None:

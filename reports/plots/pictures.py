@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convbench import catalogue
 from convbench.errors import UsageError
 
 from ..baseline import BASELINE, beside_baseline, conditions, is_ranked
@@ -47,7 +48,6 @@ def pictures(runs: Runs, baseline: str = BASELINE) -> Iterator[Picture]:
     if runs.kinds:
         yield Picture("macs-by-kind", "MACs by kind of operator", frame(runs.kinds), macs_by_kind.macs_by_kind)
     yield Picture("fid-macs", "FID over MACs", fid.printed_quality(), fid.fid_over_macs)
-    yield from _rivals(runs)
     yield from _rooflines(runs, rows)
     yield from _ratios(rows, baseline)
     yield from _scaling(rows)
@@ -56,11 +56,18 @@ def pictures(runs: Runs, baseline: str = BASELINE) -> Iterator[Picture]:
         if sum(value is not None for value in table["images_per_s"]) > 1:
             name, title = f"fid-throughput-{words}", "FID over measured throughput"
             yield Picture(name, title, table, fid.fid_over_throughput, _shared(group))
+    yield from _rivals(runs)
 
 
 def _rivals(runs: Runs) -> Iterator[Picture]:
-    """The frontiers of today's rivals over MACs, and over images/s where several were measured."""
+    """The frontiers of today's rivals over MACs, and over images/s where several were measured.
+
+    None for files without any rival.
+    """
     rows = rival_rows(runs)
+    quoted = {line["model"] for line in catalogue.quoted_lines()}
+    if not any(row["model"] in quoted for row in (*runs.measurements, *runs.counts)):
+        return
     for res, (panel, words) in itertools.product((256, 512), rivals.PANELS.items()):
         counted = rivals.drawable(rows, res, panel, "macs")
         title = f"Rivals {words}, {res} px"

@@ -1,6 +1,7 @@
-"""Frontiers of today's rivals: printed FID over MACs and over measured images/s, a picture for each resolution and kind of guidance.
+"""Frontiers of today's rivals: printed FID over MACs and over measured images/s.
 
-A line joins the models of one set of equal, stated conditions that no other of them beats; nothing joins two sets.
+A picture holds one resolution, with or without guidance. A line joins the models of one set of equal,
+stated conditions that no other of them beats; nothing joins two sets.
 """
 
 import itertools

@@ -39,8 +39,8 @@ def run_notes(ours: dict[str, Row], rows: Sequence[Row], source: Row, baseline: 
         return
     row = next(iter(ours.values()))
     yield (
-        f"Ours: {machine_words(row)}. Ratios are to {baseline} of the same run; for printed numbers, to its line in the "
-        "same table."
+        f"Ours: {machine_words(row)}. Ratios are to {baseline} of the same run; for printed numbers, to its line in "
+        "the same table."
     )
     if not any(each["replayed_images_per_s"] for each in rows):
         yield "Replayed: these files hold no row of convbench replay for this table."

@@ -31,7 +31,7 @@ LATENT_NOTE = (
 
 
 def rivals_tables(runs: Runs) -> list[PaperTable]:
-    """Build the page: a table for each set of conditions with two models or more of which one is a rival, then the rest.
+    """Build the page: a table for each set of conditions that a rival shares with another model, then the rest.
 
     Of all conditions of measurement in the files, the page shows the ones that cover the most models and sizes.
     """
