@@ -55,7 +55,7 @@ def named_tables(text: str) -> list[str]:
     known, wanted = [*known_tables(), RIVALS], []
     for part in text.split(","):
         name = part.strip().lower()
-        matching = known if name == "all" else [table for table in known if name in (table, table.partition(":")[0])]
+        matching = known_tables() if name == "all" else [each for each in known if name in (each, each.partition(":")[0])]
         if not matching:
             raise UsageError(f"--paper {part}: the tables are all, {', '.join(known)}")
         wanted += matching
