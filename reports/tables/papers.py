@@ -55,7 +55,9 @@ def named_tables(text: str) -> list[str]:
     known, wanted = [*known_tables(), RIVALS], []
     for part in text.split(","):
         name = part.strip().lower()
-        matching = known_tables() if name == "all" else [each for each in known if name in (each, each.partition(":")[0])]
+        matching = [each for each in known if name in (each, each.partition(":")[0])]
+        if name == "all":
+            matching = known_tables()
         if not matching:
             raise UsageError(f"--paper {part}: the tables are all, {', '.join(known)}")
         wanted += matching
