@@ -20,10 +20,7 @@ KEYS = (
     "finding",
 )
 RIVALS = "rivals"
-RIVALS_KEYS = (
-    *("label", "conditions", "params_m_printed", "params", "gmacs_printed", "macs"),
-    *("printed_images_per_s", "implied_flops_per_s", "share_fp32", "printed_fid", "finding", "printed_in"),
-)
+RIVALS_KEYS = ("label", "conditions", "params", "macs", "printed_fid", "finding", "printed_in")
 
 
 @click.command(
@@ -78,7 +75,7 @@ def _show_rivals(papers: list[str], models: list[str] | None, form: str) -> None
         "FID belongs to the authors' weights and samplers; convbench does not measure it. Lines compare only where all "
         "conditions are equal and stated, so the order is not a ranking: by conditions, then by MACs. "
         "`convbench report RUN… --paper rivals` adds measured images/s.",
-        f"{AS_COUNTED}: the printed sizes are ours, to the printed digits.",
+        f"MACs and parameters are ours. {AS_COUNTED}: the source prints the same, to its digits; empty: it prints none.",
         *(f"{FINDINGS[code][0]}: {FINDINGS[code][1]}." for code in FINDINGS if code in found and FINDINGS[code][0]),
         *(f"{row['label']}, {row['printed_in']}: {row['words']}" for row in rows if row["words"]),
         *_family_remarks(rows),

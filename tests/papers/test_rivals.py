@@ -66,7 +66,7 @@ def test_the_command_shows_conditions_counts_and_remarks(capsys: pytest.CaptureF
     code, out, _ = run(capsys, "--model", "jit_b_16", "--format", "json")
     assert [row["printed_fid"] for row in json.loads(out)] == [4.37, 3.66]
     code, out, _ = run(capsys, "--model", "jit_b_16", "--format", "csv")
-    assert out.splitlines()[0].startswith("model,label,data,res")
+    assert out.splitlines()[0].startswith("model,label,data,res") and len(out.splitlines()) == 3
 
 
 def test_what_it_cannot_show_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
