@@ -75,7 +75,7 @@ def _show_rivals(papers: list[str], models: list[str] | None, form: str) -> None
         "FID belongs to the authors' weights and samplers; convbench does not measure it. Lines compare only where all "
         "conditions are equal and stated, so the order is not a ranking: by conditions, then by MACs. "
         "`convbench report RUN… --paper rivals` adds measured images/s.",
-        f"MACs and parameters are ours. {AS_COUNTED}: the source prints the same, to its digits; empty: it prints none.",
+        f"MACs and parameters are ours. {AS_COUNTED}: the source prints the same digits; empty: it prints none.",
         *(f"{FINDINGS[code][0]}: {FINDINGS[code][1]}." for code in FINDINGS if code in found and FINDINGS[code][0]),
         *(f"{row['label']}, {row['printed_in']}: {row['words']}" for row in rows if row["words"]),
         *_family_remarks(rows),
