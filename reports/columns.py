@@ -151,6 +151,7 @@ COLUMNS: dict[str, Column] = {
     "copy_fraction_hot": Column("hot of copy", percent, spare=5),
     "roofline_fraction": Column("of roofline", percent, spare=1),
     # Sampling.
+    "sampling": Column("sampling", left=True),
     "sampler": Column("sampler", left=True),
     "steps": Column("steps"),
     "cfg_scale": Column("cfg", lambda value: f"{value:g}"),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import backends, environment, precision
-from ..catalogue import find
+from ..catalogue import Signature, find
 from ..checks import machine, output, timing
 from ..checks.output import Finding
 from ..counting import count
@@ -220,7 +220,7 @@ class _Bundle:
             verdict=verdict,
             reason="; ".join(filter(None, notes)),
             **numbers,
-            **_decoder_facts(case, plan),
+            **decoder_facts(case, plan),
             whole_s=whole_s,
             blocks=each.blocks,
             unranked=unranked,
@@ -259,8 +259,8 @@ class _Walk:
         self.made = made
         self.noise = PerImage(0, range(case.batch), (takes.channels, side, side), case.device)
         self.start = self.noise.start()
-        labels = torch.arange(case.batch, device=case.device) % takes.classes
-        self.model: Model = guided(lambda x, t, y: step(x.to(kind), t, y), labels, takes.classes, plan.cfg)
+        labels, null = conditions_of(takes, case)
+        self.model: Model = guided(lambda x, t, y: step(x.to(kind), t, y), labels, null, plan.cfg)
         self.states = made.trajectory(self.model, self.start, self.noise)
         self.last = self.start
 
@@ -280,6 +280,14 @@ class _Walk:
     def whole(self) -> None:
         """Run a trajectory from end to end."""
         self.last = self.made.sample(self.model, self.start, self.noise)
+
+
+def conditions_of(takes: Signature, case: Case) -> tuple[Tensor, int | Tensor]:
+    """What the images of a batch are made for, and what stands for none: classes, or captions (B, tokens, width)."""
+    if takes.caption:
+        captions = torch.randn(case.batch, *takes.caption, generator=torch.Generator().manual_seed(0))
+        return captions.to(case.device), torch.zeros(takes.caption, device=case.device)
+    return torch.arange(case.batch, device=case.device) % takes.classes, takes.classes
 
 
 def _updates(walk: _Walk, result: Tensor) -> Callable[[], object]:
@@ -314,7 +322,7 @@ def _decodes_by_config(case: Case, plan: Plan) -> bool:
     return plan.decode and not plan.vae and find(case.model).signature.factor != 1
 
 
-def _decoder_facts(case: Case, plan: Plan) -> dict[str, Any]:
+def decoder_facts(case: Case, plan: Plan) -> dict[str, Any]:
     """Name and MACs of a decoder with random weights; nothing for any other."""
     if not _decodes_by_config(case, plan):
         return {}
