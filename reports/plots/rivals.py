@@ -68,7 +68,8 @@ def _frontiers(rows: list[Row], title: str, subtitle: str, key: str, unit: float
     axes.set_yscale("log")
     axes.margins(0.14)
     named: set[str] = set()
-    points, taken = [], []
+    points: list[tuple[str, float, float, str, float]] = []
+    taken: list[tuple[float, ...]] = []
     for row in rows:
         which = catalogue.find_in_zoo(row["model"]).family
         colour, sign = _look(row["model"])
@@ -106,7 +107,7 @@ def _verdicts(rows: Sequence[Row], key: str) -> set[str | None]:
 
 def _along(ends: Sequence[tuple[float, float]]) -> list[tuple[float, ...]]:
     """Places along a line of straight pieces on logarithmic axes, which names should not cover."""
-    places = []
+    places: list[tuple[float, ...]] = []
     for (x0, y0), (x1, y1) in itertools.pairwise(ends):
         for step in range(1, 20):
             x, y = x0 * (x1 / x0) ** (step / 20), y0 * (y1 / y0) ** (step / 20)
@@ -133,7 +134,7 @@ def _look(model: str) -> tuple[str, str]:
 
 def _name(row: Row) -> str:
     """The label, and the conditions that differ within a picture: training, guidance other than "cfg", and an aid."""
-    guidance = {"none": "", "cfg": ""}.get(row["guidance"], row["guidance"])
+    guidance = "" if row["guidance"] in ("none", "cfg") else str(row["guidance"])
     guidance = next((short for word, short in SHORT.items() if word in guidance), guidance)
     training = "" if row["training"] == catalogue.NOT_STATED else row["training"].replace(" images", " img")
     return ", ".join(filter(None, [row["label"], training, guidance, "DINOv2" if "DINOv2" in row["aid"] else ""]))

@@ -74,7 +74,7 @@ def _lines() -> list[Row]:
     quoted = catalogue.quoted_lines()
     kept: list[Row] = []
     for line in sorted(quoted, key=lambda line: not catalogue.states_conditions(line)):  # stated ones first
-        same = ("model", "data", "res", "fid")
+        same: tuple[str, ...] = ("model", "data", "res", "fid")
         if catalogue.states_conditions(line):
             same += ("guidance", "training", "aid")
         if not any(all(line[key] == other[key] for key in same) for other in kept):
