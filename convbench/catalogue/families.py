@@ -30,9 +30,9 @@ class Family:
         return list(self.facts.get("published", []))
 
     @property
-    def readme(self) -> list[dict[str, Any]]:
-        """Numbers in the readme of the official repository, without speeds."""
-        return list(self.facts.get("readme", []))
+    def quoted(self) -> list[dict[str, Any]]:
+        """Printed quality and sizes from elsewhere, one dictionary per line; ``where`` names the table or file."""
+        return list(self.facts.get("quoted", []))
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,19 @@ def command(family: str | None, ablations: bool, form: str) -> None:
             )
     if family is None:
         rows += [_printed_only(id, system) for id, system in catalogue.printed_only().items()]
-    options.show(rows, KEYS, form, [f"{row['model']}: {row['remark']}." for row in rows if row["remark"]])
+    notes = [f"{row['model']}: {row['remark']}." for row in rows if row["remark"]]
+    if form in ("json", "csv"):
+        options.show(rows, KEYS, form)
+        return
+    exceptions = [f"{row['source']}, licence: {row['licence']}." for row in rows if "; " in (row["licence"] or "")]
+    shown = [{**row, "licence": _main_licence(row["licence"])} for row in rows]
+    options.show(shown, KEYS, form, [*dict.fromkeys(exceptions), *notes])
+
+
+def _main_licence(licence: str | None) -> str | None:
+    """The licence of most files, marked where some have another."""
+    main, _, exceptions = (licence or "").partition("; ")
+    return f"{main} (mostly)" if exceptions else licence
 
 
 def _weights_licence(variant: Any) -> str | None:

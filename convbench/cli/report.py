@@ -24,8 +24,9 @@ FORMATS = (*options.FORMATS, "latex")
     "--paper",
     is_flag=False,
     flag_value="all",
-    metavar="[all|TABLE[,…]]",
-    help="Print the papers' own tables with our numbers beside theirs: all, a paper such as dico, or dic:5,fcdm:2.",
+    metavar="[all|TABLE[,…]|rivals]",
+    help="Print the papers' own tables with our numbers beside theirs: all, a paper such as dico, or dic:5,fcdm:2; or "
+    "rivals: newer backbones, their printed FID over our MACs and images/s.",
 )
 @click.option(
     "--explain",
@@ -143,11 +144,13 @@ def _paper_tables(runs: "Runs", names: str, columns: list[str] | None, where: li
     from dataclasses import replace
 
     from ..reports import selection
-    from ..reports.tables.papers import named_tables, paper_table
+    from ..reports.tables.papers import RIVALS, named_tables, paper_table
+    from ..reports.tables.rivals import rivals_tables
 
     wanted = named_tables(names)
     kept = replace(runs, measurements=selection.where(runs.measurements, where or []))
-    tables = [paper_table(name, kept) for name in wanted]
+    tables = [paper_table(name, kept) for name in wanted if name != RIVALS]
+    tables += rivals_tables(kept) if RIVALS in wanted else []
     if form in ("json", "csv"):
         rows = [row for table in tables for row in table.rows]
         keys = selection.shown_columns(columns, (), rows, form)

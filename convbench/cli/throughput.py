@@ -23,7 +23,8 @@ PASS_KEYS = (
 SAMPLING_KEYS = (
     *("model", "res", "batch", "backend", "precision", "device", "threads", "sampler", "steps", "cfg_scale"),
     *("finished_images_per_s", "finished_interval", "ratio", "difference", "backbone_share", "guidance_share"),
-    *("sampler_share", "decoder_share", "unattributed_share", "status", "verdict"),
+    *("sampler_share", "decoder_share", "unattributed_share", "decoder", "decoder_macs", "decoder_images_per_s"),
+    *("status", "verdict"),
 )
 PLAN_KEYS = (*CASE_KEYS, "sampling", "needed_bytes", "total_s", "cost", "skipped")
 PASS_NOTE = (

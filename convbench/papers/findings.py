@@ -37,6 +37,8 @@ FINDINGS = {  # code -> what a table calls it, what it means; no name: shown und
     "scaling": ("scaling", "FLOP/s change by over a quarter between resolutions of one model in one paper"),
     "count_leaves_out": ("count leaves out", "the printed MACs leave a part of the network out"),
     "count_differs": ("count differs", "the printed MACs are not those we count"),
+    "macs_differ": ("MACs differ", "the printed MACs are not those we count"),
+    "params_differ": ("parameters differ", "the printed parameters are not those we count"),
     "two_networks": ("two networks", "the printed MACs are the sum of two networks"),
     "other_counter": ("other counter", "the printed MACs count additions, activations and norms, too"),
     "another_model": ("not as released", "the printed MACs are not those of the released model"),

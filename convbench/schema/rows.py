@@ -145,6 +145,8 @@ class SamplingMeasurement(CaseRow):
     guidance_s: Second | None = None  # what the forward of twice the batch takes beyond that; None without guidance
     sampler_s: Second | None = None  # the update of the state, its noise included
     decoder_s: Second | None = None  # None where nothing is decoded
+    decoder: str | None = None  # its name, where it has random weights; None for one with given weights, or none
+    decoder_macs: int | None = None  # of one image; None as above
     unattributed_s: Second | None = None  # a whole step beyond the sum of its parts; below zero where they overlap
     step_s: Second | None = None  # of the whole batch
     whole_s: Second | None = None  # of a trajectory run from end to end; None where that would have taken too long

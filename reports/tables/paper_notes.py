@@ -38,14 +38,9 @@ def run_notes(ours: dict[str, Row], rows: Sequence[Row], source: Row, baseline: 
         yield "Ours: these files hold no measurement of these models at this size."
         return
     row = next(iter(ours.values()))
-    environment = row["environment"] or {}
-    gpus = [gpu["name"] for gpu in environment.get("gpus") or []] if row["device"] == "cuda" else []
-    threads = f", {row['threads']} threads" if row["threads"] else ""
-    machine = gpus[0] if gpus else f"{environment.get('cpu')}{threads}"
     yield (
-        f"Ours: {Path(row['file']).name}; {machine}, torch {environment.get('torch')}, {row['backend']}, "
-        f"{row['precision']}, batch {row['batch']}. Ratios are to {baseline} of the same run; for printed numbers, to "
-        "its line in the same table."
+        f"Ours: {machine_words(row)}. Ratios are to {baseline} of the same run; for printed numbers, to its line in "
+        "the same table."
     )
     if not any(each["replayed_images_per_s"] for each in rows):
         yield "Replayed: these files hold no row of convbench replay for this table."
@@ -54,6 +49,18 @@ def run_notes(ours: dict[str, Row], rows: Sequence[Row], source: Row, baseline: 
     invalid = [each["label"] for each in rows if each["our_verdict"] == "INVALID"]
     if invalid:
         yield f"INVALID, so not shown: {', '.join(dict.fromkeys(invalid))}."
+
+
+def machine_words(row: Row) -> str:
+    """Name the file, machine and settings of a measurement."""
+    environment = row["environment"] or {}
+    gpus = [gpu["name"] for gpu in environment.get("gpus") or []] if row["device"] == "cuda" else []
+    threads = f", {row['threads']} threads" if row["threads"] else ""
+    machine = gpus[0] if gpus else f"{environment.get('cpu')}{threads}"
+    return (
+        f"{Path(row['file']).name}; {machine}, torch {environment.get('torch')}, {row['backend']}, {row['precision']}, "
+        f"batch {row['batch']}"
+    )
 
 
 def uncounted(rows: Sequence[Row], keys: Sequence[str]) -> Iterator[str]:
