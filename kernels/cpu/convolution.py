@@ -25,7 +25,7 @@ NUMBERS = (
     *("batch", "height", "width", "inputs", "outputs", "stride_scale", "stride_shift", "stride_gate"),
     *("groups", "gelu", "kind", "threads", "cache"),
 )
-CACHE = 640 * 1024  # bytes of transformed input that a thread works on: most of a second-level cache of 1 MiB
+CACHE = compiled.second_level_cache() // 2  # bytes of transformed input that a thread works on
 
 
 class Call(ctypes.Structure):

@@ -275,31 +275,35 @@ void affine(const Call& c, Size wide, float* factors, float* sums) {
         }
     }
     const double n = double(c.H) * double(c.W);
+#pragma omp parallel for num_threads(int(c.threads)) schedule(static)
     for (Size b = 0; b < c.B; b++) {
-        const float* pivot = c.x + b * c.H * c.W * c.I;
+        const float *pivot = c.x + b * c.H * c.W * c.I, *parts = sums + b * PARTS * 2 * wide;
         float* factor = factors + b * 2 * wide;
-        for (Size g = 0; g < c.groups; g++) {
-            double mean = 0, square = 0;
-            for (Size pass = 0; pass < 2; pass++)
-                for (Size i = g * width; i < (g + 1) * width; i++) {
-                    double s = 0, q = 0;
-                    for (Size part = 0; part < PARTS; part++) {
-                        const float* found = sums + (b * PARTS + part) * 2 * wide;
-                        s += double(found[i]), q += double(found[wide + i]);
-                    }
-                    const double own = double(pivot[i]) + s / n;
-                    if (pass == 0) mean += own / double(width);
-                    else square += ((q - s * s / n) / n + (own - mean) * (own - mean)) / double(width);
-                }
-            const double inverse = 1 / std::sqrt(square + c.eps);
-            for (Size i = g * width; i < (g + 1) * width; i++) {
-                const double gain = inverse * double(c.gamma[i]), more = c.scale ? 1 + double(c.scale[b * c.stride_scale + i]) : 1;
+        std::memset(factor, 0, size_t(2 * wide) * sizeof(float));
+        for (Size from = 0; from < c.I; from += width) {
+            double mean = 0, square = 0;  // of the group; of a channel: own, and the sum of squares about it
+            for (Size i = from; i < from + width; i++) {
+                double s = 0;
+                for (Size part = 0; part < PARTS; part++) s += double(parts[part * 2 * wide + i]);
+                mean += double(pivot[i]) + s / n;
+            }
+            mean /= double(width);
+            for (Size i = from; i < from + width; i++) {
+                double s = 0, q = 0;
+                for (Size part = 0; part < PARTS; part++)
+                    s += double(parts[part * 2 * wide + i]), q += double(parts[part * 2 * wide + wide + i]);
+                const double off = double(pivot[i]) - mean;  // of (x - mean)^2 = (d + off)^2, d the difference summed
+                square += q + 2 * off * s + n * off * off;
+            }
+            const double inverse = 1 / std::sqrt(square / (n * double(width)) + c.eps);
+            for (Size i = from; i < from + width; i++) {
+                const double gain = inverse * double(c.gamma[i]);
+                const double more = c.scale ? 1 + double(c.scale[b * c.stride_scale + i]) : 1;
                 const double add = c.shift ? double(c.shift[b * c.stride_shift + i]) : 0;
                 factor[i] = float(gain * more);
                 factor[wide + i] = float((double(c.beta[i]) - mean * gain) * more + add);
             }
         }
-        for (Size i = c.I; i < wide; i++) factor[i] = factor[wide + i] = 0;
     }
 }
 
@@ -343,6 +347,12 @@ template <int M> struct Work {
     const Size v_stride = wide + (wide * 4 % 1024 ? 0 : LANES);  // rows of a product must not share cache sets
     float *factors = nullptr, *P = nullptr, *V = nullptr, *C = nullptr;
 
+    // Floats from one point of V or C to the next: an odd number of cache lines, so that the points of a tile, which are
+    // read and written together, do not share a few sets of the cache.
+    static Size odd_lines(Size floats) { return (ceil_div(floats, 16) | 1) * 16; }
+    Size v_apart(Size tiles) const { return odd_lines(tiles * v_stride); }
+    static Size c_apart(Size tiles) { return odd_lines(tiles * WIDE); }
+
     Size p_size(const Blocks& of) const { return of.images * (of.rows * M + 2) * (of.columns * M + 2) * wide; }
 
     Size p_row(const Block& k) const { return (k.columns() * M + 2) * wide; }
@@ -355,7 +365,7 @@ template <int M> struct Work {
     void fill_v(const Block& k, Size tile, const float* p, float* v) const {
         const Size b = tile / (k.rows() * k.columns()), row = tile / k.columns() % k.rows(), x = tile % k.columns();
         const float* from = p + (b * (k.rows() * M + 2) + row * M) * p_row(k) + x * M * wide;
-        const Size down = p_row(k), apart = k.tiles() * v_stride;
+        const Size down = p_row(k), apart = v_apart(k.tiles());
         float* to = v + tile * v_stride;
         for (Size i = 0; i < wide; i += LANES) {
             Vector t[N][N];
@@ -375,14 +385,24 @@ template <int M> struct Work {
 
     void multiply(const Block& k, Size group, Size point, const float* v, float* to) const {
         const float* weights = c.packed + (group * POINTS + point) * c.I * WIDE;
-        products<false>(v + point * k.tiles() * v_stride, v_stride, weights, c.I, to + point * k.tiles() * WIDE, k.tiles());
+        const Size tiles = k.tiles();
+        products<false>(v + point * v_apart(tiles), v_stride, weights, c.I, to + point * c_apart(tiles), tiles);
     }
 
     void write_tile(const Block& k, Size group, Size tile, const float* from) const {
         const Size b = k.b0 + tile / (k.rows() * k.columns());
         const Size y = (k.y0 + tile / k.columns() % k.rows()) * M, x = (k.x0 + tile % k.columns()) * M;
-        const Size apart = k.tiles() * WIDE;
+        const Size apart = c_apart(k.tiles());
         from += tile * WIDE;
+        // The tile to the right is next; its pixels lie too far apart for the processor to guess.
+        for (Size r = 0; r < M && y + r < c.H; r++)
+            for (Size s = M; s < 2 * M && x + s < c.W; s++) {
+                const Size at = ((b * c.H + y + r) * c.W + x + s) * c.O + group * WIDE;
+                for (Size line = 0; line < WIDE; line += 16) {
+                    __builtin_prefetch(c.y + at + line, 1);
+                    if (c.residual) __builtin_prefetch(c.residual + at + line);
+                }
+            }
         for (Size half = 0; half < WIDE; half += LANES) {
             Vector t[M][N];
             for (Size s = 0; s < N; s++) {
@@ -431,7 +451,7 @@ template <int M> struct Work {
 
     // A block by all threads, for where there are fewer blocks than threads.
     void together(const Block& k) const {
-        const Size points = k.tiles() * POINTS * WIDE, rows = (k.b1 - k.b0) * k.rows();
+        const Size points = POINTS * c_apart(k.tiles()), rows = (k.b1 - k.b0) * k.rows();
 #pragma omp parallel num_threads(int(c.threads))
         {
 #pragma omp for schedule(static)
@@ -458,8 +478,8 @@ template <int M> struct Work {
         const Blocks blocks(c, M, std::max<Size>(12, c.cache / a_tile));
         const bool split = blocks.count() < c.threads;
         const Size tiles = blocks.most_tiles();
-        const Size p = round_up(p_size(blocks), 16), v = WINOGRAD ? round_up(POINTS * tiles * v_stride, 16) : 0;
-        const Size products = WINOGRAD ? POINTS * tiles * WIDE * (split ? groups : 1)
+        const Size p = round_up(p_size(blocks), 16), v = WINOGRAD ? POINTS * v_apart(tiles) : 0;
+        const Size products = WINOGRAD ? POINTS * c_apart(tiles) * (split ? groups : 1)
                                        : blocks.columns * WIDE * (split ? c.threads : 1);
         const Size each = p + v + round_up(products, 16);
         const Size norm = c.gamma ? round_up(c.B * 2 * wide, 16) : 0, sums = c.gamma ? c.B * PARTS * 2 * wide : 0;
