@@ -6,8 +6,21 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..kernels.cpu import compiled, modules
+from ..kernels.cpu import compiled, convolution, modules
 from ..schema import Backend, Case, Step
+
+
+class Counted:
+    """A step that knows how many multiply-accumulates its last call saved: its convolutions note what they execute."""
+
+    def __init__(self, step: Step) -> None:
+        self.step, self.saved_macs = step, 0
+
+    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        before = convolution.products.saved
+        out = self.step(x, t, y)
+        self.saved_macs = convolution.products.saved - before
+        return out
 
 
 @contextmanager
@@ -18,7 +31,7 @@ def _open(model: nn.Module, case: Case, inputs: tuple[Tensor, Tensor, Tensor]) -
     packed = modules.packed_copy(model, modules.chosen(model, inputs, threads))
     torch._dynamo.reset()
     with torch._dynamo.config.patch(error_on_recompile=True), inductor.patch(freezing=True):
-        yield torch.compile(packed, fullgraph=True, dynamic=False)
+        yield Counted(torch.compile(packed, fullgraph=True, dynamic=False))
     torch._dynamo.reset()
 
 

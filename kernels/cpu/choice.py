@@ -46,7 +46,10 @@ def fastest(shapes: list[Shape]) -> dict[Shape, str]:
     if unknown := [shape for shape in dict.fromkeys(measured) if shape.key not in known]:
         known |= {shape.key: measure(shape) for shape in unknown}
         _write(known)
-    return {shape: min(known[each.key], key=known[each.key].__getitem__) for shape, each in zip(shapes, measured, strict=True)}
+    return {
+        shape: min(known[each.key], key=known[each.key].__getitem__)
+        for shape, each in zip(shapes, measured, strict=True)
+    }
 
 
 def measure(shape: Shape) -> dict[str, float]:
@@ -98,7 +101,9 @@ def _read() -> dict[str, dict[str, float]]:
 
 
 def _is_sound(times: object) -> bool:
-    return isinstance(times, dict) and set(times) == set(KINDS) and all(type(s) is float and s > 0 for s in times.values())
+    return (
+        isinstance(times, dict) and set(times) == set(KINDS) and all(type(s) is float and s > 0 for s in times.values())
+    )
 
 
 def _write(known: dict[str, dict[str, float]]) -> None:
@@ -109,5 +114,3 @@ def _write(known: dict[str, dict[str, float]]) -> None:
         partial.replace(path)
     except OSError as error:
         raise UsageError(f"cannot write {path} (set CONVBENCH_CACHE to another folder): {error.strerror}") from None
-
-

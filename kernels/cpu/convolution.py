@@ -5,6 +5,7 @@ Shape letters: B batch, I input channels, O output channels, H W height and widt
 
 import ctypes
 import functools
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ F4, F2, DIRECT = 4, 2, 1
 KINDS = {"F(4x4,3x3)": F4, "F(2x2,3x3)": F2, "direct": DIRECT}
 """What computes a convolution, by name. F(MxM,3x3) is Winograd's algorithm for tiles of MxM outputs."""
 
-EXECUTED = {F4: 36 / 16 / 9, F2: 16 / 4 / 9, DIRECT: 1.0}
-"""Products that an algorithm executes for each multiply-accumulate of direct convolution, on whole tiles."""
+TILE = {F4: 4, F2: 2, DIRECT: 1}
+"""Outputs along a side of a tile."""
 
 POINTERS = ("x", "packed", "bias", "gamma", "beta", "scale", "shift", "gate", "residual", "y")
 NUMBERS = (
@@ -26,6 +27,18 @@ NUMBERS = (
     *("groups", "gelu", "kind", "threads", "cache"),
 )
 CACHE = compiled.second_level_cache() // 2  # bytes of transformed input that a thread works on
+
+
+@dataclass
+class Products:
+    """Multiply-accumulates that calls of ``conv3x3`` in this process stood for, and those that they executed."""
+
+    counted: int = 0  # of direct convolution
+    executed: int = 0  # of whole tiles, without the transforms
+
+    @property
+    def saved(self) -> int:
+        return self.counted - self.executed
 
 
 class Call(ctypes.Structure):
@@ -102,13 +115,19 @@ def conv3x3(
     b, i, h, w = x.shape
     x = _rows(x)
     y = torch.empty((b, h, w, outputs))
+    if kind not in TILE:
+        raise ValueError(
+            f"no kind {kind}: there are {', '.join(f'{number} ({name})' for name, number in KINDS.items())}"
+        )
     if packed.numel() != size(kind, outputs, i):
         raise ValueError(f"weights of {packed.numel()} numbers do not belong to {i} and {outputs} channels")
     vectors = [_vectors(each, (b, n)) for each, n in ((scale, i), (shift, i), (gate, outputs))]
     residual = None if residual is None else _rows(residual)
     if residual is not None and residual.shape != y.shape:
         raise ValueError(f"a residual of shape {tuple(residual.shape)} for an output of {tuple(y.shape)}, both BHWC")
-    if gamma is not None and (i % groups or beta is None or gamma.shape != beta.shape != (i,)):
+    if bias is not None and bias.shape != (outputs,):
+        raise ValueError(f"a bias of shape {tuple(bias.shape)} for {outputs} channels")
+    if gamma is not None and (i % groups or beta is None or not gamma.shape == beta.shape == (i,)):
         raise ValueError(f"{groups} groups of {i} channels")
     if gamma is None and (scale is not None or shift is not None):
         raise ValueError("a modulation without a norm")
@@ -120,7 +139,20 @@ def conv3x3(
     call = Call(*(None if each is None else each.data_ptr() for each in tensors), *numbers, eps)
     if y.numel() and convolve(ctypes.byref(call)):
         raise MemoryError("no memory for the buffers of a convolution")
+    products.counted += 9 * y.numel() * i
+    products.executed += executed(kind, (b, i, h, w), outputs)
     return y.permute(0, 3, 1, 2)
+
+
+def executed(kind: int, shape: tuple[int, ...], outputs: int) -> int:
+    """Multiply-accumulates that an algorithm executes for an input of ``shape`` (B, I, H, W): those of whole tiles."""
+    b, i, h, w = shape
+    side = TILE[kind]
+    points = 9 if kind == DIRECT else (side + 2) ** 2
+    return points * b * -(-h // side) * -(-w // side) * i * outputs
+
+
+products = Products()
 
 
 @conv3x3.register_fake
