@@ -101,6 +101,11 @@ class Count:
         return sum(op.bytes for op in self.operations)
 
     @property
+    def dense_3x3_macs(self) -> int:
+        """MACs of dense stride-1 3x3 convolutions."""
+        return sum(op.macs for op in self.operations if op.kind == "conv3x3_s1")
+
+    @property
     def winograd_macs(self) -> int:
         """MACs by the papers' rule: 4/9 of the dense 3x3 convolutions inside blocks, everything else in full."""
         return self._with_winograd(lambda op: op.in_block)

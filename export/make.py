@@ -17,7 +17,21 @@ from torch import nn
 from convbench import __version__, catalogue, models, packages
 from convbench.errors import ConvbenchError, UsageError
 
-from . import PRECISIONS, TARGETS, aoti, autocast, folder, onnx, openvino, quantize, shapes, tensorrt, trust
+from . import (
+    PRECISIONS,
+    TARGETS,
+    aoti,
+    autocast,
+    folder,
+    mnn,
+    ncnn,
+    onnx,
+    openvino,
+    quantize,
+    shapes,
+    tensorrt,
+    trust,
+)
 from .manifest import NATIVE, Manifest
 from .shapes import Shapes
 
@@ -33,7 +47,10 @@ SUPPORTED = {
     "tensorrt": ("fp32", "fp16", "bf16", "int8"),
     "openvino": ("fp32", "fp16", "int8"),
     "aoti": ("fp32",),
+    "ncnn": ("fp32",),
+    "mnn": ("fp32",),
 }
+ONE_BATCH = ("ncnn", "mnn")  # converted for the shapes of their example
 SCRATCH = "scratch"
 RANDOM, SHIPPED = "random, seed 0", "shipped"  # sources of weights that name no file
 
@@ -63,6 +80,8 @@ def export(wanted: Wanted, out: Path, force: bool = False, report: Report = lamb
 
     require_supported(wanted.to, wanted.precision)
     variant = catalogue.find(wanted.model)
+    if wanted.to in ONE_BATCH and (wanted.batch[0] < wanted.batch[1] or wanted.dynamic):
+        raise UsageError(f"--to {wanted.to} makes a file for one batch and size: give --batch 1, say, and no --dynamic")
     sizes = shapes.of_variant(variant, wanted.res, wanted.batch, wanted.dynamic)
     folder.require_free(out, force)
     report("loading")
@@ -89,7 +108,7 @@ def require_supported(to: str, precision: str) -> None:
     if precision not in SUPPORTED[to]:
         raise UsageError(f"--to {to} comes in {', '.join(SUPPORTED[to])}, not in {precision}")
     needs = {"onnx": ["onnx", "onnxscript"], "openvino": ["onnx", "onnxscript", "openvino"], "aoti": []}
-    needs["tensorrt"] = needs["onnx"]
+    needs |= {"tensorrt": needs["onnx"], "ncnn": ["pnnx", "ncnn"], "mnn": [*needs["onnx"], "MNN"]}
     extra = {"fp16": ["modelopt"], "bf16": ["modelopt"], "int8": ["onnxruntime"]}.get(precision, [])
     for name in (*needs[to], *extra):
         if reason := packages.missing(name):
@@ -123,8 +142,13 @@ def build(
     if wanted.to == "aoti":
         entry, target = aoti.ENTRY, aoti.target(next(network.parameters()).device.type)
         details = aoti.write(network, sizes, into / entry)
+    elif wanted.to == "ncnn":
+        scratch.mkdir()
+        entry, target, details = ncnn.ENTRY, {"device": "cpu"}, {}
+        ncnn.write(network, sizes, into, scratch)
     else:
         scratch.mkdir()
+        opset = mnn.OPSET if wanted.to == "mnn" else opset
         straight = wanted.to == "onnx"
         source, details = _onnx(
             network,
@@ -143,6 +167,10 @@ def build(
             entry = openvino.ENTRY
             openvino.write(source, into)
             layers = _present(layers, openvino.values(into / entry))
+        elif wanted.to == "mnn":
+            report("converting")
+            entry, layers = mnn.ENTRY, []
+            mnn.write(source, into)
         elif wanted.to == "tensorrt":
             report("building the engine")
             entry, target = tensorrt.ENTRY, tensorrt.target()
@@ -226,6 +254,8 @@ def versions(to: str) -> dict[str, str]:
         "openvino": ("onnx", "onnxscript", "openvino"),
         "tensorrt": ("onnx", "onnxscript", "tensorrt", "tensorrt_rtx_cu13_libs"),
         "aoti": (),
+        "ncnn": ("ncnn", "pnnx"),
+        "mnn": ("onnx", "onnxscript", "mnn"),
     }[to]
     return {"convbench": __version__, "torch": torch.__version__, **packages.versions(*names)}
 
@@ -242,6 +272,13 @@ out = model({"x": x, "t": t, "y": y})["out"]""",
     "aoti": """\
 import torch
 out = torch._inductor.aoti_load_package("model.pt2")(*map(torch.from_numpy, (x, t, y)))""",
+    **dict.fromkeys(
+        ("ncnn", "mnn"),
+        """\
+from convbench.export.runtimes import opened
+with opened(pathlib.Path(".")) as step:
+    out = step(*map(torch.from_numpy, (x, t, y)))""",
+    ),
     "tensorrt": """\
 from convbench.export.runtimes import opened
 with opened(pathlib.Path(".")) as step:

@@ -36,7 +36,7 @@ class BatchRange(click.ParamType):  # type: ignore[type-arg] # generic in the ne
 
 @click.command(
     "export",
-    short_help="build an ONNX, TensorRT, OpenVINO or AOTInductor artefact",
+    short_help="build an artefact: ONNX, TensorRT, OpenVINO, ncnn …",
     epilog="\b\nExamples:\n  convbench export --model dico_s --res 256 --to onnx --out dico_s_onnx\n"
     "  convbench export --model dic_s --to openvino --precision int8 --out dic_s_int8",
 )

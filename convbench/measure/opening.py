@@ -129,8 +129,10 @@ def open_case(case: Case, subject: Subject, model: nn.Module, clock: Clock, stac
     # Of backends that open a file they made, now or before.
     build_s = getattr(step, "build_s", None)
     # Of backends whose algorithm executes fewer products than direct convolution: the evidence that sets their limit.
-    saved = getattr(step, "saved_macs", 0)
-    executed = subject.counted.macs_full - saved // case.batch if saved else None
+    counted = subject.counted
+    saved = getattr(step, "saved_macs", 0) // case.batch
+    saved += round(counted.dense_3x3_macs * (1 - getattr(step, "winograd_share", 1.0)))
+    executed = counted.macs_full - saved if saved else None
     return Opened(case, subject, backend, step, sets, proof, rates, flags, prepare_s, build_s, executed)
 
 
