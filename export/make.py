@@ -16,6 +16,7 @@ from torch import nn
 
 from convbench import __version__, catalogue, models, packages
 from convbench.errors import ConvbenchError, UsageError
+from convbench.kernels.cpu import compiled, modules
 
 from . import (
     PRECISIONS,
@@ -67,6 +68,7 @@ class Wanted:
     dynamic: bool = False
     weights: str | None = None
     command: str = ""
+    conv: str = "library"  # what computes 3x3 convolutions: the library's, or "winograd", our own kernels
 
 
 def export(wanted: Wanted, out: Path, force: bool = False, report: Report = lambda what: None) -> dict[str, Any]:
@@ -79,6 +81,11 @@ def export(wanted: Wanted, out: Path, force: bool = False, report: Report = lamb
     from . import verify
 
     require_supported(wanted.to, wanted.precision)
+    if wanted.conv == "winograd":
+        if wanted.to != "aoti":
+            raise UsageError(f"--conv winograd comes with --to aoti, not with {wanted.to}: no other runtime has it")
+        if reason := compiled.missing():
+            raise UsageError(reason)
     variant = catalogue.find(wanted.model)
     if wanted.to in ONE_BATCH and (wanted.batch[0] < wanted.batch[1] or wanted.dynamic):
         raise UsageError(f"--to {wanted.to} makes a file for one batch and size: give --batch 1, say, and no --dynamic")
@@ -141,7 +148,13 @@ def build(
     scratch = into / SCRATCH
     if wanted.to == "aoti":
         entry, target = aoti.ENTRY, aoti.target(next(network.parameters()).device.type)
-        details = aoti.write(network, sizes, into / entry)
+        chosen: dict[str, str] = {}
+        if wanted.conv == "winograd":
+            report("choosing algorithms")
+            chosen = modules.chosen(network, sizes.inputs(sizes.batch[0]), torch.get_num_threads())
+            target["kernels"] = str(compiled.target())
+        packed = modules.packed_copy(network, chosen) if chosen else network
+        details = aoti.write(packed, sizes, into / entry) | ({"convolutions_by": chosen} if chosen else {})
     elif wanted.to == "ncnn":
         scratch.mkdir()
         entry, target, details = ncnn.ENTRY, {"device": "cpu"}, {}
