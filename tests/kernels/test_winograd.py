@@ -49,7 +49,7 @@ def use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..
         assert not old or source.count(old) == 1, old
         changed, out = tmp_path / "changed.cpp", tmp_path / "changed.so"
         changed.write_text(source.replace(old, new) if old else source, "utf-8")
-        subprocess.run(compiled.command(out, name, ("-O1",), changed), check=True, capture_output=True)
+        subprocess.run(compiled.command(out, name, ("-O0",), changed), check=True, capture_output=True)
         monkeypatch.setattr(compiled, "library", lambda: ctypes.CDLL(str(out)))
         convolution.functions.cache_clear()
 
@@ -66,7 +66,7 @@ def check(conv: Conv, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "seeds", [range(25), pytest.param(range(25, 250), marks=pytest.mark.slow)], ids=["few", "many"]
+    "seeds", [range(25), pytest.param(range(25, 60), marks=pytest.mark.slow)], ids=["few", "many"]
 )
 def test_results_are_those_of_float64_at_any_shape(kind: str, seeds: range) -> None:
     for seed in seeds:
@@ -85,7 +85,7 @@ def test_results_are_those_of_float64_at_the_ends_of_the_range(kind: str, conv: 
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_target_that_this_processor_runs_gives_them_too(name: str, use: Callable[..., None]) -> None:
     use(name)
-    for seed in range(40):
+    for seed in range(12):
         for kind in KINDS:
             check(drawn(seed), kind)
 
