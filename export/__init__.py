@@ -1,4 +1,4 @@
-"""A network as a file that another runtime opens (ONNX, OpenVINO, AOTInductor, TensorRT, ncnn, MNN), and the proof of it.
+"""A network as a file that another runtime opens (ONNX, OpenVINO, AOTInductor, TensorRT, ncnn, MNN), and its proof.
 
 An artefact is a folder, written whole or not at all:
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from convbench import packages
-from convbench.errors import UsageError, first_line
+from convbench.errors import UsageError
 from convbench.schema import Step
 
 from .manifest import ENTRIES
@@ -33,7 +33,8 @@ def write(source: Path, folder: Path) -> None:
     line = [sys.executable, "-c", CONVERT, "-f", "ONNX", *files, "--bizCode", "convbench"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=LONGEST_S, check=False)
     if done.returncode or not (folder / ENTRY).is_file():
-        raise UsageError(f"MNN cannot convert this network: {first_line((done.stderr or done.stdout)[-300:])}")
+        said = [*done.stderr.splitlines(), *done.stdout.splitlines()[-1:], "no reason given"]
+        raise UsageError(f"MNN cannot convert this network: {said[0]}")
 
 
 def without_norms(source: Path, target: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convbench import packages
-from convbench.errors import UsageError, first_line
+from convbench.errors import UsageError
 from convbench.schema import Step
 
 from .manifest import ENTRIES
@@ -25,16 +25,16 @@ FOREIGN = ("aten::", "prim::", "pnnx.", "torch.", "F.", "nn.", "Tensor.")  # lay
 def write(model: nn.Module, shapes: Shapes, folder: Path, scratch: Path) -> None:
     """Convert a network. Raises UsageError, naming them, for operators that ncnn does not have."""
     converter = Path(packages.require("pnnx").__file__).with_name("pnnx")
-    x, t, y = example = shapes.inputs(shapes.batch[0])
+    example = shapes.inputs(shapes.batch[0])
     with torch.no_grad(), warnings.catch_warnings(), mock.patch.object(torch, "addcmul", lambda a, b, c: a + b * c):
         warnings.simplefilter("ignore")  # pnnx leaves addcmul as it is, which ncnn does not know
-        torch.jit.trace(model, example, check_trace=False).save(str(scratch / "traced.pt"))  # type: ignore[no-untyped-call]
+        torch.jit.trace(model, example, check_trace=False).save(str(scratch / "traced.pt"))
     sizes = ",".join(f"{list(v.shape)}{'i64' if v.dtype == torch.int64 else 'f32'}".replace(" ", "") for v in example)
     line = [str(converter), "traced.pt", f"inputshape={sizes}", "fp16=0"]
     done = subprocess.run(line, cwd=scratch, capture_output=True, text=True, timeout=LONGEST_S, check=False)
     made = {end: scratch / f"traced.ncnn.{end}" for end in ("param", "bin")}
     if done.returncode or not made["param"].is_file():
-        raise UsageError(f"pnnx cannot convert this network: {first_line(done.stderr[-300:] or 'no reason given')}")
+        raise UsageError(f"pnnx cannot convert this network: {[*done.stderr.splitlines(), 'no reason given'][0]}")
     kinds = {line.split()[0] for line in made["param"].read_text("utf-8").splitlines()[2:]}
     if foreign := sorted(kind for kind in kinds if kind.startswith(FOREIGN)):
         raise UsageError(f"ncnn has no layer for {', '.join(foreign)}, which this network needs")

@@ -31,8 +31,8 @@ FORMULAS = {
     "flops_per_s": "2 * macs_full * images_per_s; three times that for a training step",
     "peak_flops_per_s": "largest of the measured rates of matrix products, 1x1 and 3x3 convolutions",
     "mfu": "flops_per_s / peak_flops_per_s",
-    "limit_images_per_s": "batch / the largest of: 2 * macs_full * batch / peak_flops_per_s, with executed_macs where the "
-    "algorithm that ran executes fewer; weight bytes / copy rate; operators / launch rate",
+    "limit_images_per_s": "batch / the largest of: 2 * macs_full * batch / peak_flops_per_s, with executed_macs where "
+    "the algorithm that ran executes fewer; weight bytes / copy rate; operators / launch rate",
     "limit_wall": "largest of the three times: compute, memory or launch",
     "limit_fraction": "images_per_s / limit_images_per_s",
     "ratio": "median ratio of the seconds of paired blocks of both cases, timed interleaved",

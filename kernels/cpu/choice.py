@@ -6,7 +6,7 @@ many transformed, or computing takes longer: on channels, tiles, threads and the
 
 import json
 import time
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -86,7 +86,7 @@ def table() -> Path:
 
 
 def _bounded(shape: Shape) -> Shape:
-    return Shape(*astuple(shape)[:4], min(shape.batch, MOST_BATCH), shape.threads)
+    return replace(shape, batch=min(shape.batch, MOST_BATCH))
 
 
 def _read() -> dict[str, dict[str, float]]:

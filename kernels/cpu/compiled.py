@@ -34,7 +34,7 @@ LONGEST_S = 120
 
 
 def target() -> str | None:
-    """Key of TARGETS for this process: ATEN_CPU_CAPABILITY counts, as for torch's own kernels. None if there is none."""
+    """Key of TARGETS for this process, or None. ATEN_CPU_CAPABILITY counts, as for torch's own kernels."""
     if platform.machine() in ("aarch64", "arm64"):
         return "NEON"
     name = torch.backends.cpu.get_cpu_capability()
@@ -89,7 +89,7 @@ def command(out: Path, name: str, extra: tuple[str, ...] = (), source: Path = SO
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The library for this processor, compiled unless it is there. Raises UsageError, in one line, where it cannot be."""
+    """The library for this processor, compiled unless it is there. Raises UsageError where it cannot be."""
     if reason := missing():
         raise UsageError(reason)
     name, used = target(), compiler()
@@ -108,8 +108,8 @@ def _compile(path: Path, name: str) -> None:
             made = Path(scratch, path.name)
             done = subprocess.run(command(made, name), capture_output=True, text=True, timeout=LONGEST_S, check=False)
             if done.returncode:
-                line = next((line for line in done.stderr.splitlines() if "error" in line), first_line(done.stderr))
-                raise UsageError(f"{compiler()} cannot compile the C++ kernels: {line.strip()}")
+                said = [line for line in done.stderr.splitlines() if "error" in line] or [f"status {done.returncode}"]
+                raise UsageError(f"{compiler()} cannot compile the C++ kernels: {said[0].strip()}")
             made.replace(path)  # whole or not at all, whoever compiles it at the same time
     except subprocess.TimeoutExpired:
         raise UsageError(f"{compiler()} took over {LONGEST_S} s to compile the C++ kernels") from None

@@ -102,6 +102,16 @@ def suits(module: nn.Module) -> bool:
     )
 
 
+def fusible(module: nn.Module) -> bool:
+    """True for a block that becomes two operators."""
+    return (
+        type(module) is ModulatedConvs
+        and module.residual_scale == 1
+        and all(type(norm) is nn.GroupNorm and norm.affine for norm in (module.norm0, module.norm1))
+        and isinstance(module.skip, (nn.Identity, nn.Conv2d))
+    )
+
+
 def layers(model: nn.Module, inputs: tuple[Tensor, ...], threads: int) -> list[Layer]:
     """The convolutions that suit, with the shapes that they have for these inputs. Runs the model once."""
     found: list[Layer] = []
@@ -147,9 +157,8 @@ def packed_copy(model: nn.Module, kinds: Mapping[str, str], fuse: bool = True) -
     made = copy.deepcopy(model, shared)
     for name, module in list(made.named_modules()):
         inside = (f"{name}.conv0", f"{name}.conv1")
-        if fuse and type(module) is ModulatedConvs and module.residual_scale == 1 and kinds.keys() >= set(inside):
-            if all(type(norm) is nn.GroupNorm and norm.affine for norm in (module.norm0, module.norm1)):
-                made.set_submodule(name, PackedModulatedConvs(module, (kinds[inside[0]], kinds[inside[1]])))
+        if fuse and fusible(module) and kinds.keys() >= set(inside):
+            made.set_submodule(name, PackedModulatedConvs(module, (kinds[inside[0]], kinds[inside[1]])))
     for name, kind in kinds.items():
         module = made.get_submodule(name)
         if isinstance(module, nn.Conv2d):

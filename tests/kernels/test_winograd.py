@@ -65,9 +65,7 @@ def check(conv: Conv, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "seeds", [range(25), pytest.param(range(25, 60), marks=pytest.mark.slow)], ids=["few", "many"]
-)
+@pytest.mark.parametrize("seeds", [range(25), pytest.param(range(25, 60), marks=pytest.mark.slow)], ids=["few", "many"])
 def test_results_are_those_of_float64_at_any_shape(kind: str, seeds: range) -> None:
     for seed in seeds:
         check(drawn(seed), kind)
@@ -149,17 +147,19 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any], told: str) -> None
 
 # ---- faults that the tests above must find ----
 
+LAST_ROW = "r < M && y + r {}< c.H; r++) {{\n                Vector"
+BIAS = "if (c.bias) value +="
 FAULTS = {
     "a wrong constant of the input transform": ("- 2.5f * d[2]", "- 2.4f * d[2]", "F(4x4,3x3)"),
     "a wrong constant of the output transform": ("float(B * B * B)", "float(B * B)", "F(4x4,3x3)"),
     "a wrong sign in F(2x2)": ("v[2] = d[2] - d[1]", "v[2] = d[1] - d[2]", "F(2x2,3x3)"),
     "a tile shifted by one": ("y = k.y0 * M - 1 + row % high", "y = k.y0 * M + row % high", "F(4x4,3x3)"),
     "a border that is not cleared": ("if (y < 0 || y >= c.H ||", "if (y < 0 ||", "F(4x4,3x3)"),
-    "a last row that is not written": ("r < M && y + r < c.H; r++) {\n                Vector", "r < M && y + r + 1 < c.H; r++) {\n                Vector", "F(2x2,3x3)"),
-    "a gate before the bias": ("if (c.bias) value +=", "if (c.gate) value += Vector{}; else if (c.bias) value +=", "direct"),
+    "a last row that is not written": (LAST_ROW.format(""), LAST_ROW.format("+ 1 "), "F(2x2,3x3)"),
+    "a bias left out beside a gate": (BIAS, f"if (c.gate) value += Vector{{}}; else {BIAS}", "direct"),
     "a norm without its mean": ("mean * gain) * more", "0 * gain) * more", "direct"),
     "a GELU by tanh": ("1.f + z * p / q", "1.f + z * .79788456f / (1.f + .16f * s)", "direct"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow
@@ -311,7 +311,7 @@ def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_compiler_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CONVBENCH_CACHE", str(tmp_path))
     monkeypatch.setattr(compiled, "FLAGS", ("-fno-such-flag",))
-    with pytest.raises(UsageError, match="cannot compile the C\\+\\+ kernels: .*no-such-flag") as refused:
+    with pytest.raises(UsageError, match=r"cannot compile the C\+\+ kernels: .*no-such-flag") as refused:
         compiled.library.__wrapped__()
     assert "\n" not in str(refused.value) and not any((tmp_path / "kernels").iterdir())
 
