@@ -71,7 +71,7 @@ class BatchRange(click.ParamType):  # type: ignore[type-arg] # generic in the ne
     type=click.Choice(["library", "winograd"]),
     default="library",
     show_default=True,
-    help="What computes 3x3 convolutions: the runtime, or our C++ kernels (--to aoti only; running it needs convbench).",
+    help="What computes 3x3 convolutions: the runtime, or our C++ kernels (--to aoti only; to run it takes convbench).",
 )
 @click.option("--weights", help="Checkpoint [default: random weights].")
 @click.option("--force", is_flag=True, help="Replace an existing artefact.")

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ import pytest
 import torch
 from conv3x3 import Conv, drawn
 from formula import formula_model, golden
+from simulated import QUICK, Simulated
 from tolerances import RELATIVE_L2, assert_close, assert_close_to_scale
 from torch import nn
 
-from convbench import backends
+from convbench import backends, catalogue
 from convbench.checks.output import relative_error
 from convbench.errors import UsageError
 from convbench.kernels.cpu import choice, compiled, convolution, modules
 from convbench.kernels.cpu.convolution import KINDS
+from convbench.measure.forward import measure
+from convbench.models.counts import count_variant
 from convbench.models.dic import DiC
 from convbench.models.fcdm import FCDM
 from convbench.models.random_weights import fill
@@ -189,7 +193,7 @@ def test_the_sanitizers_find_nothing(name: str, tmp_path: Path) -> None:
 # ---- networks ----
 
 SMALL: dict[str, Callable[[], nn.Module]] = {
-    "dic": lambda: DiC(16, (4, 1, 1, 2, 4)),
+    "dic": lambda: DiC(16, (1, 1, 1, 1, 4)),
     "fcdm": lambda: FCDM(16, (2, 1, 2, 1, 2)),
 }
 
@@ -212,7 +216,7 @@ def test_a_packed_network_gives_what_the_plain_one_gives(family: str, kind: str)
     made = modules.packed_copy(net, every(net, kind))
     assert relative_error(made(*inputs), net(*inputs)) <= RELATIVE_L2["fp32"]
     assert made.state_dict().keys() == net.state_dict().keys()
-    assert sum(isinstance(each, modules.PackedModulatedConvs) for each in made.modules()) == (family == "dic") * 12
+    assert sum(isinstance(each, modules.PackedModulatedConvs) for each in made.modules()) == (family == "dic") * 8
     assert not any(isinstance(each, modules.PackedConv) for each in net.modules())
 
 
@@ -258,6 +262,27 @@ def test_one_compiled_graph_follows_the_weights() -> None:
         made.load_state_dict(copy.deepcopy(net).state_dict())
         assert relative_error(run(*inputs), net(*inputs)) <= RELATIVE_L2["fp32"]
     torch._dynamo.reset()
+
+
+def test_what_was_executed_is_counted() -> None:
+    """Of whole tiles: 6x6 points for 4x4 outputs, 4x4 for 2x2."""
+    given = Conv(2, 3, 5, 9, 8).tensors()
+    for kind, expected in {4: 36 * (3 * 2), 2: 16 * (5 * 4), 1: 9 * (9 * 8)}.items():
+        before = replace(convolution.products)
+        convolution.conv3x3(given["x"], convolution.packed(given["weight"], kind), kind, 5)
+        assert convolution.products.counted - before.counted == 2 * 9 * 9 * 8 * 3 * 5
+        assert convolution.products.executed - before.executed == 2 * expected * 3 * 5
+
+
+@pytest.mark.slow
+def test_the_backend_shows_what_it_executed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(choice, "fastest", lambda shapes: dict.fromkeys(shapes, "F(4x4,3x3)"))
+    (row,) = measure([Case("tiny:dic", 64, 2, "winograd", threads=1)], QUICK, clock=Simulated())
+    assert row.status == "ok" and row.error_vs_fp32 <= RELATIVE_L2["fp32"], row.reason
+    assert row.macs_full is not None and row.executed_macs is not None
+    counted = count_variant(catalogue.find("tiny:dic"), 64)
+    # At 2x2 pixels, of the middle stage, a tile of 4x4 is padded by three quarters.
+    assert counted.macs_full - counted.dense_3x3_macs * 3 // 4 <= row.executed_macs < counted.macs_full
 
 
 # ---- choosing ----
