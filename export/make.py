@@ -18,23 +18,10 @@ from convbench import __version__, catalogue, models, packages
 from convbench.errors import ConvbenchError, UsageError
 from convbench.kernels.cpu import compiled, modules
 
-from . import (
-    PRECISIONS,
-    TARGETS,
-    aoti,
-    autocast,
-    folder,
-    mnn,
-    ncnn,
-    onnx,
-    openvino,
-    quantize,
-    shapes,
-    tensorrt,
-    trust,
-)
+from . import aoti, autocast, folder, mnn, ncnn, onnx, openvino, quantize, shapes, tensorrt, trust
 from .manifest import NATIVE, Manifest
 from .shapes import Shapes
+from .targets import PRECISIONS, SUPPORTED, TARGETS
 
 Report = Callable[[str], None]
 """Called with what is being done now."""
@@ -43,14 +30,6 @@ FP8 = (
     "fp8 is not built: the one quantiser for it needs a GPU of compute capability 8.9 or newer and was never run here; "
     "int8 is the smallest that is"
 )
-SUPPORTED = {
-    "onnx": ("fp32", "fp16", "bf16", "int8"),
-    "tensorrt": ("fp32", "fp16", "bf16", "int8"),
-    "openvino": ("fp32", "fp16", "int8"),
-    "aoti": ("fp32",),
-    "ncnn": ("fp32",),
-    "mnn": ("fp32",),
-}
 ONE_BATCH = ("ncnn", "mnn")  # converted for the shapes of their example
 SCRATCH = "scratch"
 RANDOM, SHIPPED = "random, seed 0", "shipped"  # sources of weights that name no file
