@@ -58,6 +58,8 @@ COLUMNS: dict[str, Column] = {
     "flops": Column("FLOPs G", scaled(1e9, 2)),
     "winograd_macs": Column("Winograd MACs G", scaled(1e9, 2)),
     "winograd_macs_all": Column("all 3x3 Winograd G", scaled(1e9, 2), spare=2),
+    "winograd4_macs_all": Column("F(4x4) Winograd G", scaled(1e9, 2), spare=2),
+    "executed_macs": Column("executed MACs G", scaled(1e9, 2)),
     "macs_full": Column("full MACs G", scaled(1e9, 2), spare=1),
     "macs_as_printed": Column("as printed G", scaled(1e9, 2), spare=3),
     "macs_torchprofile": Column("torchprofile MACs G", scaled(1e9, 2)),

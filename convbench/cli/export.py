@@ -36,7 +36,7 @@ class BatchRange(click.ParamType):  # type: ignore[type-arg] # generic in the ne
 
 @click.command(
     "export",
-    short_help="build an ONNX, TensorRT, OpenVINO or AOTInductor artefact",
+    short_help="build an artefact: ONNX, TensorRT, OpenVINO, ncnn …",
     epilog="\b\nExamples:\n  convbench export --model dico_s --res 256 --to onnx --out dico_s_onnx\n"
     "  convbench export --model dic_s --to openvino --precision int8 --out dic_s_int8",
 )
@@ -66,6 +66,13 @@ class BatchRange(click.ParamType):  # type: ignore[type-arg] # generic in the ne
     help="Images per call.",
 )
 @click.option("--dynamic", is_flag=True, help="Allow heights and widths from half to twice --res.")
+@click.option(
+    "--conv",
+    type=click.Choice(["library", "winograd"]),
+    default="library",
+    show_default=True,
+    help="What computes 3x3 convolutions: the runtime, or our C++ kernels (--to aoti only; to run it takes convbench).",
+)
 @click.option("--weights", help="Checkpoint [default: random weights].")
 @click.option("--force", is_flag=True, help="Replace an existing artefact.")
 @options.form()
@@ -77,6 +84,7 @@ def command(
     precision: str,
     batch: tuple[int, int],
     dynamic: bool,
+    conv: str,
     weights: str | None,
     force: bool,
     form: str,
@@ -89,7 +97,7 @@ def command(
     from ..export import folder, make
 
     typed = shlex.join(["convbench", *sys.argv[1:]])
-    wanted = make.Wanted(model, res, to, precision, batch, dynamic, weights, typed)
+    wanted = make.Wanted(model, res, to, precision, batch, dynamic, weights, typed, conv)
     with stages() as report:
         found = make.export(wanted, out, force, report)
     manifest = folder.read(out)

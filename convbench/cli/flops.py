@@ -13,6 +13,7 @@ KEYS = (
     "macs",
     "winograd_macs",
     "winograd_macs_all",
+    "winograd4_macs_all",
     "macs_full",
     "macs_as_printed",
     "macs_torchprofile",
@@ -44,6 +45,7 @@ def command(model: list[str], res: list[int], by: str | None, profiler: str | No
     macs               torchprofile's convention: the number the papers print as FLOPs
     winograd_macs      4/9 of the 3x3 convolutions inside blocks: the DiC paper's rule
     winograd_macs_all  4/9 of every dense 3x3 convolution of stride 1
+    winograd4_macs_all 1/4 of them: F(4x4,3x3), which the backend winograd runs
     macs_full          products only, those included that no profiler sees (linear attention, scans)
     macs_as_printed    without what the papers' profilers left out (DiG, DiM, DiMSUM)
     dcn_samples        weighted samples of deformable convolutions (FlowDCN), in none of these

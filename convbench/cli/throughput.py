@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 CASE_KEYS = ("model", "res", "batch", "backend", "precision", "device", "threads", "repeat", "mode")
 PASS_KEYS = (
     *CASE_KEYS,
-    *("params", "macs", "winograd_macs", "images_per_s", "interval", "latency_s_p50", "build_s", "prepare_s"),
+    *(
+        "params",
+        "macs",
+        "winograd_macs",
+        "executed_macs",
+        "images_per_s",
+        "interval",
+        "latency_s_p50",
+        "build_s",
+        "prepare_s",
+    ),
     *("limit_fraction", "ratio", "difference", "status", "verdict"),
 )
 SAMPLING_KEYS = (

@@ -193,7 +193,7 @@ class _Bundle:
         step_s = median(step.block_s)
         whole_s, whole = None, None
         with precision.applied(case.precision):
-            floor = limit(opened.counted, opened.case.batch, opened.rates, 0)
+            floor = limit(opened.counted, opened.case.batch, opened.rates, 0, executed_macs=opened.executed_macs)
             found = [
                 output.check_unchanged(opened.step, opened.sets[0], opened.proof.outputs[0], case.precision),
                 timing.check_linearity(step, self.clock, case.device, rules.noise),

@@ -106,6 +106,7 @@ class Measurement(CaseRow):
     macs: int | None = None  # of one image, torchprofile's convention
     macs_full: int | None = None  # the same with what tracers cannot see, without elementwise work
     winograd_macs: int | None = None
+    executed_macs: int | None = None  # the fewest that its algorithm may have executed, where that is below macs_full
     flops_per_s: float | None = None  # 2 * macs_full * images_per_s, and three times as many for a training step
     peak_flops_per_s: float | None = None  # best of this machine's measured rates at this precision
     mfu: float | None = None  # flops_per_s / peak_flops_per_s

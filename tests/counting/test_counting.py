@@ -377,6 +377,8 @@ def test_a_small_network_by_hand() -> None:
     assert found.macs == found.macs_full + 288 + 288
     assert found.winograd_macs == found.macs - CONV + CONV * 4 // 9
     assert found.winograd_macs_all == found.macs - (STEM + CONV) + (STEM + CONV) * 4 // 9
+    assert found.winograd4_macs_all == found.macs - (STEM + CONV) + (STEM + CONV) // 4
+    assert found.dense_3x3_macs == STEM + CONV
     assert found.without(["block.conv/conv3x3_s1"]) == found.macs - CONV
     assert found.without(["conv/conv3x3_s1", "block/mul"]) == found.macs - CONV - 288
     assert found.without(["lock.conv/conv3x3_s1", "conv/mul"]) == found.macs  # whole names, and both parts

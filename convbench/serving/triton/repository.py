@@ -20,6 +20,8 @@ BACKENDS = {  # that can run a target; the first is taken unless another is aske
     "tensorrt": ("tensorrt",),
     "openvino": ("openvino", "python"),
     "aoti": ("python",),
+    "ncnn": (),
+    "mnn": (),
 }
 TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
 ENTRIES = (".onnx", ".plan", ".xml", ".pt2")  # never a .py, which Triton's Python would import
@@ -65,6 +67,9 @@ def deploy(artefact: Path, out: Path, wanted: Deployment, force: bool = False) -
 def chosen(manifest: Manifest, wanted: Deployment) -> str:
     """The backend. Raises UsageError where what is wanted cannot be."""
     able = BACKENDS[manifest.to]
+    if not able or "kernels" in manifest.target:
+        what = f"{manifest.to} files" if not able else "files with --conv winograd"
+        raise UsageError(f"Triton runs no {what}: export with --to onnx, or serve it with `convbench serve`")
     backend = wanted.backend or able[0]
     if backend not in able:
         raise UsageError(f"--backend {backend} does not run {manifest.to}: {', '.join(able)} can")
