@@ -86,7 +86,7 @@ def _show_rivals(papers: list[str], models: list[str] | None, form: str) -> None
 
 
 def _family_remarks(rows: list[dict[str, Any]]) -> list[str]:
-    """What is known of the counts of the families shown."""
+    """Return the remarks on the counts of the families shown."""
     shown = {catalogue.find_in_zoo(row["model"]).family.module for row in rows}
     remarks = [catalogue.families()[module].facts.get("counting", {}).get("remark") for module in sorted(shown)]
     return [remark["words"] for remark in remarks if remark]

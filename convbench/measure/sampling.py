@@ -283,7 +283,7 @@ class _Walk:
 
 
 def conditions_of(takes: Signature, case: Case) -> tuple[Tensor, int | Tensor]:
-    """What the images of a batch are made for, and what stands for none: classes, or captions (B, tokens, width)."""
+    """Return the conditions of a batch of images and those of no condition: classes, or captions (B, tokens, width)."""
     if takes.caption:
         captions = torch.randn(case.batch, *takes.caption, generator=torch.Generator().manual_seed(0))
         return captions.to(case.device), torch.zeros(takes.caption, device=case.device)
