@@ -33,13 +33,13 @@ KEYS = (
     metavar="P[,P…]",
     help=f"Papers to audit: {', '.join(catalogue.papers())}.",
 )
-@options.model(required=False, help="Models to audit, by id; printed-only models, too.")
+@options.model(required=False, help="Ids of the models to audit, including printed-only models.")
 @options.form()
 def command(paper: list[str] | None, model: list[str] | None, form: str) -> None:
     """Audit every throughput that the papers print: the FLOP/s it implies, as a share of the GPU's data-sheet peaks.
 
-    MACs are our own count where there is one, else the printed one. Tables show lines of one paper with the same
-    numbers once; json and csv have a row for each, with both counts, every share, and the findings in words.
+    MACs are our own count, or the printed one if the model is not implemented. The table shows lines of one paper with
+    the same numbers once; json and csv have a row for every line, with both counts, every share and the findings.
     """
     from ..papers import audit
 

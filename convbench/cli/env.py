@@ -16,7 +16,7 @@ from . import options
 @options.precision()
 @options.form()
 def command(precision: list[str], form: str) -> None:
-    """Describe this machine: devices, versions, and the peaks it reaches, measured now in a few seconds."""
+    """Describe this machine: devices, versions, and the rates it reaches, measured in a few seconds."""
     from .. import environment
     from ..environment import default_device
     from ..errors import UsageError

@@ -15,7 +15,7 @@ def row(model: str = "dico_s", half: float = 0.01, verdict: str = "VALID", **kno
     return Measurement.of(Case(model, 256, 1, threads=1), verdict=verdict, **(low_high | timed | known))
 
 
-NOISE = "Noise of this machine: differences below 6.1% are not told apart (A/A comparison of this run)."
+NOISE = "Noise of this machine: differences below 6.1% cannot be detected (A/A comparison of this run)."
 
 
 def test_the_noise_is_stated_once() -> None:
@@ -56,7 +56,7 @@ def test_noise_is_one_sentence_below_the_table_and_bias_one_for_each_row() -> No
         row("dit_s_2", 0.05, "INVALID", reason="FLOOR: z"),
     ]
     assert list(below(rows)) == [
-        "NOISY: the interval is wider than asked; the number is usable within it.",
+        "NOISY: the interval is wider than requested; the number is usable within it.",
         "FCDM-S: NOISY, not ranked: a reference",
         "DiC-S: SUSPECT, CLK: x; WIDE: y",
         "DiT-S/2: INVALID, FLOOR: z",
