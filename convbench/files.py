@@ -47,7 +47,7 @@ def opened(path: Path, follow: bool = True) -> BufferedReader:
     try:
         _require_regular(os.stat(path, follow_symlinks=follow), path)
     except ValueError:
-        raise OSError(errno.EINVAL, "its name holds a null character", str(path)) from None
+        raise OSError(errno.EINVAL, "its name contains a null character", str(path)) from None
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     file = os.fdopen(os.open(path, flags), "rb")
     try:
@@ -101,7 +101,7 @@ def read_toml(path: Path, most: int = MOST_TOML) -> dict[str, Any]:
     content = read_bytes(path, most)
     # A key of many parts (a.a.a…) takes tomllib time and memory that grow with the square of their number.
     if any(line.count(b".") > MOST_DOTS for line in content.split(b"\n")):
-        raise UsageError(f"{path} is not TOML that is read here: a line has over {MOST_DOTS} points")
+        raise UsageError(f"{path} is not accepted as TOML: a line has more than {MOST_DOTS} dots")
     try:
         return tomllib.loads(content.decode())
     except ValueError as error:  # of TOML or of UTF-8
@@ -117,7 +117,7 @@ def require_writable(path: Path) -> None:
     """Raise UsageError unless the path is that of a regular file, or a new name in a folder."""
     try:
         if not path.parent.is_dir():
-            raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+            raise UsageError(f"cannot write {path}: the folder {path.parent} does not exist")
         if _is_taken(path):
             _require_regular(os.stat(path), path)  # of what a link leads to; a link to nothing is not a new name
     except OSError as error:

@@ -56,7 +56,7 @@ class Contents(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(f"unknown command '{args[0]}': there are {', '.join(COMMANDS)}")
+            raise click.UsageError(f"unknown command '{args[0]}'; choose from {', '.join(COMMANDS)}")
         return super().resolve_command(ctx, args)
 
 
@@ -104,7 +104,7 @@ def _run(args: list[str] | None) -> int:
     except OSError as error:  # a disk or a device, wherever it stops
         return _fail(_words(error), 2)
     except MemoryError:
-        return _fail("there is not enough memory for this", 2)
+        return _fail("not enough memory", 2)
 
 
 def _streams_are_open() -> bool:

@@ -61,12 +61,12 @@ def _require_known(papers: list[str] | None, models: list[str] | None) -> None:
     lines = audited_lines()
     for paper in papers or []:
         if paper not in catalogue.papers():
-            raise UsageError(f"unknown paper '{paper}': there are {', '.join(catalogue.papers())}")
+            raise UsageError(f"unknown paper '{paper}'; choose from {', '.join(catalogue.papers())}")
     ids = list(dict.fromkeys(line["model"] for line in lines if line["model"]))
     for model in models or []:
         if model not in ids:
             near = difflib.get_close_matches(model, ids, n=3, cutoff=0.5) or ids
-            raise UsageError(f"no paper prints a throughput of '{model}': there are {', '.join(near)}")
+            raise UsageError(f"no paper prints a throughput of '{model}'; choose from {', '.join(near)}")
         if papers and not any(line["paper"] in papers and line["model"] == model for line in lines):
             raise UsageError(f"no throughput of {model} is printed in {', '.join(papers)}")
 

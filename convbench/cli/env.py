@@ -28,7 +28,7 @@ def command(precision: list[str], form: str) -> None:
     device = default_device()
     for each in precision:
         if each not in PRECISIONS:
-            raise UsageError(f"unknown precision '{each}': there are {', '.join(PRECISIONS)}")
+            raise UsageError(f"unknown precision '{each}'; choose from {', '.join(PRECISIONS)}")
         if reason := unsupported(each, device):
             facts[f"{device} {each}"] = reason
             continue

@@ -75,7 +75,7 @@ def command(
     latencies look better than independent callers would see.
     """
     if sum(value is not None for value in (rate, concurrency, slo)) > 1:
-        raise UsageError("--rate, --concurrency and --slo exclude each other: give one")
+        raise UsageError("--rate, --concurrency and --slo cannot be combined; specify one")
     from ..serving import load
 
     with stages() as report:

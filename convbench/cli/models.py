@@ -39,7 +39,7 @@ def command(family: str | None, ablations: bool, form: str) -> None:
         return
     known = catalogue.families()
     if family is not None and family not in known:
-        raise UsageError(f"unknown family '{family}': there are {', '.join(known)}")
+        raise UsageError(f"unknown family '{family}'; choose from {', '.join(known)}")
     rows = []
     for variant in catalogue.variants().values():
         if family in (None, variant.family.module):

@@ -34,9 +34,9 @@ class CommaList(click.ParamType):  # type: ignore[type-arg] # generic in the new
             return value
         parts = [part.strip() for part in value.split(",")]
         if len(parts) > MOST_VALUES:
-            self.fail(f"a list of {len(parts)} values; at most {MOST_VALUES} are taken", param, ctx)
+            self.fail(f"a list of {len(parts)} values; at most {MOST_VALUES} are allowed", param, ctx)
         if not all(parts):
-            self.fail(f"'{value}' has an empty place between commas", param, ctx)
+            self.fail(f"'{value}' has an empty entry between commas", param, ctx)
         try:
             found = [self.type(part) for part in parts]
         except ValueError:

@@ -96,7 +96,9 @@ def read(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
     if not found:
-        raise UsageError(f"{path} holds no card: a card is a table such as [mymodel], cards.toml of convbench has some")
+        raise UsageError(
+            f"{path} contains no card: a card is a table such as [mymodel]; cards.toml of convbench has examples"
+        )
     return found
 
 

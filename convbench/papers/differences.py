@@ -115,7 +115,7 @@ def made_small(paper: str, device: str, batch: int | None) -> str | None:
 def require_paper(paper: str) -> None:
     """Raise UsageError unless there is a card and a table of that paper."""
     if paper not in catalogue.papers():
-        raise UsageError(f"unknown paper '{paper}': there are {', '.join(catalogue.papers())}")
+        raise UsageError(f"unknown paper '{paper}'; choose from {', '.join(catalogue.papers())}")
 
 
 def _family(paper: str) -> str:

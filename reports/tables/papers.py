@@ -56,7 +56,7 @@ def named_tables(text: str) -> list[str]:
         name = part.strip().lower()
         matching = known if name == "all" else [table for table in known if name in (table, table.partition(":")[0])]
         if not matching:
-            raise UsageError(f"--paper {part}: the tables are all, {', '.join(known)}")
+            raise UsageError(f"--paper {part}: unknown table; choose from all, {', '.join(known)}")
         wanted += matching
     return list(dict.fromkeys(wanted))
 

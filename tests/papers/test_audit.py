@@ -432,9 +432,9 @@ def test_80_columns_hold_the_table(form: str) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--paper", "dit"], "unknown paper 'dit': there are dic, dic_poster, dico, fcdm"),
-        (["--model", "dit_xl"], "no paper prints a throughput of 'dit_xl': there are dit_xl_2"),
-        (["--model", "dit_s_4"], "no paper prints a throughput of 'dit_s_4': there are dit_s_2"),
+        (["--paper", "dit"], "unknown paper 'dit'; choose from dic, dic_poster, dico, fcdm"),
+        (["--model", "dit_xl"], "no paper prints a throughput of 'dit_xl'; choose from dit_xl_2"),
+        (["--model", "dit_s_4"], "no paper prints a throughput of 'dit_s_4'; choose from dit_s_2"),
         (["--paper", "dic", "--model", "fcdm_xl"], "no throughput of fcdm_xl is printed in dic"),
         (["--format", "xml"], "Invalid value for '--format': 'xml'"),
     ],

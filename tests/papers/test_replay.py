@@ -400,12 +400,12 @@ def test_the_command_appends_its_rows(
     ("args", "code", "words"),
     [
         ([], 2, "missing PAPER, e.g. convbench replay dico"),
-        (["dici"], 2, "unknown paper 'dici': there are dic, dic_poster, dico, fcdm"),
-        (["dico", "--res", "70"], 2, "--res 70 does not suit dico_s"),
+        (["dici"], 2, "unknown paper 'dici'; choose from dic, dic_poster, dico, fcdm"),
+        (["dico", "--res", "70"], 2, "--res 70 is invalid for dico_s"),
         (["dico", "--model", "dico_x"], 2, "unknown model 'dico_x'"),
         (["dico", "--tf32-experiment"], 2, "--tf32-experiment cannot be combined with a paper or --model"),
         (["--tf32-experiment"], 3, "needs an NVIDIA GPU of compute capability 8.0"),
-        (["dico", "--out", "/nowhere/at/all.jsonl"], 2, "there is no folder"),
+        (["dico", "--out", "/nowhere/at/all.jsonl"], 2, "does not exist"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(
