@@ -160,14 +160,16 @@ MISTAKES = {
     "flops --model dic_xll": "unknown model 'dic_xll': did you mean dic_xl",
     "throughput --model resnet": "unknown model 'resnet': `convbench models` lists all",
     "throughput --model dic_s --res 250": "--res 250 is invalid for dic_s: it must be a positive multiple of 32",
-    "flops --model dit_s_2 --res 100": "--res 100 is invalid for dit_s_2: it must be a positive multiple of 16, such as",
+    "flops --model dit_s_2 --res 100": "--res 100 is invalid for dit_s_2: it must be a positive multiple of 16, such "
+    "as",
     "throughput --model dic_s --res big": "Invalid value for '--res': 'big' is not a list of whole numbers",
     "throughput --model dic_s --batch 0": "--batch 0: must be at least 1",
     "throughput --model dic_s --batch 1.5": "Invalid value for '--batch': '1.5' is not a list of whole numbers, or max",
     "throughput --model dic_s --batch 1,,2": "Invalid value for '--batch': '1,,2' has an empty entry between commas",
     "throughput --model dic_s,": "Invalid value for '--model': 'dic_s,' has an empty entry between commas",
     "throughput --model ''": "Invalid value for '--model': '' has an empty entry between commas",
-    "throughput --model dic_s --precision fp31": "unknown precision 'fp31'; choose from fp32, tf32, torch-default, bf16",
+    "throughput --model dic_s --precision fp31": "unknown precision 'fp31'; choose from fp32, tf32, torch-default, "
+    "bf16",
     "env --precision fp31": "unknown precision 'fp31'; choose from fp32, tf32, torch-default, bf16",
     "throughput --model dic_s --device tpu": "unknown device 'tpu'; choose from cpu, cuda",
     "throughput --model dic_s --backend eagre": "unknown backend 'eagre': did you mean eager?",

@@ -89,7 +89,10 @@ def test_an_interval_is_that_of_its_parts() -> None:
 @pytest.mark.usefixtures("made_up")
 def test_a_whole_trajectory_must_take_what_its_steps_promise() -> None:
     row = measured("steps=5,cfg=1", simulated(step=0.01, forward=0.008, sampler=0.001, whole=0.06))
-    assert row["verdict"] == "SUSPECT" and "LIN: a whole trajectory took 0.06 s, but its steps predict 0.05 s" in row["reason"]
+    assert (
+        row["verdict"] == "SUSPECT"
+        and "LIN: a whole trajectory took 0.06 s, but its steps predict 0.05 s" in row["reason"]
+    )
     row = measured("steps=50,cfg=1", simulated(step=0.01, forward=0.008, sampler=0.001, whole=0.06))
     assert row["whole_s"] is None and row["verdict"] == "VALID"  # longer than the cap of QUICK, 0.1 s
 

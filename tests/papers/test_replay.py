@@ -82,7 +82,7 @@ def test_factors_take_the_replayed_number_to_ours(dico: list[dict[str, Any]]) ->
 @pytest.mark.slow
 def test_a_flaw_is_named_in_its_row(dico: list[dict[str, Any]]) -> None:
     found = by_knob(dico)
-    assert found["conditioning"]["flaw"] == "validity, not speed: the batch is not one of independent images"
+    assert found["conditioning"]["flaw"] == "validity, not speed: the images of the batch are not independent"
     assert (found["conditioning"]["before"], found["conditioning"]["after"]) == ("[1]", "[batch]")
     assert found["statistic"]["before"] == "total of 2 steps"
     assert found["autograd"]["flaw"] is None
@@ -94,7 +94,9 @@ def test_what_a_card_does_not_know_is_not_flipped(paper: str) -> None:
     found = by_knob(rows_of(paper))
     assert {knob for knob in differences.KNOBS if found[knob]["exists_here"]} == FLIPPED[paper]
     assert found["sync_end"]["before"] == "?"
-    assert found["input"]["reason"] == "not stated, and not to be seen in the released code; done our way throughout"
+    assert (
+        found["input"]["reason"] == "not stated and not visible in the released code; our setting was used throughout"
+    )
 
 
 @pytest.mark.slow
