@@ -76,7 +76,7 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def read_json(path: Path, most: int = MOST_JSON) -> Any:
-    """The value of a JSON file. Raises UsageError for a file that cannot be read or is none."""
+    """The value of a JSON file. Raises UsageError for a file that cannot be read or is not valid."""
     content = read_bytes(path, most)
     try:
         return json_value(content)
@@ -85,7 +85,7 @@ def read_json(path: Path, most: int = MOST_JSON) -> Any:
 
 
 def json_value(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError for what is none: NaN and what is nested too deep included."""
+    """The value of a JSON text. Raises ValueError if it is not valid JSON, contains NaN or is nested too deep."""
     try:
         return json.loads(text, parse_constant=_no_number)
     except RecursionError:
@@ -97,7 +97,7 @@ def _no_number(name: str) -> NoReturn:
 
 
 def read_toml(path: Path, most: int = MOST_TOML) -> dict[str, Any]:
-    """The table of a TOML file. Raises UsageError for a file that cannot be read or is none."""
+    """The table of a TOML file. Raises UsageError for a file that cannot be read or is not valid."""
     content = read_bytes(path, most)
     # A key of many parts (a.a.a…) takes tomllib time and memory that grow with the square of their number.
     if any(line.count(b".") > MOST_DOTS for line in content.split(b"\n")):

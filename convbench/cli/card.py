@@ -11,7 +11,7 @@ from . import options
 
 KEYS = ("card", "status", "gpu", "batch", "t_shape", "sync_end", "completeness", "ranked")
 NOTE = (
-    "?: not stated, and not to be seen in the released code. known: fields with a source. A figure of which less than "
+    "?: not stated, and not visible in the released code. known: fields with a source. A figure of which less than "
     f"{cards.LEAST_KNOWN:.0%} is known may be listed, never ranked. --format json has every field with its evidence."
 )
 

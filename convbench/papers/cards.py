@@ -88,7 +88,7 @@ def cards() -> dict[str, dict[str, Any]]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The cards of a TOML file by name, unchecked. Raises UsageError for a file that is none."""
+    """The cards of a TOML file by name, unchecked. Raises UsageError for a file that is not valid TOML."""
     try:
         found = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:

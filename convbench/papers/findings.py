@@ -10,7 +10,7 @@ from .implied import Row, counted, macs_used, not_stated, priced
 
 Finding = tuple[str, str]  # code, words
 
-MARGIN = 1.02  # of a peak: digits cut off, and MACs counted that are no products
+MARGIN = 1.02  # of a peak: digits cut off, and counted MACs that are not products
 UTILISATION_CHANGE = 1.25  # between resolutions of one model in one paper; that of DiT-XL/2 is 1.07
 AT_PEAK = 0.98  # of the FP32 peak: more than a run of anything but large products alone can be expected to reach
 COUNT_DIFFERS = 0.002  # of a printed count, and more than one in its last digit: the rest is rounding

@@ -126,7 +126,7 @@ def parse(body: bytes | bytearray, json_length: str | None, served: Served) -> I
         _require_fields(entry, "an input")
         port = ports.get(entry.get("name")) if isinstance(entry.get("name"), str) else None
         if port is None or port.name in found:
-            what = "is given twice" if port else "is no input"
+            what = "is given twice" if port else "is not an input"
             raise Refused(400, f"'{shown(entry.get('name'))}' {what}: the inputs are {', '.join(ports)}")
         found[port.name], at = _tensor(entry, port, body, at)
     if missing := [name for name in ports if name not in found]:

@@ -646,7 +646,7 @@ def test_a_sweep_file_may_be_written_by_hand(convbench: Run, workers: Workers, t
         (model, 64, batch, "fp32") for model in ("dico_s", "fcdm_s") for batch in (1, 2)
     ]
     assert planned(convbench("throughput --dry-run --format json --batch 8 --model dico_s --sweep", sweep)) == [
-        ("dico_s", 64, 8, "fp32")  # what is given goes before the file
+        ("dico_s", 64, 8, "fp32")  # command-line options take precedence over the file
     ]
 
 

@@ -389,7 +389,7 @@ def test_the_command_appends_its_rows(
     code, text, said = run([*args, "--format", "json"], capsys)
     rows = json.loads(text)
     assert code == 0
-    assert "On a CPU: batch 2 in place of 64, the S model at 256 px unless" in said
+    assert "On a CPU: batch 2 instead of 64, the S model at 256 px unless" in said
     assert [json.loads(line)["knob"] for line in out.read_text().splitlines()] == [row["knob"] for row in rows]
     assert len({row["case"] for row in read(out)}) == len(rows)
     kept = out.read_bytes()

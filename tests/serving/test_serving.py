@@ -88,8 +88,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "no inputs": ({}, "inputs must be a list of tensors"),
     "an input missing": ({"inputs": changed()["inputs"][:2]}, "y missing: the inputs are x, t, y"),
     "an input twice": ({"inputs": changed()["inputs"][:1] * 2}, "'x' is given twice"),
-    "unknown input": (changed(name="latents"), "'latents' is no input: the inputs are x, t, y"),
-    "name of another kind": (changed(name=["x"]), "is no input"),
+    "unknown input": (changed(name="latents"), "'latents' is not an input: the inputs are x, t, y"),
+    "name of another kind": (changed(name=["x"]), "is not an input"),
     "unknown output": (
         changed() | {"outputs": [{"name": "noise"}]},
         "'noise' is not an output; the only output is out",
