@@ -234,6 +234,7 @@ def test_int8_is_calibrated_on_a_trajectory_and_keeps_its_biases(artefact: Artef
     assert dequantized and not dequantized & whole
 
 
+@pytest.mark.slow
 def test_openvino_agrees_and_a_damaged_file_is_located(artefact: Artefact, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     network, sizes = exported.network("dico"), exported.sizes("dico")
