@@ -25,7 +25,7 @@ def require(name: str) -> None:
     """Raise UsageError, offering the nearest names, unless there is such a backend. Imports nothing."""
     if name not in names() and ":" not in name:
         near = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names())}"
         raise UsageError(f"unknown backend '{name}': {hint}")
 
 

@@ -343,4 +343,6 @@ def _whole_trajectory(last: Tensor, whole_s: Second, expected_s: Second, noise: 
         return Finding("SUM", "a trajectory ends in values that are not finite", severity="SUSPECT")
     if abs(whole_s / expected_s - 1) <= max(WHOLE_AGREES, noise):
         return None
-    return Finding("LIN", f"a whole trajectory took {whole_s:.3g} s, its steps {expected_s:.3g} s", severity="SUSPECT")
+    return Finding(
+        "LIN", f"a whole trajectory took {whole_s:.3g} s, but its steps predict {expected_s:.3g} s", severity="SUSPECT"
+    )
