@@ -115,7 +115,7 @@ REFUSED = {
     ),
     "an unknown device": ({"device": ["tpu"]}, "unknown device 'tpu'; choose from cpu, cuda"),
     "a backend misspelt": ({"backend": ["compil"]}, "unknown backend 'compil': did you mean compile?"),
-    "an unknown backend": ({"backend": ["xyz"]}, "unknown backend 'xyz': there are "),
+    "an unknown backend": ({"backend": ["xyz"]}, "unknown backend 'xyz': choose from "),
     "no threads": ({"threads": 0}, "--threads 0: must be at least 1"),
     "one checkpoint for two models": (
         {"model": ["dico_s", "dico_b"], "weights": "a.pt"},
