@@ -32,7 +32,7 @@ numeric := tests/models tests/sampling tests/checks tests/test_precision.py
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-9s  %s\n", $$1, $$2 }' Makefile
 
-setup: $(stamp) ## make the environment if it is not up to date; LOCKED=1: by SHA-256, from requirements.lock
+setup: $(stamp) ## create the environment unless it is up to date; LOCKED=1: by SHA-256, from requirements.lock
 
 $(stamp): pyproject.toml constraints.txt requirements.lock scripts/install-torch
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("convbench needs Python 3.11 or newer: make PYTHON=...")'
@@ -61,7 +61,7 @@ test-slow: setup ## the other tests that need no GPU: large models, exports, int
 
 test-all: test test-slow ## every test that needs no GPU
 
-test-avx2: setup ## the tests of numbers, slow ones included, with the instructions of an AVX2 processor
+test-avx2: setup ## the numerical tests, including slow ones, with AVX2 instructions only
 	$(avx2) $(pytest) -m "not gpu" $(ARGS) $(numeric)
 
 lint: setup ## style, format, types
@@ -69,7 +69,7 @@ lint: setup ## style, format, types
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
-wheel: setup ## build the sdist and from it the wheel; run the program out of the wheel alone
+wheel: setup ## build the sdist and from it the wheel; run the program from the wheel alone
 	rm -rf build dist
 	$(python) -m build --no-isolation $(if $(CI),>/dev/null)
 	$(pip) --quiet --no-index --no-deps --target build/wheel dist/*.whl
@@ -89,7 +89,7 @@ docs: setup ## regenerate the table of docs/audit.md, below its introduction
 tables: setup ## regenerate the tables and pictures of README.md and docs/ from results/
 	OMP_NUM_THREADS=1 $(python) scripts/tables.py --count
 
-serving: setup ## what deploy writes, in a real Triton Inference Server, which gets an environment of its own
+serving: setup ## test the output of deploy in a real Triton Inference Server, in an environment of its own
 	$(PYTHON) -m venv .venv-triton
 	.venv-triton/bin/pip install $(quiet) \
 	nvidia-pytriton==$(pytriton) 'numpy<2' onnxruntime 'tritonclient[all]'
@@ -100,8 +100,8 @@ site: setup ## build the documentation, with every picture of the results, into 
 	$(python) scripts/docs.py
 	$(python) -m mkdocs build --strict --quiet
 
-gpu: ## all that needs an NVIDIA GPU, with this machine's own python3: PARTS="tests tf32 kernels headline"
-	PYTHON=$(PYTHON) scripts/gpu $(PARTS)
+gpu: ## everything that needs an NVIDIA GPU, with this machine's own python3: PARTS="tf32 kernels", or PARTS=--dry-run
+	$(PYTHON) scripts/gpu $(PARTS)
 
 clean: ## remove the environment, builds and caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

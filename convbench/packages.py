@@ -1,4 +1,4 @@
-"""Optional packages, and code that the command line names: imported here, so that any failure is one line."""
+"""Optional packages and code named on the command line: imported here, so that what is missing or fails is one line."""
 
 import importlib
 import importlib.metadata

@@ -111,7 +111,7 @@ def _of_diffusers(id: str, path: str) -> Variant:
         if not issubclass(kind, diffusers.ModelMixin):
             raise TypeError(f"{config['_class_name']} is not a model class")
     except (UsageError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} is not the config of a diffusers model: {error}") from None
+        raise UsageError(f"{path} is not the configuration of a diffusers model: {error}") from None
     classes = config.get("num_class_embeds") or config.get("num_embeds_ada_norm")
     caption = config.get("cross_attention_dim") if "Condition" in config["_class_name"] else None
     channels = config.get("in_channels", 4)

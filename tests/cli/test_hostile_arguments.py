@@ -252,7 +252,7 @@ def test_errors_of_the_system_are_one_line(convbench: Callable[..., Shown], monk
     for error, words in (
         (OSError(28, "No space left on device"), "convbench: cannot write: No space left on device\n"),
         (PermissionError(13, "Permission denied", "/x"), "convbench: /x: Permission denied\n"),
-        (MemoryError(), "convbench: there is not enough memory for this\n"),
+        (MemoryError(), "convbench: not enough memory\n"),
     ):
         monkeypatch.setattr(options, "show", lambda *_, error=error, **__: raise_it(error))
         assert convbench("models") == (2, "", words)
