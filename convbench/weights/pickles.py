@@ -10,6 +10,7 @@ The instructions are those of torch's own reader (torch/_weights_only_unpickler.
 import math
 import pickletools
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -81,16 +82,14 @@ def simulate(stream: BinaryIO, has_room: HasRoom) -> Any:
     """
     machine = _Machine(has_room)
     try:
-        for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
-            if count > MAX_INSTRUCTIONS:
-                raise NotPlain(f"over {MAX_INSTRUCTIONS} instructions")
-            machine.follow(operation.name, argument)
-    except (
-        ValueError,
-        IndexError,
-        KeyError,
-        TypeError,
-    ) as error:  # raised by pickletools, or for an empty stack or memo
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about escapes in texts of the file
+            for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
+                if count > MAX_INSTRUCTIONS:
+                    raise NotPlain(f"over {MAX_INSTRUCTIONS} instructions")
+                machine.follow(operation.name, argument)
+    # Raised by pickletools, or for an empty stack or memo.
+    except (ValueError, IndexError, KeyError, TypeError) as error:
         raise Malformed(str(error)) from None
     return machine.result
 
