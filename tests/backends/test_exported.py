@@ -55,7 +55,8 @@ def test_they_are_proved_timed_and_built_once(built: Built) -> None:
         assert [wanted.to for wanted in built] == ["onnx", "openvino"], f"turn {turn}"
 
 
-def test_a_damaged_cache_is_built_anew(built: Built) -> None:
+@pytest.mark.slow
+def test_a_damaged_cache_is_built_again(built: Built) -> None:
     network = exported.network("dico")
     first = cache.prepared(network, CASE, "onnx", one_batch=False)
     assert cache.prepared(network, CASE, "onnx", one_batch=False).waited_s == 0 < first.waited_s

@@ -6,18 +6,24 @@ from typing import Any
 
 import pytest
 import torch
-from simulated import QUICK, Simulated
+from simulated import QUICK, RATES, Simulated
 from torch import Tensor, nn
 
 from convbench import models
 from convbench.checks.output import input_sets
 from convbench.errors import UsageError
 from convbench.measure import forward as measure
-from convbench.measure import training
+from convbench.measure import opening, training
 from convbench.run import plan
 from convbench.schema import Case, Step
 
 CASE = Case("dico_digits", 8, 3, threads=1, mode="train")
+
+
+@pytest.fixture(autouse=True)
+def known_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring the rates of a machine takes seconds, in bf16 on most processors tens of them."""
+    monkeypatch.setattr(opening, "calibrate", lambda device, precision: RATES)
 
 
 def made() -> nn.Module:

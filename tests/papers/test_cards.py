@@ -178,6 +178,7 @@ def test_our_card_has_the_rules_of_the_clock(device: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_our_card_is_what_a_step_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     check_card("cpu", monkeypatch)
 

@@ -18,6 +18,9 @@ class Tolerance:
 
 TOLERANCES = {
     "fp32": Tolerance(atol=2e-5, rms=3e-6),
+    # Float32 lies up to 2.8e-6 (rms; largest 1.7e-5) from float64 with SSE4, AVX2 and AVX-512, the stored output 1.0e-6
+    # (6e-6): two results may differ by the sum.
+    "fp32 fcdm_xl": Tolerance(atol=2.3e-5, rms=3.9e-6),
     "fp64": Tolerance(atol=1e-9, rms=1e-10),
     "guidance": Tolerance(atol=4e-5, rms=6e-6),  # float32, a difference of two outputs times 1.5
     # Relative to the rms of the oracle; outputs of up to 1024 tokens, about four times as far as any was seen.
