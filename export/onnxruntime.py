@@ -74,7 +74,7 @@ def session(
     opened.stream = stream
     ran = opened.get_providers()[0]
     if ran != PROVIDERS[device]:
-        raise UsageError(f"ONNX Runtime fell back to {ran} without a word: {PROVIDERS[device]} does not work here")
+        raise UsageError(f"ONNX Runtime silently fell back to {ran}: {PROVIDERS[device]} is unavailable")
     return opened
 
 

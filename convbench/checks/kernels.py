@@ -134,7 +134,7 @@ def kernel_times(events: Iterable[Any]) -> list[KernelTime]:
 
 
 def launch_words(launches: int, row: Measurement) -> str:
-    """What a row says of a backend whose kernels Python launches one by one, from its measured rate of launches."""
+    """Describe, for its row, a backend whose kernels Python launches one by one, from its measured rate of launches."""
     shortest = launches / row.rates["launches_per_s"]
     taken = row.batch / row.images_per_s if row.images_per_s else float("nan")
     return (

@@ -28,19 +28,21 @@ TF32_KEYS = (
 
 @click.command(
     "replay",
-    short_help="a paper's way of timing and ours, interleaved, knob by knob",
+    short_help="time a paper's protocol and ours interleaved, one setting at a time",
     epilog="\b\nExamples:\n  convbench replay dico\n  convbench replay fcdm --batch 4 --out replay.jsonl",
 )
 @click.argument("paper", required=False)
 @options.model(
     required=False,
-    help="A model [default: the paper's XL, on a CPU its S]; with --tf32-experiment a list, the baseline first.",
+    help="Model to time [default: the paper's XL; on a CPU, its S]; a list with --tf32-experiment, the baseline first.",
 )
 @click.option("--res", type=int, metavar="PX", help="Side of the decoded image in pixels [default: 256].")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per step, in place of the paper's.")
-@click.option("--device", type=click.Choice(DEVICES), help="cpu or cuda; cuda where there is a GPU unless given.")
-@click.option("--cap", type=options.Duration(), help="Stop timing a variant after this time and six blocks.")
-@click.option("--timeout", type=options.Duration(), default="1h", show_default=True, help="Time limit of one process.")
+@click.option("--device", type=click.Choice(DEVICES), help="cpu or cuda [default: cuda where there is a GPU].")
+@click.option(
+    "--cap", type=options.Duration(), help="Stop timing a variant after this time, but not before six blocks."
+)
+@click.option("--timeout", type=options.Duration(), default="1h", show_default=True, help="Time limit for one process.")
 @click.option(
     "--budget",
     type=options.Duration(),
@@ -54,7 +56,7 @@ TF32_KEYS = (
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Append the rows to this file; rows it holds are not measured again.",
+    help="Append rows to this file; rows that it already holds are not measured again.",
 )
 @options.form()
 def command(
@@ -70,13 +72,13 @@ def command(
     out: Path | None,
     form: str,
 ) -> int:
-    """Time PAPER's way (dic, dic_poster, dico, fcdm) and ours interleaved, changing one difference after the other.
+    """Time the protocol of PAPER (dic, dic_poster, dico, fcdm) and ours interleaved, changing one setting at a time.
 
     \b
     printed      what the paper prints, quoted
-    replayed     the paper's way on this machine, as far as its protocol card knows it
-    ratio        speed after a knob over speed before it, from paired blocks
-    unexplained  printed over replayed: never a claim unless the GPU is of the same type
+    replayed     the paper's protocol on this machine, as far as its card states it
+    ratio        speed after changing a setting over speed before it, from paired blocks
+    unexplained  printed over replayed; meaningful only on the same type of GPU
     """
     from ..environment import default_device
     from ..run.jobs import Limits

@@ -200,7 +200,7 @@ class _Bundle:
             rates = opened.rates.best(rates_of(case))
         passes, state = derived.passes(case.mode), derived.state_passes(case.mode)
         launches = len(counted.operations) if opened.backend.eager else 0
-        floor = limit(counted, passes * case.batch, rates, launches, state)
+        floor = limit(counted, passes * case.batch, rates, launches, state, opened.executed_macs)
         speed, low, high = derived.speeds(case.batch, samples)
         flops = derived.flops_per_s(case.mode, counted.macs_full, speed)
         findings = [

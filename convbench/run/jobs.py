@@ -104,5 +104,5 @@ def open_results(out: Path | None) -> store.Results:
     here = survey.conditions() if results.rows else {}
     for row in results.rows:
         if row.environment and (changes := store.changed_conditions(row.environment, here)):
-            raise UsageError(f"{out} was measured under other conditions ({changes[0]}): give another --out")
+            raise UsageError(f"{out} was measured under different conditions ({changes[0]}): choose another --out")
     return results

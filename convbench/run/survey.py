@@ -1,4 +1,4 @@
-"""What this machine can do for the cases of a run, asked without touching its GPU from this process.
+"""Facts about this machine that the cases of a run need, asked without touching its GPU from this process.
 
 A process that has used a GPU keeps a context and memory on it until it ends, and would stand in every later row as
 another process (EXCL). Questions about a GPU therefore go to a worker, which ends before anything is timed.
@@ -24,7 +24,7 @@ LONGEST_S: Second = 180.0  # of one survey
 
 @dataclass
 class _Gpu:
-    """What workers have said of this machine's GPU so far."""
+    """Answers of workers about this machine's GPU."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     rates: dict[str, Rates] = field(default_factory=dict)  # by precision

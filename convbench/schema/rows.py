@@ -106,6 +106,7 @@ class Measurement(CaseRow):
     macs: int | None = None  # of one image, torchprofile's convention
     macs_full: int | None = None  # the same with what tracers cannot see, without elementwise work
     winograd_macs: int | None = None
+    executed_macs: int | None = None  # the fewest that its algorithm may have executed, where that is below macs_full
     flops_per_s: float | None = None  # 2 * macs_full * images_per_s, and three times as many for a training step
     peak_flops_per_s: float | None = None  # best of this machine's measured rates at this precision
     mfu: float | None = None  # flops_per_s / peak_flops_per_s
@@ -145,6 +146,8 @@ class SamplingMeasurement(CaseRow):
     guidance_s: Second | None = None  # what the forward of twice the batch takes beyond that; None without guidance
     sampler_s: Second | None = None  # the update of the state, its noise included
     decoder_s: Second | None = None  # None where nothing is decoded
+    decoder: str | None = None  # its name, where it has random weights; None for one with given weights, or none
+    decoder_macs: int | None = None  # of one image; None as above
     unattributed_s: Second | None = None  # a whole step beyond the sum of its parts; below zero where they overlap
     step_s: Second | None = None  # of the whole batch
     whole_s: Second | None = None  # of a trajectory run from end to end; None where that would have taken too long

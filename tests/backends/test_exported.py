@@ -123,7 +123,7 @@ def test_a_silent_fallback_to_another_provider_is_an_error(monkeypatch: pytest.M
     """On a stream of its own: the address of PyTorch's default stream, 0, means none to the provider."""
     monkeypatch.setattr(torch.cuda, "Stream", lambda: SimpleNamespace(cuda_stream=81))
     monkeypatch.setattr(onnxruntime.packages, "require", lambda name: fake_runtime("CPUExecutionProvider"))
-    with pytest.raises(UsageError, match="fell back to CPUExecutionProvider without a word"):
+    with pytest.raises(UsageError, match="silently fell back to CPUExecutionProvider"):
         onnxruntime.session(tmp_path / "model.onnx", "cuda")
     monkeypatch.setattr(onnxruntime.packages, "require", lambda name: fake_runtime("CUDAExecutionProvider"))
     asked = onnxruntime.session(tmp_path / "model.onnx", "cuda").asked
@@ -191,7 +191,7 @@ def test_export_then_verify_on_the_command_line(
     ]
     assert [entry.name for entry in tmp_path.iterdir()] == ["dico"]
     code, out, err = run(export, capsys)
-    assert code == 2 and err == f"convbench: {path} exists: give another --out, or --force to replace it\n"
+    assert code == 2 and err == f"convbench: {path} exists: choose another --out, or --force to replace it\n"
 
     monkeypatch.chdir(path)
     names: dict[str, Any] = {}
@@ -213,10 +213,10 @@ def test_export_then_verify_on_the_command_line(
         ("verify nowhere", "nowhere is not an artefact"),
         ("export --model dico_s --to onnx --out {out} --batch 8..2", "must go from at least 1 upwards"),
         ("export --model dico_s --to onnx --out {out} --precision fp8", "fp8 is not built"),
-        ("export --model dico_s --to onnx --out {out} --res 100", "--res 100 does not suit dico_s"),
-        ("export --model dit_s_2 --to onnx --out {out} --dynamic", "--dynamic does not suit dit_s_2"),
+        ("export --model dico_s --to onnx --out {out} --res 100", "--res 100 is invalid for dico_s"),
+        ("export --model dit_s_2 --to onnx --out {out} --dynamic", "--dynamic is not possible for dit_s_2"),
         ("export --model dico_z --to onnx --out {out}", "dico_z"),
-        ("export --model dico_s --to onnx --out {out}/no/folder", "there is no folder"),
+        ("export --model dico_s --to onnx --out {out}/no/folder", "does not exist"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(

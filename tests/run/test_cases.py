@@ -368,7 +368,7 @@ def test_what_cannot_run_is_skipped_in_words_and_the_rest_goes_on(
     assert [row["status"] for row in rows] == ["skipped"] * 6 + ["ok"]
     assert rows[0]["reason"] == "a CPU has no TF32 units; use fp32"
     assert rows[1]["reason"].startswith("torch found no NVIDIA GPU")
-    assert re.fullmatch(r"needs about \d{4,6}\.\d GiB, \d+\.\d GiB are free", rows[2]["reason"])
+    assert re.fullmatch(r"needs about \d{4,6}\.\d GiB, but only \d+\.\d GiB are free", rows[2]["reason"])
     assert rows[3]["reason"] == "needs a licence"
     assert rows[4]["reason"] == "its counterpart cannot run: needs a licence"
     assert rows[5]["reason"] == "needs a licence"
@@ -383,7 +383,7 @@ def test_memory_in_words_is_the_estimate(workers: Workers, monkeypatch: pytest.M
     (row,) = run(alone(big))
     needed = estimate.estimate(big, estimate.quick_rates("cpu")).needed_bytes
     assert needed > 3 * 2**30
-    assert row["reason"] == f"needs about {needed / 2**30:.1f} GiB, 3.0 GiB are free"
+    assert row["reason"] == f"needs about {needed / 2**30:.1f} GiB, but only 3.0 GiB are free"
 
 
 def test_what_the_worker_refuses_is_a_usage_error(workers: Workers, tmp_path: Path) -> None:

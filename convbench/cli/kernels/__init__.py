@@ -43,5 +43,5 @@ class ListByDefault(click.Group):
 def command() -> None:
     """Fused Triton kernels: list, check, time and compile them. Without a command, list them.
 
-    On a CPU the operations run their PyTorch references. No command loads weights or builds a network.
+    On a CPU, the operations run their PyTorch reference implementations. No command loads weights or builds a network.
     """

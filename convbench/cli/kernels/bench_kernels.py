@@ -52,7 +52,7 @@ NOTE = (
     type=options.Duration(),
     default="7m",
     show_default=True,
-    help="Time limit; the last rows skip torch.compile to keep it, and none starts after it.",
+    help="Time limit for the run; rows that would exceed it skip torch.compile, and no row starts after it.",
 )
 @options.form()
 def bench_kernels(
@@ -64,7 +64,7 @@ def bench_kernels(
     budget: float,
     form: str,
 ) -> int:
-    """Time the kernels at the shapes of the XL networks on this GPU, with eager, torch.compile and the copy rate.
+    """Time the kernels on this GPU at the shapes of the XL networks, against eager, torch.compile and the copy rate.
 
     Exits with 3 if nothing could be measured, with 1 if a result is wrong.
     """
