@@ -120,6 +120,18 @@ def test_a_part_that_is_unknown_is_named(script: dict[str, Any], capsys: pytest.
     assert capsys.readouterr().err == f"scripts/gpu: unknown part 'tf23'; choose from {', '.join(ORDER)}\n"
 
 
+def test_rows_that_failed_are_measured_again(script: dict[str, Any], tmp_path: Path) -> None:
+    """The first run on a GPU may break something: once that is fixed, its file must not hold the failure."""
+    file = tmp_path / "gpu-x-headline.jsonl"
+    lines = [json.dumps({"case": status, "status": status}) + "\n" for status in ("ok", "failed", "skipped", "timeout")]
+    file.write_text("".join(lines) + '{"torn')
+    assert script["failed_rows"](file) == [lines[1], lines[3]]
+    script["keep_good_rows"](file)
+    assert file.read_text() == lines[0] + lines[2] + '{"torn'
+    assert script["failed_rows"](file) == script["failed_rows"](tmp_path / "none.jsonl") == []
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
 @pytest.mark.parametrize("deaf", [False, True])
 def test_a_command_is_ended_at_its_bound(deaf: bool, script: dict[str, Any], tmp_path: Path) -> None:
     """Interrupted, it may say what it has; one that does not listen is killed."""

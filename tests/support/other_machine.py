@@ -198,6 +198,14 @@ def _stand_in(torch: Any) -> None:
     def on_stream(stream: object) -> Iterator[None]:
         yield
 
+    @contextmanager
+    def forked() -> Iterator[None]:
+        state = torch.get_rng_state()
+        try:
+            yield
+        finally:
+            torch.set_rng_state(state)
+
     facts = SimpleNamespace(
         **{"name": NAME, "major": 9, "minor": 0, "total_memory": 2**37, "L2_cache_size": 2**16, "uuid": ""},
         **{"multi_processor_count": 132, "pci_domain_id": 0, "pci_bus_id": 0, "pci_device_id": 0},
@@ -235,5 +243,6 @@ def _stand_in(torch: Any) -> None:
     for name, call in using.items():
         setattr(torch.cuda, name, told(name, call))
     torch.Generator = Generator
+    torch.random.fork_rng = forked
     torch.compile = lambda model, **_: model
     OnCpu().__enter__()
