@@ -179,8 +179,7 @@ def _stand_in(torch: Any) -> None:
 
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = function(*args, **(kwargs or {}))
-            if not function.is_view:
-                self.graph.calls.append((function, args, kwargs or {}, out))
+            self.graph.calls.append((function, args, kwargs or {}, out))  # reshape and the like may copy: all of them
             return out
 
     class Generator:
