@@ -36,13 +36,13 @@ RIVALS_KEYS = ("label", "conditions", "params", "macs", "printed_fid", "finding"
     help=f"Papers to audit: {', '.join(catalogue.papers())}. Or {RIVALS}: the sizes and FIDs that newer backbones "
     "print, with the conditions of each.",
 )
-@options.model(required=False, help="Models to audit, by id; printed-only models, too.")
+@options.model(required=False, help="Ids of the models to audit, including printed-only models.")
 @options.form()
 def command(paper: list[str] | None, model: list[str] | None, form: str) -> None:
     """Audit every throughput that the papers print: the FLOP/s it implies, as a share of the GPU's data-sheet peaks.
 
-    MACs are our own count where there is one, else the printed one. Tables show lines of one paper with the same
-    numbers once; json and csv have a row for each, with both counts, every share, and the findings in words.
+    MACs are our own count, or the printed one if the model is not implemented. The table shows lines of one paper with
+    the same numbers once; json and csv have a row for every line, with both counts, every share and the findings.
     """
     from ..papers import audit
 
@@ -86,7 +86,7 @@ def _show_rivals(papers: list[str], models: list[str] | None, form: str) -> None
 
 
 def _family_remarks(rows: list[dict[str, Any]]) -> list[str]:
-    """What is known of the counts of the families shown."""
+    """Return the remarks on the counts of the families shown."""
     shown = {catalogue.find_in_zoo(row["model"]).family.module for row in rows}
     remarks = [catalogue.families()[module].facts.get("counting", {}).get("remark") for module in sorted(shown)]
     return [remark["words"] for remark in remarks if remark]
@@ -99,7 +99,7 @@ def _require_models(models: list[str] | None, ids: list[str], words: str) -> Non
     for model in models or []:
         if model not in ids:
             near = difflib.get_close_matches(model, ids, n=3, cutoff=0.5) or ids
-            raise UsageError(f"{words.format(model)}: there are {', '.join(near)}")
+            raise UsageError(f"{words.format(model)}; choose from {', '.join(near)}")
 
 
 def _require_known(papers: list[str] | None, models: list[str] | None) -> None:
@@ -110,7 +110,7 @@ def _require_known(papers: list[str] | None, models: list[str] | None) -> None:
     lines = audited_lines()
     for paper in papers or []:
         if paper not in catalogue.papers():
-            raise UsageError(f"unknown paper '{paper}': there are {', '.join(catalogue.papers())}, {RIVALS}")
+            raise UsageError(f"unknown paper '{paper}'; choose from {', '.join(catalogue.papers())}, {RIVALS}")
     ids = list(dict.fromkeys(line["model"] for line in lines if line["model"]))
     _require_models(models, ids, "no paper prints a throughput of '{}'")
     for model in models or []:

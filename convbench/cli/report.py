@@ -31,7 +31,7 @@ FORMATS = (*options.FORMATS, "latex")
 @click.option(
     "--explain",
     metavar="MODEL/KEY",
-    help="Print the case, raw samples, conditions and formula of a number, e.g. dico_xl/mfu.",
+    help="Print the case, raw samples, conditions and formula behind a number, e.g. dico_xl/mfu.",
 )
 @click.option(
     "--html",
@@ -42,25 +42,25 @@ FORMATS = (*options.FORMATS, "latex")
     "--plots",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Draw every picture for which the files hold enough data, as SVG and PNG.",
+    help="Draw every plot for which the files hold enough data, as SVG and PNG.",
 )
 @click.option(
     "--columns", type=options.CommaList(), metavar="KEY[,KEY…]", help="Show these columns, by their --format json keys."
 )
 @click.option(
-    "--sort", metavar="KEY", help="Sort rows, the largest first where more is better; -KEY reverses the order."
+    "--sort", metavar="KEY", help="Sort rows by this key, largest first if more is better; -KEY reverses the order."
 )
 @click.option(
     "--where", type=options.CommaList(), metavar="KEY=VALUE[,…]", help="Keep rows such as res=256,batch=32,batch=64."
 )
-@click.option("--baseline", metavar="ID", help="Model that ratios are to [default: dit_xl_2, if it was measured].")
+@click.option("--baseline", metavar="ID", help="Reference model of the ratios [default: dit_xl_2, if it was measured].")
 @click.option(
     "--format",
     "form",
     type=click.Choice(FORMATS),
     default="table",
     show_default=True,
-    help="latex uses booktabs rules; json and csv hold every key in base units.",
+    help="latex uses booktabs rules; json and csv contain every key, in base units.",
 )
 def command(
     runs: tuple[Path, ...],
@@ -74,12 +74,12 @@ def command(
     baseline: str | None,
     form: str,
 ) -> None:
-    """Report on RUN…: files of --out and of --format json, or folders of them.
+    """Report on RUN…: files written by --out or with --format json, or folders of them.
 
-    Prints the table of measurements unless --paper, --explain, --html or --plots asks for something else. They can be
-    combined, --paper only with --plots.
+    Prints the table of measurements unless --paper, --explain, --html or --plots is given. These can be combined, but
+    --paper only with --plots.
 
-    A ratio to the baseline is one of the same run: same file, machine, size, batch, backend, precision, threads and
+    Ratios are to the baseline of the same run: same file, machine, size, batch, backend, precision, threads and
     mode. Otherwise the cell says "not comparable". INVALID rows and rows that are listed only have no rank.
     """
     from ..files import require_writable

@@ -193,7 +193,7 @@ class _Bundle:
         step_s = median(step.block_s)
         whole_s, whole = None, None
         with precision.applied(case.precision):
-            floor = limit(opened.counted, opened.case.batch, opened.rates, 0)
+            floor = limit(opened.counted, opened.case.batch, opened.rates, 0, executed_macs=opened.executed_macs)
             found = [
                 output.check_unchanged(opened.step, opened.sets[0], opened.proof.outputs[0], case.precision),
                 timing.check_linearity(step, self.clock, case.device, rules.noise),
@@ -283,7 +283,7 @@ class _Walk:
 
 
 def conditions_of(takes: Signature, case: Case) -> tuple[Tensor, int | Tensor]:
-    """What the images of a batch are made for, and what stands for none: classes, or captions (B, tokens, width)."""
+    """Return the conditions of a batch of images and those of no condition: classes, or captions (B, tokens, width)."""
     if takes.caption:
         captions = torch.randn(case.batch, *takes.caption, generator=torch.Generator().manual_seed(0))
         return captions.to(case.device), torch.zeros(takes.caption, device=case.device)
@@ -343,4 +343,6 @@ def _whole_trajectory(last: Tensor, whole_s: Second, expected_s: Second, noise: 
         return Finding("SUM", "a trajectory ends in values that are not finite", severity="SUSPECT")
     if abs(whole_s / expected_s - 1) <= max(WHOLE_AGREES, noise):
         return None
-    return Finding("LIN", f"a whole trajectory took {whole_s:.3g} s, its steps {expected_s:.3g} s", severity="SUSPECT")
+    return Finding(
+        "LIN", f"a whole trajectory took {whole_s:.3g} s, but its steps predict {expected_s:.3g} s", severity="SUSPECT"
+    )

@@ -28,14 +28,14 @@ def source_note(source: Row) -> str:
     stated = source["gpu"].partition(" (")[0]
     return (
         f"Printed: {source['title']}, arXiv:{source['arxiv']}; GPU {stated}, batch {source['batch']}, precision "
-        f"{source['precision']}. It prints MACs under FLOPs."
+        f"{source['precision']}. It prints MACs as FLOPs."
     )
 
 
 def run_notes(ours: dict[str, Row], rows: Sequence[Row], source: Row, baseline: str) -> Iterator[str]:
     """The run behind our numbers, and what it lacks."""
     if not ours:
-        yield "Ours: these files hold no measurement of these models at this size."
+        yield "Ours: these files contain no measurement of these models at this size."
         return
     row = next(iter(ours.values()))
     yield (
@@ -43,7 +43,7 @@ def run_notes(ours: dict[str, Row], rows: Sequence[Row], source: Row, baseline: 
         "the same table."
     )
     if not any(each["replayed_images_per_s"] for each in rows):
-        yield "Replayed: these files hold no row of convbench replay for this table."
+        yield "Replayed: these files contain no `convbench replay` rows for this table."
     if any(each["over_printed_note"] for each in rows):
         yield f"Ours over printed: not comparable, {why_not_comparable(row, source)}."
     invalid = [each["label"] for each in rows if each["our_verdict"] == "INVALID"]

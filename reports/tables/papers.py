@@ -59,7 +59,7 @@ def named_tables(text: str) -> list[str]:
         if name == "all":
             matching = known_tables()
         if not matching:
-            raise UsageError(f"--paper {part}: the tables are all, {', '.join(known)}")
+            raise UsageError(f"--paper {part}: unknown table; choose from all, {', '.join(known)}")
         wanted += matching
     return list(dict.fromkeys(wanted))
 

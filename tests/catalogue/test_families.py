@@ -148,7 +148,7 @@ def test_every_variant_accepts_multiples_of_its_step(id: str) -> None:
 def test_an_invalid_resolution_names_valid_ones(id: str, res: int, near: str) -> None:
     with pytest.raises(UsageError) as caught:
         find(id).require_res(res)
-    assert str(caught.value) == f"--res {res} does not suit {id}: it must be a positive multiple of {near}"
+    assert str(caught.value) == f"--res {res} is invalid for {id}: it must be a positive multiple of {near}"
     for better in map(int, re.findall(r"\d+", near.partition("such as")[2])):
         find(id).require_res(better)
 

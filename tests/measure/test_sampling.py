@@ -91,7 +91,10 @@ def test_an_interval_is_that_of_its_parts() -> None:
 @pytest.mark.usefixtures("made_up")
 def test_a_whole_trajectory_must_take_what_its_steps_promise() -> None:
     row = measured("steps=5,cfg=1", simulated(step=0.01, forward=0.008, sampler=0.001, whole=0.06))
-    assert row["verdict"] == "SUSPECT" and "LIN: a whole trajectory took 0.06 s, its steps 0.05 s" in row["reason"]
+    assert (
+        row["verdict"] == "SUSPECT"
+        and "LIN: a whole trajectory took 0.06 s, but its steps predict 0.05 s" in row["reason"]
+    )
     row = measured("steps=50,cfg=1", simulated(step=0.01, forward=0.008, sampler=0.001, whole=0.06))
     assert row["whole_s"] is None and row["verdict"] == "VALID"  # longer than the cap of QUICK, 0.1 s
 
@@ -258,7 +261,7 @@ def test_auto_takes_the_fastest_that_the_file_holds(run: Callable[..., Any], tmp
         (["--sampling", "cfg=-1"], "--sampling cfg=-1: the scale must be at least 0"),
         (["--sampling", "steps=5", "--mode", "train"], "--sampling cannot be combined with --mode train"),
         (["--sampling", "steps=5", "--compare-with", "nothing"], "neither a model of `convbench models` nor a backend"),
-        (["--sampling", "steps=5", "--out", "nowhere/a.jsonl"], "there is no folder nowhere"),
+        (["--sampling", "steps=5", "--out", "nowhere/a.jsonl"], "the folder nowhere does not exist"),
     ],
 )
 def test_what_cannot_be_is_one_line(run: Callable[..., Any], args: list[str], reason: str) -> None:

@@ -71,7 +71,7 @@ def test_the_command_shows_conditions_counts_and_remarks(capsys: pytest.CaptureF
 
 def test_what_it_cannot_show_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "--model", "ddt_xl")
-    assert (code, err) == (2, "convbench: no FID of 'ddt_xl' is quoted: there are ddt_xl_2, ddt_l_2, mdtv2_xl_2\n")
+    assert (code, err) == (2, "convbench: no FID of 'ddt_xl' is quoted; choose from ddt_xl_2, ddt_l_2, mdtv2_xl_2\n")
     with pytest.raises(SystemExit) as stopped:
         main(["audit", "--paper", "dic,rivals"])
     assert stopped.value.code == 2
