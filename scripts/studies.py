@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Does convbench tell the truth about itself? Four studies, with their counts.
+"""Does convbench tell the truth about itself? Four studies, with their counts, and one of a model.
 
     python scripts/studies.py aa       20 A/A comparisons: how many say "same"
     python scripts/studies.py slowed   20 comparisons with a step slowed by 10 %: how many say "faster"
     python scripts/studies.py kills    a sweep of 24 cases, killed ten times at random: what the file holds
+    python scripts/studies.py fold     EDM2 with folded weights over EDM2 as released, interleaved, in CPU seconds
     python scripts/studies.py simulate 1,000 runs with recorded noise and each bias: the table of docs/protocol.md
 
 The first three measure this machine and take minutes. Run them alone: on a shared core they measure the neighbour.
@@ -93,6 +94,32 @@ def kills() -> None:
         print(f"kills: {len(cases)} rows, {len(cases) - len(set(cases))} duplicates, every line whole")
 
 
+def fold(pairs: int = 16) -> None:
+    """Time EDM2-XXS at 256 pixels as released and folded, in CPU seconds of one thread: neighbours take none."""
+    import torch
+
+    from convbench import models
+    from convbench.checks.output import input_sets
+    from convbench.timing.compare import DELTA, compare_blocks
+
+    torch.set_num_threads(1)
+    networks = [models.create(id, res=256) for id in ("edm2_xxs", "edm2_xxs@weights=folded")]
+    inputs = input_sets(Case("edm2_xxs", 256, 1))[0]
+    seconds: list[list[float]] = [[], []]
+    for pair in range(pairs + 2):
+        for which, network in enumerate(networks):
+            start = time.process_time()
+            with torch.inference_mode():
+                network(*inputs)
+            if pair >= 2:  # the first two warm up
+                seconds[which].append(time.process_time() - start)
+        if pair >= 2:
+            released, folded = (times[-1] for times in seconds)
+            print(f"fold {pair - 1:2}: {released:.4f} s, folded {folded:.4f} s, {released / folded:.3f}", flush=True)
+    found = compare_blocks(*seconds, DELTA["cpu"])
+    print(f"fold: {found.ratio:.3f} [{found.low:.3f}, {found.high:.3f}] {found.difference}")
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["aa"]:
         compare("A/A", "eager", "same")
@@ -100,6 +127,8 @@ if __name__ == "__main__":
         compare("slowed", "studies:slowed", "faster")
     elif sys.argv[1:] == ["kills"]:
         kills()
+    elif sys.argv[1:] == ["fold"]:
+        fold()
     elif sys.argv[1:] == ["simulate"]:
         print(simulated_runs.table(1000))
     else:
