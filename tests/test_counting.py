@@ -21,7 +21,7 @@ from convbench.counting import ELEMENTWISE, HIDDEN, Count, count
 from convbench.errors import UsageError
 from convbench.models import create, on_meta
 from convbench.models.counts import count_variant, flops, meta_inputs
-from convbench.models.counts import row as flops_row
+from convbench.models.counts import count_row as flops_row
 from convbench.models.dico import DiCo
 
 ALL = list(variants())
