@@ -20,8 +20,8 @@ from convbench.catalogue import families, find, find_printed, variants
 from convbench.counting import ELEMENTWISE, HIDDEN, Count, count
 from convbench.errors import UsageError
 from convbench.models import create, on_meta
-from convbench.models.counts import count_variant, flops, meta_inputs
 from convbench.models.counts import count_row as flops_row
+from convbench.models.counts import count_variant, flops, meta_inputs
 from convbench.models.dico import DiCo
 
 ALL = list(variants())

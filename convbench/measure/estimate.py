@@ -51,7 +51,7 @@ def estimate(case: Case, rates: Rates) -> Estimate:
         activations = case.batch * kept * WORKSPACE
     rules = RULES[case.device]
     timing = max(rules.least_blocks * step, min(rules.cap_s, 2 * rules.min_s + rules.min_blocks * step))
-    checking = (6 + (case.batch > 1)) * step
+    checking = (10 + (case.batch > 1)) * step
     load = counted.params / WEIGHTS_PER_S
     total = START_S + load + checking + timing + COMPILE_S.get(case.backend, 0.0)
     return Estimate(PROCESS_BYTES + weights + activations, step, total)
