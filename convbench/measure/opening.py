@@ -70,7 +70,7 @@ class Opened:
 
     @property
     def fresh(self) -> Inputs:
-        """The inputs that were kept from the backend, in the precision of the case."""
+        """The inputs kept from the backend, in the precision of the case: x (B, C, H, W), t (B,) and y (B,)."""
         x, t, y = self.subject.fresh
         return x.to(self.sets[0][0].dtype), t, y
 
