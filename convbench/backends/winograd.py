@@ -10,7 +10,7 @@ from ..kernels.cpu import compiled, convolution, modules
 from ..schema import Backend, Case, Step
 
 
-class Counted:
+class CountedStep:
     """A step that knows how many multiply-accumulates its last call saved: its convolutions note what they execute."""
 
     def __init__(self, step: Step) -> None:
@@ -31,7 +31,7 @@ def _open(model: nn.Module, case: Case, inputs: tuple[Tensor, Tensor, Tensor]) -
     packed = modules.packed_copy(model, modules.chosen(model, inputs, threads))
     torch._dynamo.reset()
     with torch._dynamo.config.patch(error_on_recompile=True), inductor.patch(freezing=True):
-        yield Counted(torch.compile(packed, fullgraph=True, dynamic=False))
+        yield CountedStep(torch.compile(packed, fullgraph=True, dynamic=False))
     torch._dynamo.reset()
 
 

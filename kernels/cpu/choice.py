@@ -24,7 +24,7 @@ MOST_ENTRIES = 10_000
 
 
 @dataclass(frozen=True)
-class Shape:
+class ConvShape:
     """A convolution, as far as its speed depends on it."""
 
     inputs: int
@@ -39,7 +39,7 @@ class Shape:
         return "x".join(map(str, astuple(self)))
 
 
-def fastest(shapes: list[Shape]) -> dict[Shape, str]:
+def fastest(shapes: list[ConvShape]) -> dict[ConvShape, str]:
     """The name of the fastest of KINDS for each shape. Measures, and keeps, what is not known yet."""
     measured = [_bounded(shape) for shape in shapes]
     known = _read()
@@ -52,7 +52,7 @@ def fastest(shapes: list[Shape]) -> dict[Shape, str]:
     }
 
 
-def measure(shape: Shape) -> dict[str, float]:
+def measure(shape: ConvShape) -> dict[str, float]:
     """Median seconds of each of KINDS, interleaved, on random data.
 
     As in a network, each call finds its input in a cache and its weights in memory: it takes the next of many copies.
@@ -85,12 +85,12 @@ def table() -> Path:
     return Path(compiled.library()._name).with_suffix(".json")
 
 
-def _bounded(shape: Shape) -> Shape:
+def _bounded(shape: ConvShape) -> ConvShape:
     return replace(shape, batch=min(shape.batch, MOST_BATCH))
 
 
 def _read() -> dict[str, dict[str, float]]:
-    """What is known. A damaged file counts as none: it is measured again."""
+    """Read the table. A damaged file counts as none: it is measured again."""
     try:
         found = read_json(table())
     except UsageError:

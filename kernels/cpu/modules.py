@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from ...models.dic import ModulatedConvs
 from . import choice
-from .choice import Shape
+from .choice import ConvShape
 from .convolution import KINDS, conv3x3, packed
 
 
@@ -91,7 +91,7 @@ class Layer:
     """A convolution that can be replaced."""
 
     name: str
-    shape: Shape
+    shape: ConvShape
 
 
 def suits(module: nn.Module) -> bool:
@@ -113,13 +113,17 @@ def fusible(module: nn.Module) -> bool:
 
 
 def layers(model: nn.Module, inputs: tuple[Tensor, ...], threads: int) -> list[Layer]:
-    """The convolutions that suit, with the shapes that they have for these inputs. Runs the model once."""
+    """Find the convolutions that suit by running the model once.
+
+    Args:
+        inputs: x (B, C, H, W), t (B,) and y (B,) or (B, tokens, width), whose sizes the shapes are for.
+    """
     found: list[Layer] = []
 
     def hook(name: str) -> Any:
         def seen(module: nn.Conv2d, given: tuple[Tensor, ...], out: Tensor) -> None:
             b, i, h, w = given[0].shape
-            found.append(Layer(name, Shape(i, module.out_channels, h, w, b, threads)))
+            found.append(Layer(name, ConvShape(i, module.out_channels, h, w, b, threads)))
 
         return seen
 
@@ -134,7 +138,11 @@ def layers(model: nn.Module, inputs: tuple[Tensor, ...], threads: int) -> list[L
 
 
 def chosen(model: nn.Module, inputs: tuple[Tensor, ...], threads: int) -> dict[str, str]:
-    """The fastest of KINDS for each convolution that suits, by its name."""
+    """Choose the fastest of KINDS for each convolution that suits, by its name.
+
+    Args:
+        inputs: x (B, C, H, W), t (B,) and y (B,) or (B, tokens, width).
+    """
     seen = layers(model, inputs, threads)
     known = choice.fastest([layer.shape for layer in seen])
     return {layer.name: known[layer.shape] for layer in seen}

@@ -193,7 +193,7 @@ def test_the_sanitizers_find_nothing(name: str, tmp_path: Path) -> None:
 # ---- networks ----
 
 SMALL: dict[str, Callable[[], nn.Module]] = {
-    "dic": lambda: DiC(16, (1, 1, 1, 1, 4)),
+    "dic": lambda: DiC(16, (1, 1, 1, 1, 1)),
     "fcdm": lambda: FCDM(16, (2, 1, 2, 1, 2)),
 }
 
@@ -216,7 +216,7 @@ def test_a_packed_network_gives_what_the_plain_one_gives(family: str, kind: str)
     made = modules.packed_copy(net, every(net, kind))
     assert relative_error(made(*inputs), net(*inputs)) <= RELATIVE_L2["fp32"]
     assert made.state_dict().keys() == net.state_dict().keys()
-    assert sum(isinstance(each, modules.PackedModulatedConvs) for each in made.modules()) == (family == "dic") * 8
+    assert sum(isinstance(each, modules.PackedModulatedConvs) for each in made.modules()) == (family == "dic") * 5
     assert not any(isinstance(each, modules.PackedConv) for each in net.modules())
 
 
@@ -289,15 +289,15 @@ def test_the_backend_shows_what_it_executed(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_the_fastest_is_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    calls: list[choice.Shape] = []
+    calls: list[choice.ConvShape] = []
 
-    def measured(shape: choice.Shape) -> dict[str, float]:
+    def measured(shape: choice.ConvShape) -> dict[str, float]:
         calls.append(shape)
         return {"F(4x4,3x3)": 3.0, "F(2x2,3x3)": 2.0 if shape.height == 8 else 4.0, "direct": 5.0}
 
     monkeypatch.setattr(choice, "measure", measured)
     monkeypatch.setattr(choice, "table", lambda: tmp_path / "table.json")
-    small, large = choice.Shape(4, 4, 8, 8, 64, 1), choice.Shape(4, 4, 32, 32, 1, 1)
+    small, large = choice.ConvShape(4, 4, 8, 8, 64, 1), choice.ConvShape(4, 4, 32, 32, 1, 1)
     for _ in range(2):
         assert choice.fastest([small, large, large]) == {small: "F(2x2,3x3)", large: "F(4x4,3x3)"}
     assert [(each.height, each.batch) for each in calls] == [(8, choice.MOST_BATCH), (32, 1)]
@@ -307,7 +307,7 @@ def test_the_fastest_is_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_all_kinds_are_timed() -> None:
-    seconds = choice.measure(choice.Shape(8, 8, 8, 8, 1, 1))
+    seconds = choice.measure(choice.ConvShape(8, 8, 8, 8, 1, 1))
     assert list(seconds) == list(KINDS) and min(seconds.values()) > 0
 
 
