@@ -69,8 +69,8 @@ def require_runnable(wanted: dict[str, str]) -> None:
     """Raise UsageError where this machine or this torch cannot run a file compiled for ``wanted``."""
     if wanted["torch"].partition("+")[0] != torch.__version__.partition("+")[0]:
         raise UsageError(
-            f"this .pt2 file was compiled by torch {wanted['torch']} and runs with no other, "
-            f"here is torch {torch.__version__}: export it again"
+            f"this .pt2 file was compiled by torch {wanted['torch']} and does not run with torch {torch.__version__}: "
+            f"export it again"
         )
     if wanted["device"] == "cuda":
         here = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"

@@ -86,9 +86,9 @@ def export(wanted: Wanted, out: Path, force: bool = False, report: Report = lamb
 def require_supported(to: str, precision: str) -> None:
     """Raise UsageError for a target and precision that are not built, or packages that are missing, before any work."""
     if to not in TARGETS:
-        raise UsageError(f"unknown target '{to}': there are {', '.join(TARGETS)}")
+        raise UsageError(f"unknown target '{to}'; choose from {', '.join(TARGETS)}")
     if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision '{precision}': there are {', '.join(PRECISIONS)}")
+        raise UsageError(f"unknown precision '{precision}'; choose from {', '.join(PRECISIONS)}")
     if precision == "fp8":
         raise UsageError(FP8)
     if precision not in SUPPORTED[to]:

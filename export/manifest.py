@@ -114,7 +114,7 @@ def _of_files(manifest: Manifest) -> Iterator[str]:
         if type(size) is not int or not 0 <= size < 2**40:
             yield f"{name} has bytes {shown(size)}"
     if manifest.to not in TARGETS:
-        yield f"to {shown(manifest.to)}, which is none of {', '.join(TARGETS)}"
+        yield f"to {shown(manifest.to)}, which is not one of {', '.join(TARGETS)}"
     elif manifest.entry != ENTRIES[manifest.to]:
         yield f"entry {shown(manifest.entry)}, not {ENTRIES[manifest.to]}"
     elif manifest.entry not in manifest.files:
@@ -194,7 +194,7 @@ def _of_signature(manifest: Manifest) -> Iterator[str]:
 
 def _of_the_rest(manifest: Manifest) -> Iterator[str]:
     if manifest.precision not in PRECISIONS:
-        yield f"precision {shown(manifest.precision)}, which is none of {', '.join(PRECISIONS)}"
+        yield f"precision {shown(manifest.precision)}, which is not one of {', '.join(PRECISIONS)}"
     device = manifest.target.get("device")
     needed = NEEDED.get((manifest.to, str(device)))
     if needed is None:

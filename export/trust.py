@@ -50,7 +50,7 @@ def require(artefact: Path, manifest: Manifest, trust_native: bool = False) -> N
     if manifest.to in NATIVE and not trust_native and not built_here(manifest):
         raise UsageError(
             f"{artefact / manifest.entry} is {_what(manifest.to)}, and this user did not build it on this machine: "
-            f"opening it would run it; --trust-native opens it if you trust whoever made it"
+            "opening it would run it; --trust-native opens it if you trust its author"
         )
 
 

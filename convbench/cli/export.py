@@ -48,7 +48,7 @@ class BatchRange(click.ParamType):  # type: ignore[type-arg] # generic in the ne
     type=click.Path(path_type=Path),
     required=True,
     metavar="FOLDER",
-    help="Folder to create; it appears only when it is complete.",
+    help="Folder to create, once all of its files are complete.",
 )
 @click.option(
     "--precision",
@@ -89,10 +89,10 @@ def command(
     force: bool,
     form: str,
 ) -> int:
-    """Write a backbone as a file that another runtime opens, with a manifest, its verification and a README.
+    """Export a backbone to a file that another runtime can open, with a manifest, a verification record and a README.
 
-    The folder appears only when everything in it is finished and has been compared with fp32 PyTorch; a file that
-    computes something else is not kept. TensorRT-RTX engines are built without a GPU; running one needs one.
+    The folder is created only after the exported file has been compared with fp32 PyTorch; a file with wrong outputs is
+    not kept. TensorRT-RTX engines can be built without a GPU, but need one to run.
     """
     from ..export import folder, make
 

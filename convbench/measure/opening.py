@@ -125,7 +125,7 @@ def open_case(case: Case, subject: Subject, model: nn.Module, clock: Clock, stac
             precision.read_switches(), case.precision, case.device
         )  # a backend may have flipped a switch
         if found != case.precision:
-            proof.findings.append(Finding("PREC", f"the switches read back say {found}"))
+            proof.findings.append(Finding("PREC", f"the precision switches read back as {found}"))
     # Of backends that open a file they made, now or before.
     build_s = getattr(step, "build_s", None)
     # Of backends whose algorithm executes fewer products than direct convolution: the evidence that sets their limit.

@@ -90,7 +90,7 @@ def _bounded(shape: ConvShape) -> ConvShape:
 
 
 def _read() -> dict[str, dict[str, float]]:
-    """Read the table. A damaged file counts as none: it is measured again."""
+    """Read the stored times. A damaged file counts as none: it is measured again."""
     try:
         found = read_json(table())
     except UsageError:

@@ -68,7 +68,7 @@ def missing() -> str | None:
 
 @functools.cache
 def version(command: str) -> str:
-    """Name and version of a compiler, in its own words. Raises UsageError for one that does not run."""
+    """Return the version line of a compiler. Raises UsageError for one that does not run."""
     try:
         done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=LONGEST_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:

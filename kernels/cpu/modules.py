@@ -113,11 +113,7 @@ def fusible(module: nn.Module) -> bool:
 
 
 def layers(model: nn.Module, inputs: tuple[Tensor, ...], threads: int) -> list[Layer]:
-    """Find the convolutions that suit by running the model once.
-
-    Args:
-        inputs: x (B, C, H, W), t (B,) and y (B,) or (B, tokens, width), whose sizes the shapes are for.
-    """
+    """Find the convolutions that suit and their shapes for x (B, C, H, W), t (B,), y (B,). Runs the model once."""
     found: list[Layer] = []
 
     def hook(name: str) -> Any:
@@ -138,11 +134,7 @@ def layers(model: nn.Module, inputs: tuple[Tensor, ...], threads: int) -> list[L
 
 
 def chosen(model: nn.Module, inputs: tuple[Tensor, ...], threads: int) -> dict[str, str]:
-    """Choose the fastest of KINDS for each convolution that suits, by its name.
-
-    Args:
-        inputs: x (B, C, H, W), t (B,) and y (B,) or (B, tokens, width).
-    """
+    """Choose the fastest of KINDS for each convolution that suits, by its name. x (B, C, H, W), t (B,), y (B,)."""
     seen = layers(model, inputs, threads)
     known = choice.fastest([layer.shape for layer in seen])
     return {layer.name: known[layer.shape] for layer in seen}

@@ -82,16 +82,16 @@ def chosen(manifest: Manifest, wanted: Deployment) -> str:
         )
     if wanted.max_batch and wanted.max_batch > manifest.batch[1]:
         raise UsageError(
-            f"--max-batch {wanted.max_batch} does not suit this artefact: it takes at most {manifest.batch[1]} images"
+            f"--max-batch {wanted.max_batch} is too large: this artefact takes at most {manifest.batch[1]} images"
         )
     entry = manifest.entry
     if entry not in manifest.files or not FILE.fullmatch(entry) or not entry.endswith(ENTRIES):
         raise UsageError(f"{ascii(entry)[:80]} is not a listed file that Triton can run: export the artefact again")
     takes = manifest.signature
     if wanted.guidance and (takes.caption or not takes.null_class):
-        raise UsageError(f"--guidance does not suit {manifest.model}: it has no index that means no class")
+        raise UsageError(f"--guidance is not possible for {manifest.model}: it has no index for the null class")
     if wanted.guidance and takes.guidance_interval:
-        raise UsageError(f"--guidance does not suit {manifest.model}: it is guided within an interval of t alone")
+        raise UsageError(f"--guidance is not possible for {manifest.model}: it is guided only within an interval of t")
     return backend
 
 

@@ -480,7 +480,7 @@ def test_flops_returns_a_number_for_each_convention(id: str) -> None:
 def test_flops_refuses_invalid_arguments() -> None:
     with pytest.raises(UsageError, match="did you mean dic_xl"):
         flops("dic_xll")
-    with pytest.raises(UsageError, match="--res 250 does not suit dic_s"):
+    with pytest.raises(UsageError, match="--res 250 is invalid for dic_s"):
         flops("dic_s", 250)
 
 

@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
+from .meta import result_of
+
 ELEMENTWISE = frozenset({"mul", "norm", "pool_mean", "einsum", "resize"})
 """Kinds that are not matrix products: part of ``macs``, not of ``macs_full``."""
 
@@ -248,7 +250,9 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = result_of(func, args, kwargs)
+        if out is None:
+            out = func(*args, **kwargs)
         if isinstance(out, Tensor) and out.device.type == "meta":
             self._record(getattr(func, "__name__", ""), args, kwargs, out)
         return out
