@@ -16,6 +16,7 @@ MODULES = (
     "pointwise_residual",
     "group_norm",
     "gate_residual",
+    "winograd_conv",
     "deformable_sampling",
 )
 
