@@ -106,7 +106,7 @@ def window_kernel(  # type: ignore[no-untyped-def]
     weight,  # (K K, C) contiguous, strides (C, 1); the taps of the window row by row
     bias,  # (C,) contiguous
     y,  # (N, H, W, C) contiguous, strides (H W C, W C, C, 1)
-    totals,  # (N, bands, across, C) contiguous, float32; written with GELU only
+    totals,  # (N, bands, across, C) contiguous, strides (bands across C, across C, C, 1), float32; with GELU only
     N, H, W, R, bands, across,
     C: tl.constexpr, K: tl.constexpr, STRIP: tl.constexpr, P: tl.constexpr, BLOCK: tl.constexpr,
     EVEN: tl.constexpr, GELU: tl.constexpr,
@@ -189,9 +189,15 @@ def launch_window(
         )  # fmt: skip
 
 
-def window_compilation(name: str, precision: str, side: int, tile: StripTile, channels: int, gelu: bool) -> Compilation:
-    """The ahead-of-time compilation at a number of channels, for a map that strips cover without a rest."""
-    block = block_of(channels)
+def window_compilation(
+    name: str, precision: str, side: int, tile: StripTile, channels: int, rows: int, gelu: bool
+) -> Compilation:
+    """The ahead-of-time compilation at a number of channels, for a map that strips cover without a rest.
+
+    rows: of a band. Work is counted for one inside the map with GELU, and for the whole of a map without.
+    """
+    block, half = block_of(channels), side // 2
+    trips = (side - 1, rows, 0, 0) if gelu else (half, rows - half, 0, half)
     pointers = {key: f"*{precision}" for key in ("x", "weight", "bias", "y")} | {"totals": "*fp32"}
     if not gelu:
         pointers["totals"] = pointers["y"]
@@ -212,4 +218,5 @@ def window_compilation(name: str, precision: str, side: int, tile: StripTile, ch
         aligned=tuple(pointers),
         num_warps=WARPS,
         num_stages=1,
+        work=(rows * tile.columns * tile.channels, *trips),
     )

@@ -47,6 +47,9 @@ class Compilation:
     aligned: tuple[str, ...]  # divisible by 16, which a launch detects by itself
     num_warps: int
     num_stages: int
+    work: tuple[
+        int, ...
+    ] = ()  # elements that a thread computes, and trips of its loops, in code order; () if not counted
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,8 @@ def _min_bytes(shape: Shape, batch: int, itemsize: int) -> int:
 def _kernel(name: str, side: int, replaces: str, shapes: tuple[Shape, ...]) -> Kernel:
     def compilations(precision: str) -> tuple[Compilation, ...]:
         tile = tile_for(side, DTYPES[precision].itemsize)
-        return (window_compilation("depthwise", precision, side, tile, shapes[0].channels, gelu=False),)
+        shape = shapes[0]
+        return (window_compilation("depthwise", precision, side, tile, shape.channels, shape.height, gelu=False),)
 
     return Kernel(
         name=name,

@@ -83,7 +83,7 @@ def _min_bytes(shape: Shape, batch: int, itemsize: int) -> int:
 
 def _compilations(precision: str) -> tuple[Compilation, ...]:
     return tuple(
-        window_compilation("depthwise_gelu", precision, 3, SHIPPED[3], channels, gelu=True)
+        window_compilation("depthwise_gelu", precision, 3, SHIPPED[3], channels, TILE[0], gelu=True)
         for channels in (416, 832)  # blocks of 32 and 64 channels; no network has 5x5, which is compiled on the spot
     )
 

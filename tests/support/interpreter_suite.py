@@ -185,7 +185,7 @@ def dense(n: int, k: int, c: int, h: int, w: int, ours: bool) -> Case:
 
 
 CASES: dict[str, Case] = {
-    "depthwise_gelu 3x3, ragged": window(depthwise_gelu, 3, 1, 40, 9, 13),
+    "depthwise_gelu 3x3, ragged": window(depthwise_gelu, 3, 1, 24, 9, 13),
     "depthwise_gelu 3x3, smaller than a tile": window(depthwise_gelu, 3, 2, 16, 3, 5),
     "depthwise_gelu 3x3, full strips, two bands": window(depthwise_gelu, 3, 2, 32, 10, 8),
     "depthwise_gelu 5x5": window(depthwise_gelu, 5, 1, 32, 5, 9),
@@ -193,7 +193,7 @@ CASES: dict[str, Case] = {
     "depthwise 7x7, smaller than a window": window(depthwise, 7, 2, 16, 2, 3),
     "depthwise 3x3, two blocks of channels": window(depthwise, 3, 1, 72, 5, 9),
     "depthwise 5x5": window(depthwise, 5, 1, 16, 4, 8),
-    "winograd_conv, ragged, our products": dense(2, 24, 40, 9, 13, ours=True),
+    "winograd_conv, ragged, our products": dense(2, 24, 40, 5, 7, ours=True),
     "winograd_conv, the library's products": dense(1, 40, 24, 4, 6, ours=False),
     "layer_norm, ragged": norm(2, 40, 9, 13),
     "layer_norm, small values, where eps counts": norm(1, 40, 3, 5, scale=1e-3),
