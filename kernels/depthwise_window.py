@@ -101,7 +101,7 @@ def store_row(  # type: ignore[no-untyped-def]
 
 
 @jit
-def window_kernel(  # type: ignore[no-untyped-def]
+def depthwise_window_kernel(  # type: ignore[no-untyped-def]
     x,  # (N, H, W, C) contiguous, strides (H W C, W C, C, 1)
     weight,  # (K K, C) contiguous, strides (C, 1); the taps of the window row by row
     bias,  # (C,) contiguous
@@ -181,7 +181,7 @@ def launch_window(
         rows = cdiv(h, min(cdiv(ENOUGH, groups), cdiv(h, FEW_ROWS)))
     bands = cdiv(h, rows)
     with on_device_of(x):
-        window_kernel[(groups * bands,)](
+        depthwise_window_kernel[(groups * bands,)](
             x, weight, bias, y, y if totals is None else totals, n, h, w, rows, bands, across,
             C=c, K=side, STRIP=tile.columns, P=tile.strips(block), BLOCK=block,
             EVEN=w % tile.columns == 0 and c % block == 0, GELU=totals is not None,
@@ -203,7 +203,7 @@ def window_compilation(
         pointers["totals"] = pointers["y"]
     return Compilation(
         label=f"{name} {side}x{side}, {channels} channels",
-        function=window_kernel,
+        function=depthwise_window_kernel,
         pointers=pointers,
         scalars=dict.fromkeys(("N", "H", "W", "R", "bands", "across"), "i32"),
         constants={

@@ -70,7 +70,7 @@ def check(x: Tensor, weight: Tensor, transformed: Tensor, ours: bool = False) ->
 
 
 @jit
-def input_kernel(  # type: ignore[no-untyped-def]
+def winograd_input_tiles(  # type: ignore[no-untyped-def]
     x,  # (N, H, W, C) contiguous, strides (H W C, W C, C, 1)
     points,  # (16, tiles, C) contiguous, strides (tiles C, C, 1), float32
     tiles, H, W, C, down, across,
@@ -107,7 +107,7 @@ def input_kernel(  # type: ignore[no-untyped-def]
 
 
 @jit
-def product_kernel(  # type: ignore[no-untyped-def]
+def points_product_kernel(  # type: ignore[no-untyped-def]
     points,  # (16, rows, K) contiguous, strides (rows K, K, 1), float32; a row is a tile
     weight,  # (16, C, K) contiguous, strides (C K, K, 1), float32
     y,  # (16, rows, C) contiguous, strides (rows C, C, 1), float32
@@ -134,7 +134,7 @@ def product_kernel(  # type: ignore[no-untyped-def]
 
 
 @jit
-def output_kernel(  # type: ignore[no-untyped-def]
+def winograd_output_tiles(  # type: ignore[no-untyped-def]
     points,  # (16, tiles, C) contiguous, strides (tiles C, C, 1), float32
     y,  # (N, H, W, C) contiguous, strides (H W C, W C, C, 1)
     tiles, H, W, C, down, across,
@@ -186,9 +186,9 @@ def launch(x: Tensor, weight: Tensor, transformed: Tensor, ours: bool = False) -
     tiles, y = n * tile_count(h, w), empty_nhwc(x, c)
     points = x.new_empty((POINTS, tiles, k), dtype=torch.float32)
     with on_device_of(x):
-        _transform(input_kernel, x, points, tiles, (h, w), k)
+        _transform(winograd_input_tiles, x, points, tiles, (h, w), k)
         multiplied = _product(points, transformed) if ours else torch.bmm(points, transformed.transpose(1, 2))
-        _transform(output_kernel, multiplied, y, tiles, (h, w), c)
+        _transform(winograd_output_tiles, multiplied, y, tiles, (h, w), c)
     return y
 
 
@@ -205,7 +205,7 @@ def _product(points: Tensor, transformed: Tensor) -> Tensor:
     """Multiply the points with our kernel. (16, rows, K), (16, C, K) -> (16, rows, C)"""
     (_, rows, k), c, tile = points.shape, transformed.shape[1], PRODUCT
     y = points.new_empty((POINTS, rows, c))
-    product_kernel[cdiv(rows, tile.rows) * cdiv(c, tile.cols), POINTS](
+    points_product_kernel[cdiv(rows, tile.rows) * cdiv(c, tile.cols), POINTS](
         points, transformed, y, rows, c, bound(k),
         BM=tile.rows, BN=tile.cols, BK=tile.inner, PRECISION=input_precision(),
         num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
@@ -244,7 +244,7 @@ def _compilations(precision: str) -> tuple[Compilation, ...]:
     sizes = ("H", "W", "C", "down", "across")
 
     def of(label: str, function: Any, pointers: dict[str, str], constants: dict[str, Any]) -> Compilation:
-        tiled = function is not product_kernel
+        tiled = function is not points_product_kernel
         return Compilation(
             label=f"winograd_conv {label}",
             function=function,
@@ -258,10 +258,10 @@ def _compilations(precision: str) -> tuple[Compilation, ...]:
 
     floats = dict.fromkeys(("points", "weight", "y"), "*fp32")
     return (
-        of("input", input_kernel, {"x": f"*{precision}", "points": "*fp32"}, transform),
-        of("output", output_kernel, {"points": "*fp32", "y": f"*{precision}"}, transform),
+        of("input", winograd_input_tiles, {"x": f"*{precision}", "points": "*fp32"}, transform),
+        of("output", winograd_output_tiles, {"points": "*fp32", "y": f"*{precision}"}, transform),
         *(
-            of(f"product, {mode}", product_kernel, floats, {**product, "PRECISION": mode})
+            of(f"product, {mode}", points_product_kernel, floats, {**product, "PRECISION": mode})
             for mode in ("ieee", "tf32")
             if precision == "bf16"  # all in float32, whatever the map's type: compiled once
         ),

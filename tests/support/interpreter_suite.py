@@ -22,7 +22,7 @@ from mutated_kernels import mutated
 from torch import Tensor
 
 from convbench.kernels import depthwise_window, language, layout, matrix_product
-from convbench.kernels.depthwise_window import add_row, load_row, store_row, window_kernel
+from convbench.kernels.depthwise_window import add_row, depthwise_window_kernel, load_row, store_row
 from convbench.kernels.matrix_product import multiply
 from convbench.kernels.ops import (
     channel_attention,
@@ -43,7 +43,7 @@ from convbench.kernels.ops.pointwise import pointwise_kernel
 from convbench.kernels.ops.pointwise_residual import pointwise_residual_kernel
 from convbench.kernels.ops.pointwise_squares import pointwise_squares_kernel
 from convbench.kernels.ops.response_norm import response_factors_kernel
-from convbench.kernels.ops.winograd_conv import input_kernel, output_kernel, product_kernel
+from convbench.kernels.ops.winograd_conv import points_product_kernel, winograd_input_tiles, winograd_output_tiles
 
 MODULES = (
     channel_attention,
@@ -290,34 +290,34 @@ MUTATIONS = (
     Mutation("no right border", load_row, "& (col + (u - K // 2) < W)", "", RAGGED_3X3),
     Mutation("no left border of full strips", load_row, "(u >= K // 2) and", "", FULL_3X3),
     Mutation("no right border of full strips", load_row, "and (u < STRIP + K // 2)", "", FULL_3X3),
-    Mutation("no upper border", window_kernel, "tl.maximum(top - HALF, 0)", "top - HALF", FULL_3X3),
-    Mutation("no lower border", window_kernel, "tl.minimum(bottom + HALF, H)", "bottom + HALF", FULL_3X3),
-    Mutation("last row not stored", window_kernel, "top + HALF), bottom + HALF)", "top + HALF), bottom + HALF - 1)",
-             FULL_3X3),
-    Mutation("a low map's rows", window_kernel, "tl.range(end, top + HALF)", "tl.range(end, end)",
+    Mutation("no upper border", depthwise_window_kernel, "tl.maximum(top - HALF, 0)", "top - HALF", FULL_3X3),
+    Mutation("no lower border", depthwise_window_kernel, "tl.minimum(bottom + HALF, H)", "bottom + HALF", FULL_3X3),
+    Mutation("last row not stored", depthwise_window_kernel, "top + HALF), bottom + HALF)",
+             "top + HALF), bottom + HALF - 1)", FULL_3X3),
+    Mutation("a low map's rows", depthwise_window_kernel, "tl.range(end, top + HALF)", "tl.range(end, end)",
              "depthwise 7x7, smaller than a window"),
-    Mutation("swapped stride", window_kernel, "first * W + col", "first * H + col", RAGGED_3X3),
-    Mutation("swapped output stride", window_kernel, "top * W + col", "top * H + col", RAGGED_3X3),
-    Mutation("no bias", window_kernel, "widen(tl.load(bias + c, mask=has_c, other=0.0))",
+    Mutation("swapped stride", depthwise_window_kernel, "first * W + col", "first * H + col", RAGGED_3X3),
+    Mutation("swapped output stride", depthwise_window_kernel, "top * W + col", "top * H + col", RAGGED_3X3),
+    Mutation("no bias", depthwise_window_kernel, "widen(tl.load(bias + c, mask=has_c, other=0.0))",
              "tl.zeros((P, BLOCK), tl.float32)", RAGGED_3X3),
-    Mutation("channels past the end", window_kernel, "has_c = c < C", "has_c = c < C + 1", RAGGED_7X7),
+    Mutation("channels past the end", depthwise_window_kernel, "has_c = c < C", "has_c = c < C + 1", RAGGED_7X7),
     Mutation("tanh for erf", language.gelu, "tl.maximum(x, 0.0) - a * tl.exp2(p)", TANH_GELU, RAGGED_3X3),
     Mutation("a wrong digit", language.gelu, "0.45911", "0.45921", RAGGED_3X3),
     Mutation("bits of bf16 in the wrong place", language.widen, "tl.int32) << 16", "tl.int32) << 15", FULL_3X3, "bf16"),
     Mutation("sums past the border", store_row, "tl.where(inside, widen(stored), 0.0)", "widen(stored)", RAGGED_3X3),
     Mutation("sums before rounding", store_row, "tl.where(inside, widen(stored), 0.0)",
              "tl.where(inside, gelu(sums[column]), 0.0)", RAGGED_3X3, "fp16"),
-    Mutation("sums in another tile", window_kernel, "band) * across + strip % across",
+    Mutation("sums in another tile", depthwise_window_kernel, "band) * across + strip % across",
              "band) * across + across - 1 - strip % across", RAGGED_3X3),
-    Mutation("a point's sign", input_kernel, "half[8 + i] - half[4 + i]", "half[4 + i] - half[8 + i]", DENSE),
-    Mutation("a row's sign", input_kernel, "d2 - d1, ", "d1 - d2, ", DENSE),
-    Mutation("no upper border", input_kernel, " & (row >= 0)", "", DENSE),
-    Mutation("no lower border", input_kernel, " & (row + 2 < H)", "", DENSE),
-    Mutation("no left border", input_kernel, "(col + j >= 0) & ", "", DENSE),
-    Mutation("tiles a pixel apart", input_kernel, "tile % across * 2 - 1", "tile % across * 2", DENSE),
-    Mutation("the first point's weights", product_kernel, "weight += point * C * K", "weight += 0 * C * K", DENSE),
-    Mutation("a sign of the output", output_kernel, "m[1] - m[2] - m[3]", "m[1] - m[2] + m[3]", DENSE),
-    Mutation("written past the right border", output_kernel, "below & (col + 1 < W)", "below", DENSE),
+    Mutation("a point's sign", winograd_input_tiles, "half[8 + i] - half[4 + i]", "half[4 + i] - half[8 + i]", DENSE),
+    Mutation("a row's sign", winograd_input_tiles, "d2 - d1, ", "d1 - d2, ", DENSE),
+    Mutation("no upper border", winograd_input_tiles, " & (row >= 0)", "", DENSE),
+    Mutation("no lower border", winograd_input_tiles, " & (row + 2 < H)", "", DENSE),
+    Mutation("no left border", winograd_input_tiles, "(col + j >= 0) & ", "", DENSE),
+    Mutation("tiles a pixel apart", winograd_input_tiles, "tile % across * 2 - 1", "tile % across * 2", DENSE),
+    Mutation("the first point's weights", points_product_kernel, "weight += point * C", "weight += 0 * C", DENSE),
+    Mutation("a sign of the output", winograd_output_tiles, "m[1] - m[2] - m[3]", "m[1] - m[2] + m[3]", DENSE),
+    Mutation("written past the right border", winograd_output_tiles, "below & (col + 1 < W)", "below", DENSE),
     Mutation("another eps", layer_norm_modulate_kernel, "+ eps", "+ 10 * eps",
              "layer_norm, small values, where eps counts"),
     Mutation("variance over the block", layer_norm_modulate_kernel, "axis=1) / C + eps", "axis=1) / BLOCK + eps",
