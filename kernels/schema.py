@@ -77,6 +77,7 @@ class Kernel:
     flops: Callable[[Shape, int], int]  # shape, batch; 2 per multiply-accumulate; elementwise work is not counted
     compilations: Callable[[str], tuple[Compilation, ...]]  # a key of DTYPES -> what ships for it
     shipped: Any = field(default=None, repr=False)  # the module's SHIPPED table
+    amplification: float = 1.0  # of rounding errors by the operation's algorithm, over that of the eager form
     timed: tuple[str, ...] = ("fp32", "fp16", "bf16")  # precisions that a network uses it in: the bench times these
 
 

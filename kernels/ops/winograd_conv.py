@@ -282,6 +282,9 @@ KERNELS = (
         flops=executed_flops,
         compilations=_compilations,
         shipped=(TRANSFORM, PRODUCT),
+        # Transformed values are sums, larger than what cancels of them: emulated for 384 channels, the error is 1.9
+        # times that of the direct form in float32, and 1.6 times in TF32.
+        amplification=2.0,
         timed=("fp32",),
     ),
 )
