@@ -78,15 +78,6 @@ def add_row(sums, row, taps, start, K: tl.constexpr, STRIP: tl.constexpr):  # ty
 
 
 @jit
-def without_first(sums, start, STRIP: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Drop the uppermost of the K - 1 output rows, and begin another below."""
-    left = sums[STRIP:]
-    for _ in tl.static_range(STRIP):
-        left = left + (start,)  # noqa: RUF005
-    return left
-
-
-@jit
 def store_row(  # type: ignore[no-untyped-def]
     sums, y, here, col, W, kept, C: tl.constexpr, STRIP: tl.constexpr, EVEN: tl.constexpr, GELU: tl.constexpr
 ):
@@ -139,27 +130,25 @@ def depthwise_window_kernel(  # type: ignore[no-untyped-def]
     bottom = tl.minimum(top + R, H)
     first = tl.maximum(top - HALF, 0)
     end = tl.minimum(bottom + HALF, H)
-    at = x + (sample * H * W + first * W + col) * C + c
-    out = y + (sample * H * W + top * W + col) * C + c
+    x += (sample * H * W + col) * C + c  # row 0 of each strip; to carry the row's pointers costs Triton 3.6 a barrier
+    y += (sample * H * W + col) * C + c
     kept = tl.zeros((P, BLOCK), tl.float32)
 
-    for _ in tl.range(first, tl.minimum(top + HALF, end)):  # rows after which no row of the band is complete
-        row = widened(load_row(at, col, has_c, W, C, K, STRIP, EVEN))
-        at += W * C
+    for i in tl.range(first, tl.minimum(top + HALF, end)):  # rows after which no row of the band is complete
+        row = widened(load_row(x + i * (W * C), col, has_c, W, C, K, STRIP, EVEN))
         sums = add_row(sums, row, taps, start, K, STRIP)[STRIP:]
-    for _ in tl.range(top + HALF, end):
-        row = widened(load_row(at, col, has_c, W, C, K, STRIP, EVEN))
-        at += W * C
+    for i in tl.range(top + HALF, end):
+        row = widened(load_row(x + i * (W * C), col, has_c, W, C, K, STRIP, EVEN))
         updated = add_row(sums, row, taps, start, K, STRIP)
-        kept = store_row(updated, out, here, col, W, kept, C, STRIP, EVEN, GELU)
+        kept = store_row(updated, y + (i - HALF) * (W * C), here, col, W, kept, C, STRIP, EVEN, GELU)
         sums = updated[STRIP:]
-        out += W * C
-    for _ in tl.range(end, top + HALF):  # a map or a last band lower than half a window
-        sums = without_first(sums, start, STRIP)
-    for _ in tl.range(tl.maximum(end, top + HALF), bottom + HALF):  # rows that the map's lower border completes
-        kept = store_row(sums, out, here, col, W, kept, C, STRIP, EVEN, GELU)
-        sums = without_first(sums, start, STRIP)
-        out += W * C
+    for i in tl.range(end, bottom + HALF):  # rows that the map's lower border completes
+        in_band = strip * 0 + i >= top + HALF  # not yet, where the band is lower than half a window
+        kept = store_row(sums, y + (i - HALF) * (W * C), here & in_band, col, W, kept, C, STRIP, False, GELU)
+        left = sums[STRIP:]
+        for _ in tl.static_range(STRIP):
+            left = left + (start,)  # noqa: RUF005
+        sums = left
 
     if GELU:
         place = (sample * bands + band) * across + strip % across
@@ -197,7 +186,7 @@ def window_compilation(
     rows: of a band. Work is counted for one inside the map with GELU, and for the whole of a map without.
     """
     block, half = block_of(channels), side // 2
-    trips = (side - 1, rows, 0, 0) if gelu else (half, rows - half, 0, half)
+    trips = (side - 1, rows, 0) if gelu else (half, rows - half, half)
     pointers = {key: f"*{precision}" for key in ("x", "weight", "bias", "y")} | {"totals": "*fp32"}
     if not gelu:
         pointers["totals"] = pointers["y"]
