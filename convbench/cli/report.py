@@ -24,13 +24,14 @@ FORMATS = (*options.FORMATS, "latex")
     "--paper",
     is_flag=False,
     flag_value="all",
-    metavar="[all|TABLE[,…]]",
-    help="Print the papers' own tables with our numbers beside theirs: all, a paper such as dico, or dic:5,fcdm:2.",
+    metavar="[all|TABLE[,…]|rivals]",
+    help="Print the papers' own tables with our numbers beside theirs: all, a paper such as dico, or dic:5,fcdm:2; or "
+    "rivals: newer backbones, their printed FID over our MACs and images/s.",
 )
 @click.option(
     "--explain",
     metavar="MODEL/KEY",
-    help="Print the case, raw samples, conditions and formula of a number, e.g. dico_xl/mfu.",
+    help="Print the case, raw samples, conditions and formula behind a number, e.g. dico_xl/mfu.",
 )
 @click.option(
     "--html",
@@ -41,25 +42,25 @@ FORMATS = (*options.FORMATS, "latex")
     "--plots",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Draw every picture for which the files hold enough data, as SVG and PNG.",
+    help="Draw every plot for which the files hold enough data, as SVG and PNG.",
 )
 @click.option(
     "--columns", type=options.CommaList(), metavar="KEY[,KEY…]", help="Show these columns, by their --format json keys."
 )
 @click.option(
-    "--sort", metavar="KEY", help="Sort rows, the largest first where more is better; -KEY reverses the order."
+    "--sort", metavar="KEY", help="Sort rows by this key, largest first if more is better; -KEY reverses the order."
 )
 @click.option(
     "--where", type=options.CommaList(), metavar="KEY=VALUE[,…]", help="Keep rows such as res=256,batch=32,batch=64."
 )
-@click.option("--baseline", metavar="ID", help="Model that ratios are to [default: dit_xl_2, if it was measured].")
+@click.option("--baseline", metavar="ID", help="Reference model of the ratios [default: dit_xl_2, if it was measured].")
 @click.option(
     "--format",
     "form",
     type=click.Choice(FORMATS),
     default="table",
     show_default=True,
-    help="latex uses booktabs rules; json and csv hold every key in base units.",
+    help="latex uses booktabs rules; json and csv contain every key, in base units.",
 )
 def command(
     runs: tuple[Path, ...],
@@ -73,12 +74,12 @@ def command(
     baseline: str | None,
     form: str,
 ) -> None:
-    """Report on RUN…: files of --out and of --format json, or folders of them.
+    """Report on RUN…: files written by --out or with --format json, or folders of them.
 
-    Prints the table of measurements unless --paper, --explain, --html or --plots asks for something else. They can be
-    combined, --paper only with --plots.
+    Prints the table of measurements unless --paper, --explain, --html or --plots is given. These can be combined, but
+    --paper only with --plots.
 
-    A ratio to the baseline is one of the same run: same file, machine, size, batch, backend, precision, threads and
+    Ratios are to the baseline of the same run: same file, machine, size, batch, backend, precision, threads and
     mode. Otherwise the cell says "not comparable". INVALID rows and rows that are listed only have no rank.
     """
     from ..files import require_writable
@@ -91,7 +92,10 @@ def command(
     for note in read.notes:
         options.say(note, err=True)
     if plots is not None:
-        _draw(read, plots, where, baseline)
+        from ..reports.report import draw_plots
+
+        for file in draw_plots(read, plots, where or [], baseline):
+            options.say(f"wrote {file}", err=True)
     if html is not None:
         from ..reports.page.build import write_page
 
@@ -135,29 +139,18 @@ def _explain(runs: "Runs", asked: str, where: list[str] | None, baseline: str | 
     options.say_json(found) if form == "json" else options.say(as_text(found))
 
 
-def _draw(runs: "Runs", folder: Path, where: list[str] | None, baseline: str | None) -> None:
-    from dataclasses import replace
-
-    from ..reports import selection
-    from ..reports.baseline import BASELINE
-    from ..reports.plots.pictures import draw
-
-    selection.require_baseline(runs, baseline)
-    kept = replace(runs, measurements=selection.where(runs.measurements, where or []))
-    for file in draw(kept, folder, baseline or BASELINE):
-        options.say(f"wrote {file}", err=True)
-
-
 def _paper_tables(runs: "Runs", names: str, columns: list[str] | None, where: list[str] | None, form: str) -> None:
     """Print each table under its name; for json and csv, one list of all rows."""
     from dataclasses import replace
 
     from ..reports import selection
-    from ..reports.tables.papers import named_tables, paper_table
+    from ..reports.tables.papers import RIVALS, named_tables, paper_table
+    from ..reports.tables.rivals import rivals_tables
 
     wanted = named_tables(names)
     kept = replace(runs, measurements=selection.where(runs.measurements, where or []))
-    tables = [paper_table(name, kept) for name in wanted]
+    tables = [paper_table(name, kept) for name in wanted if name != RIVALS]
+    tables += rivals_tables(kept) if RIVALS in wanted else []
     if form in ("json", "csv"):
         rows = [row for table in tables for row in table.rows]
         keys = selection.shown_columns(columns, (), rows, form)
