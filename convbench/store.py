@@ -16,7 +16,7 @@ from .errors import UsageError
 from .schema import KINDS, Measurement, Row
 from .schema.rowcheck import row_problem
 from .schema.typecheck import shown
-from .schema.upgrade import SCHEMA, move_ratios, renamed
+from .schema.upgrade import SCHEMA, move_ratios, regraded, renamed
 
 if TYPE_CHECKING:
     import pandas
@@ -144,7 +144,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 def _upgraded_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a file in today's schema, each checked before its values are used."""
     rows, earlier = [], []
-    for number, line in lines(path):
+    for number, stored in lines(path):
+        line = regraded(stored) if isinstance(stored, dict) else stored
         schema = line.get("schema") if isinstance(line, dict) else None
         named = isinstance(line, dict) and ("case" in line or "sampling_case" in line)
         if not named or not isinstance(schema, int) or isinstance(schema, bool):

@@ -37,3 +37,8 @@ FEATURE_SHIFT = {
     "bf16": 4e-2,
     "fp16": 2e-3,
 }
+
+# Share by which two FID or Fréchet values have to differ before the gap says anything about the models: the coefficient
+# of variation over training seeds, below which a gap of single values is inconclusive (Dufour, Efros and Pérez 2026,
+# "The FID Lottery", arXiv 2606.20536).
+FID_GAP = 0.013

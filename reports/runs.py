@@ -9,7 +9,7 @@ from convbench.errors import NothingMeasured, UsageError
 from convbench.files import MOST_JSON, json_value, opened, read_bytes
 from convbench.schema import KINDS, Measurement
 from convbench.schema.rowcheck import row_problem
-from convbench.schema.upgrade import renamed
+from convbench.schema.upgrade import regraded, renamed
 from convbench.store import read
 
 from .listed_rows import LISTS, TYPES, incomplete, list_of, listed_problem
@@ -112,7 +112,7 @@ def _rows(file: Path) -> tuple[list[Row], bool]:
         raise UsageError(f"{file} is not a list of rows: not written by convbench")
     for number, row in enumerate(rows):
         if isinstance(row.get("case", row.get("sampling_case")), str):
-            rows[number] = renamed(row)
+            rows[number] = renamed(regraded(row))
     return rows, False
 
 

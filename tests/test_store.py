@@ -337,6 +337,41 @@ def test_schema_1_kept_a_ratio_on_the_row_of_the_counterpart(file: Path) -> None
     assert (third.ratio, third.difference) == (1.01, "same")  # an A/A repeat keeps its own
 
 
+WIDE = "WIDE: interval \u00b12.6%, where \u00b12.0% is asked"
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+@pytest.mark.parametrize(
+    ("verdict", "reason", "expected"),
+    [
+        ("SUSPECT", WIDE, "NOISY"),
+        ("SUSPECT", f"{WIDE}; {WIDE}", "NOISY"),
+        ("SUSPECT", f"STDY: steps became 5.8% faster meanwhile; {WIDE}", "SUSPECT"),
+        ("SUSPECT", f"{WIDE}; LIN: twice the steps took 2.2 times the time", "SUSPECT"),
+        ("SUSPECT", None, "SUSPECT"),
+        ("SUSPECT", "", "SUSPECT"),
+        ("INVALID", WIDE, "INVALID"),
+        ("VALID", None, "VALID"),
+    ],
+)
+def test_a_row_that_was_suspect_for_its_interval_alone_is_noisy(
+    verdict: str, reason: str | None, expected: str, schema: int, file: Path
+) -> None:
+    """NOISY came later: an interval wider than asked is no sign of bias."""
+    one = old_row("eager", verdict=verdict, reason=reason) | {"schema": schema}
+    one |= {"kind": "throughput"} if schema == SCHEMA else {}
+    (found,) = read(lines(file, one))
+    assert (found["verdict"], found["reason"]) == (expected, reason)
+
+
+def test_a_regraded_row_of_today_keeps_its_ratio(file: Path) -> None:
+    """Only rows of schema 1 have theirs on the row of the counterpart."""
+    eager, aoti = (old_row(name) | {"kind": "throughput", "schema": SCHEMA} for name in ("eager", "aoti"))
+    aoti |= {"compared_with": eager["case"], "ratio": 2.0, "ratio_low": 1.9, "ratio_high": 2.1, "difference": "faster"}
+    first, second = read(lines(file, eager, aoti | {"verdict": "SUSPECT", "reason": WIDE}))
+    assert (first["ratio"], second["ratio"], second["verdict"]) == (None, 2.0, "NOISY")
+
+
 def test_schema_1_says_no_kind(file: Path) -> None:
     sampled: dict[str, Any] = {
         "sampling_case": "dico_s/64px/b1/steps=5,cfg=1",

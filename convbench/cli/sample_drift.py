@@ -9,6 +9,7 @@ import click
 from .. import backends
 from ..errors import UsageError
 from ..schema import PRECISIONS
+from ..tolerances import FID_GAP
 from . import options
 from .progress import PhaseProgress
 
@@ -34,19 +35,30 @@ KEYS = (
     "first_wrong_step",
     "recognised",
     "frechet",
+    "frechet_interval",
+    "frechet_difference",
+    "frechet_ratio_interval",
     "shift",
     "status",
     "verdict",
 )
 JUDGED = 100  # images: the bootstrap of the figures needs several of each class
-FIGURE_KEYS = ("recognised", "frechet", "shift")
+FIGURE_KEYS = (
+    "recognised",
+    "frechet",
+    "frechet_interval",
+    "frechet_difference",
+    "frechet_ratio_interval",
+    "shift",
+)
 NOTE = (
     "error: of the state against fp32 eager PyTorch with the same noise, ||x - ref|| / ||ref||, at the end and at its "
     "largest; wrong where it leaves the limit of its precision."
 )
 FIGURES = (
     "recognised: share that a classifier of the real digits takes for the class asked for. Fréchet: distance of its "
-    "features from those of the real digits. shift: distance of the mean features from those of fp32 eager."
+    "features from those of the real digits; against fp32 it is different or the same only if the interval of their "
+    f"ratio lies beyond or within {FID_GAP:.1%}. shift: distance of the mean features from those of fp32 eager."
 )
 
 

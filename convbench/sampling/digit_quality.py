@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..timing.compare import quality_word
 from ..tolerances import FEATURE_SHIFT
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "shipped" / "digits_classifier.safetensors"
@@ -107,15 +108,24 @@ def judge_digits(images: Tensor, classes: Tensor, seed: int = 0) -> DigitQuality
 
     Images that are not finite count as not recognised and make the distance infinite.
     """
-    classifier = digit_classifier()
     images = images.detach().float().cpu()
-    finite = images.isfinite().flatten(1).all(1)
-    images = images.clamp(-1, 1)  # after isfinite: an infinite pixel would become white
-    features = classifier.features(images).where(finite[:, None], torch.nan)
-    right = (classifier(images).argmax(1) == classes.cpu()) & finite
+    right = (digit_classifier()(images.clamp(-1, 1)).argmax(1) == classes.cpu()) & _finite(images)
     low, high = share_interval(int(right.sum()), len(images))
-    distance = frechet_interval(classifier.whitened(features), classes.cpu(), seed)
+    distance = frechet_interval(_features(images), classes.cpu(), seed)
     return DigitQuality(len(images), right.float().mean().item(), low, high, *distance)
+
+
+def _finite(images: Tensor) -> Tensor:
+    return images.isfinite().flatten(1).all(1)
+
+
+@torch.no_grad()
+def _features(images: Tensor) -> Tensor:
+    """Whitened features of images (B, 1, 8, 8) on the CPU, (B, F); not a number for an image that is not finite."""
+    images = images.detach().float().cpu()
+    classifier = digit_classifier()
+    # Clamped after the test: an infinite pixel would become white.
+    return classifier.whitened(classifier.features(images.clamp(-1, 1)).where(_finite(images)[:, None], torch.nan))
 
 
 def compare_engines(
@@ -140,7 +150,10 @@ def compare_engines(
             f"shift {shift:.1e}, at most {limit:.0e} allowed" if shift > limit else None,
         ]
         reason = "; ".join(filter(None, reasons))
+        ratio, low, high = frechet_ratio(_features(own), _features(reference), classes.cpu())
         row = {"backend": backend, "precision": precision, **asdict(quality), "shift": shift, "shift_limit": limit}
+        row |= {"frechet_ratio": ratio, "frechet_ratio_low": low, "frechet_ratio_high": high}
+        row["frechet_difference"] = quality_word(low, high)
         rows.append({**row, "verdict": "wrong" if reason else "ok", "reason": reason})
     return rows
 
@@ -191,6 +204,29 @@ def frechet_interval(features: Tensor, classes: Tensor, seed: int = 0) -> tuple[
     The number of images per class (B,) was chosen, not drawn, so each class is resampled separately. A resample
     contains duplicates and therefore lies further away than the sample itself; the mean excess is subtracted.
     """
+    found, spread = _bootstrapped(features, classes, seed)
+    if not math.isfinite(found):
+        return math.inf, math.inf, math.inf
+    low, high = (found + spread.quantile(q).item() for q in (0.025, 0.975))
+    return found, max(0.0, low), high
+
+
+def frechet_ratio(ours: Tensor, theirs: Tensor, classes: Tensor, seed: int = 0) -> tuple[float, float, float]:
+    """Compute the ratio of the distances of two sets of features (B, F), and its 95 % bootstrap interval.
+
+    Row by row both belong to the same class and noise, so the same rows of both are drawn: the interval is that of the
+    difference, relative to their distance. Infinite if a distance is, or theirs is 0.
+    """
+    (own, own_spread), (other, other_spread) = (_bootstrapped(each, classes, seed) for each in (ours, theirs))
+    if not (math.isfinite(own) and math.isfinite(other) and other > 0):
+        return math.inf, 0.0, math.inf
+    low, high = ((own_spread - other_spread).quantile(q).item() / other for q in (0.025, 0.975))
+    ratio = own / other
+    return ratio, ratio + low, ratio + high
+
+
+def _bootstrapped(features: Tensor, classes: Tensor, seed: int) -> tuple[float, Tensor]:
+    """Distance of features (B, F) from mean 0 and covariance 1, and by how much that of each resample differs."""
     features = features.double()
     mean, covariance = features.new_zeros(features.shape[1]), torch.eye(features.shape[1], dtype=torch.float64)
 
@@ -199,11 +235,9 @@ def frechet_interval(features: Tensor, classes: Tensor, seed: int = 0) -> tuple[
 
     found = distance(features)
     if not math.isfinite(found):
-        return math.inf, math.inf, math.inf
+        return math.inf, mean
     generator = torch.Generator().manual_seed(seed)
     groups = [(classes == label).nonzero()[:, 0] for label in classes.unique()]
     picks = [group[torch.randint(len(group), (RESAMPLINGS, len(group)), generator=generator)] for group in groups]
     resampled = torch.tensor([distance(features[chosen]) for chosen in torch.cat(picks, dim=1)], dtype=torch.float64)
-    spread = resampled - resampled.mean()
-    low, high = (found + spread.quantile(q).item() for q in (0.025, 0.975))
-    return found, max(0.0, low), high
+    return found, resampled - resampled.mean()

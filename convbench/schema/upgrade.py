@@ -1,7 +1,8 @@
 """Rows of earlier schemas in the words of today's.
 
 Schema 1 had no ``kind``, named sampling rows by ``sampling_case``, called the settings of a replay ``from`` and
-``to``, and kept a comparison on the row of the counterpart, as the counterpart over the case.
+``to``, and kept a comparison on the row of the counterpart, as the counterpart over the case. Rows of either schema
+from before the verdict NOISY call an interval that is wider than asked SUSPECT.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,6 +38,15 @@ def renamed(row: Line) -> Line:
     if kind == "throughput":
         row["mode"] = row.get("mode") or "forward"
     return row
+
+
+def regraded(row: Line) -> Line:
+    """The row with the verdict NOISY, if its interval is the only reason for SUSPECT. Others stay as they are."""
+    reason = row.get("reason")
+    if row.get("verdict") != "SUSPECT" or not isinstance(reason, str):
+        return row
+    only_wide = all(part.startswith("WIDE: ") for part in reason.split("; "))
+    return {**row, "verdict": "NOISY"} if only_wide else row
 
 
 def move_ratios(rows: Sequence[Line]) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..export.folder import Port
 from . import json_tensors
-from .served import Served, extents
+from .served import MOST_JSON_BYTES, Served, extents
 
 Array = NDArray[Any]
 DATATYPES = {"float32": "FP32", "int64": "INT64"}
@@ -97,13 +97,19 @@ def parse(body: bytes | bytearray, json_length: str | None, served: Served) -> I
     Args:
         json_length: the header Inference-Header-Content-Length, where binary tensors follow the JSON.
 
-    Raises Refused, status 400, naming what is wrong and what would be right.
+    Raises Refused, status 400, or 413 for JSON that is too long, naming what is wrong and what would be right.
     """
     length = len(body)
     if json_length is not None:
         if not json_length.isdecimal() or len(json_length) > 12 or int(json_length) > len(body):
             raise Refused(400, "Inference-Header-Content-Length is not the length of the JSON in the body")
         length = int(json_length)
+    if length > MOST_JSON_BYTES:
+        raise Refused(
+            413,
+            f"the JSON has {length} bytes, at most {MOST_JSON_BYTES} are read: send the tensors in binary, with "
+            "binary_data_size and the header Inference-Header-Content-Length",
+        )
     text = body if length == len(body) else body[:length]
     if excess := json_tensors.excess(text, served.numbers, served.lists):
         raise Refused(400, f"the body is not a valid request: {excess}")

@@ -13,6 +13,7 @@ from . import json_tensors
 
 JSON_BYTES_PER_NUMBER = 32  # the longest a float64 is written, with its comma
 JSON_BYTES_BESIDE = 2**16
+MOST_JSON_BYTES = 2**22  # of a request: no other thread runs while Python parses it, here at most 0.2 s
 MOST_BODY_BYTES = 2**28  # about, whatever the artefact takes
 ID = re.compile(r"[A-Za-z0-9_.:@=,/+-]{1,200}")  # what ids of models consist of
 

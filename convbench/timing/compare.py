@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..schema import Second
+from ..tolerances import FID_GAP
 from .intervals import ratio_interval
 
 DELTA = {"cpu": 0.03, "cuda": 0.01}
@@ -56,6 +57,20 @@ def difference_word(low: float, high: float, device: str | None, smallest_differ
     """
     delta = delta_of(device)
     return decide(low, high, max(delta, smallest_difference or 0.0), delta)
+
+
+def quality_word(low: float, high: float) -> str:
+    """Choose same, different or inconclusive for a ratio of two FID or Fréchet values with that interval."""
+    word = decide(low, high, FID_GAP)
+    return {"faster": "different", "slower": "different", "unclear": "inconclusive"}.get(word, word)
+
+
+def single_quality_word(value: float, other: float) -> str:
+    """Choose different or, for a gap within FID_GAP, inconclusive for two FIDs that were measured once each.
+
+    The interval of such a ratio is the value times 1 ± FID_GAP, so two single values are never the same.
+    """
+    return "different" if max(value, other) > (1 + FID_GAP) * min(value, other) else "inconclusive"
 
 
 def compare_blocks(a: Sequence[Second], b: Sequence[Second], delta: float) -> Comparison:

@@ -4,11 +4,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from convbench.tolerances import FID_GAP
+
 Row = dict[str, Any]
 
 QUALITY_NOTE = (
     "FID, IS, precision and recall are quoted from the paper: they belong to its trained weights and samplers, and "
-    "convbench does not measure them."
+    "convbench does not measure them. Each FID is a single value, which another training seed moves by about "
+    f"±{FID_GAP:.1%} (arXiv 2606.20536): a smaller gap to the best of the same training and guidance is inconclusive."
 )
 
 

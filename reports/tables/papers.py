@@ -13,7 +13,7 @@ from typing import Any
 
 from convbench import catalogue
 from convbench.errors import UsageError
-from convbench.timing.compare import compare_rows
+from convbench.timing.compare import compare_rows, single_quality_word
 
 from ..baseline import NOT_COMPARABLE, conditions, is_ranked
 from ..computed import half_interval
@@ -115,6 +115,7 @@ def _row(line: Row, lines: Sequence[Row], baseline: str | None, ours: dict[str, 
     model = id_of(line)
     return {
         **{key: line.get(key) for key in ("paper", "table", "label", "res", "training", "guidance", "fid")},
+        "fid_difference": _against_best(line, lines),
         "model": model,
         **{key: line.get(printed) for printed, key in QUALITY.items()},
         "printed_params": _scaled(line.get("params_m"), 1e6),
@@ -127,6 +128,15 @@ def _row(line: Row, lines: Sequence[Row], baseline: str | None, ours: dict[str, 
         **_ours(ours.get(model or ""), ours.get(baseline or ""), baseline, line["res"], runs),
         **_over_printed(line, ours.get(model or ""), source),
     }
+
+
+def _against_best(line: Row, lines: Sequence[Row]) -> str | None:
+    """The word for the FID of a line beside the best of the same size, training and guidance in the table."""
+    setting = ("res", "training", "guidance")
+    rivals = [each["fid"] for each in lines if "fid" in each and all(each.get(k) == line.get(k) for k in setting)]
+    if "fid" not in line or len(rivals) < 2:
+        return None
+    return "best" if line["fid"] == min(rivals) else single_quality_word(line["fid"], min(rivals))
 
 
 def _scaled(printed: float | None, unit: float) -> float | None:

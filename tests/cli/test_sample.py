@@ -30,6 +30,7 @@ from convbench.models import create
 from convbench.sampling import decoding, images, png, samplers, shards
 from convbench.sampling.guidance import guided
 from convbench.sampling.noise import PerImage
+from convbench.timing.compare import quality_word
 
 ROOT = Path(__file__).parents[2]
 MODEL = "dico_digits"
@@ -448,6 +449,9 @@ def test_drift_prints_a_row_for_each_engine(tmp_path: Path, capsys: pytest.Captu
     assert len(rows[1]["errors"]) == 8 and rows[1]["error_last"] == rows[1]["errors"][-1]
     assert 1e-4 < rows[1]["error_max"] <= rows[1]["limit"]
     assert all(row["verdict"] == "ok" and 0 <= row["recognised"] <= 1 and row["frechet"] > 0 for row in rows)
+    assert rows[0]["frechet_difference"] == "same" and rows[0]["frechet_ratio"] == 1
+    low, high = rows[1]["frechet_ratio_low"], rows[1]["frechet_ratio_high"]
+    assert low < rows[1]["frechet_ratio"] < high and rows[1]["frechet_difference"] == quality_word(low, high)
     assert (tmp_path / "drift.png").read_bytes()[:4] == b"\x89PNG"
 
     code, (row,) = drift("--drift", "engines:tanh", "--count", "10")

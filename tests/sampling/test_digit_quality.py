@@ -16,6 +16,7 @@ from convbench.sampling.digit_quality import (
     digit_classifier,
     frechet,
     frechet_interval,
+    frechet_ratio,
     judge_digits,
     share_interval,
 )
@@ -92,6 +93,20 @@ def test_figures_differ_if_their_intervals_do_not_overlap() -> None:
     assert one.difference(DigitQuality(100, 0.93, 0.86, 0.97, 2.6, 2.4, 3.0)) is None
     assert one.difference(DigitQuality(100, 0.70, 0.60, 0.79, 2.0, 1.5, 2.5)) == "recognised 0.95 against 0.7"
     assert DigitQuality(100, 0.95, 0.90, 0.98, 3.0, 2.6, 3.5).difference(one) == "frechet 3 against 2"
+
+
+def test_a_ratio_of_distances_has_the_interval_of_the_same_resamples() -> None:
+    """Features of the same noise move together: their ratio is known better than either distance."""
+    theirs, classes = 0.5 * drawn(5, 200, 8) + 0.3, torch.arange(200) % 10
+    assert frechet_ratio(theirs, theirs, classes) == (1.0, 1.0, 1.0)
+    ratio, low, high = frechet_ratio(1.01 * theirs, theirs, classes)
+    own, other = (frechet_interval(each, classes) for each in (1.01 * theirs, theirs))
+    assert ratio == pytest.approx(own[0] / other[0]) and low < ratio < high
+    assert high - low < 0.5 * (own[2] - own[1]) / other[0]
+    assert own[1] < other[2] and other[1] < own[2]  # apart they say nothing
+    unrelated = frechet_ratio(0.5 * drawn(6, 200, 8) + 0.3, theirs, classes)
+    assert unrelated[2] - unrelated[1] > 5 * (high - low)
+    assert frechet_ratio(theirs * math.inf, theirs, classes) == (math.inf, 0.0, math.inf)
 
 
 # ---- the classifier ----

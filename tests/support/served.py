@@ -161,6 +161,15 @@ def content(given: dict[str, Array]) -> dict[str, Any]:
     }
 
 
+def binary(given: dict[str, Array]) -> tuple[bytes, bytes]:
+    """An inference request whose tensors follow its JSON: the JSON, and their bytes."""
+    entries = content(given)["inputs"]
+    for entry, value in zip(entries, given.values(), strict=True):
+        del entry["data"]
+        entry["parameters"] = {"binary_data_size": value.nbytes}
+    return json.dumps({"inputs": entries}).encode(), b"".join(value.tobytes() for value in given.values())
+
+
 def output(answer: Any) -> Array:
     """The tensor in a JSON answer."""
     (found,) = answer["outputs"]

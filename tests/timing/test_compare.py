@@ -12,8 +12,11 @@ from convbench.timing.compare import (
     compare_rows,
     decide,
     difference_word,
+    quality_word,
+    single_quality_word,
     smallest_difference,
 )
+from convbench.tolerances import FID_GAP
 
 DELTA = {"cpu": 0.03, "cuda": 0.01}
 
@@ -127,3 +130,42 @@ def test_the_smallest_difference_is_the_farther_end_of_the_aa_comparison(
 ) -> None:
     assert smallest_difference(Comparison(1.0, low, high, ""), "cpu") == pytest.approx(expected, abs=1e-12)
     assert smallest_difference(Comparison(1.0, 0.995, 1.005, ""), "cuda") == 0.01
+
+
+# ---- words for a difference in quality ----
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (1.0, 1.0, "same"),
+        (0.988, 1.012, "same"),
+        (0.986, 1.012, "inconclusive"),
+        (0.988, 1.014, "inconclusive"),
+        (0.5, 2.0, "inconclusive"),
+        (1.012, 1.2, "inconclusive"),
+        (1.014, 1.2, "different"),
+        (0.8, 0.986, "different"),
+        (0.8, 0.988, "inconclusive"),
+        (0.0, math.inf, "inconclusive"),
+    ],
+)
+def test_the_word_for_two_frechet_distances_follows_from_their_interval(low: float, high: float, expected: str) -> None:
+    assert quality_word(low, high) == expected
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        (2.0, 2.0, "inconclusive"),
+        (2.0, 2.025, "inconclusive"),
+        (2.025, 2.0, "inconclusive"),
+        (2.0, 2.027, "different"),
+        (2.027, 2.0, "different"),
+        (62.3, 9.62, "different"),
+    ],
+)
+def test_single_fids_are_never_the_same(a: float, b: float, expected: str) -> None:
+    """A gap within 1.3 % is what another training seed makes."""
+    assert FID_GAP == 0.013
+    assert single_quality_word(a, b) == expected

@@ -66,6 +66,25 @@ def test_what_is_printed_is_what_the_reference_says(name: str) -> None:
     assert all(key in COLUMNS for key in table.keys)
 
 
+@pytest.mark.parametrize("name", known_tables())
+def test_every_fid_beside_another_has_the_word_for_their_difference(name: str) -> None:
+    """Against the best of the same size, training and guidance."""
+    table = paper_table(name, Runs())
+    assert ("fid" in table.keys) == ("fid_difference" in table.keys)
+    setting = ("res", "training", "guidance")
+    for row in table.rows:
+        beside = [each["fid"] for each in table.rows if each["fid"] and all(each[k] == row[k] for k in setting)]
+        if row["fid"] is None or len(beside) < 2:
+            expected = None
+        elif row["fid"] == min(beside):
+            expected = "best"
+        else:
+            expected = "different" if row["fid"] > 1.013 * min(beside) else "inconclusive"
+        assert row["fid_difference"] == expected
+    if "fid" in table.keys:
+        assert any("±1.3%" in note and "inconclusive" in note for note in table.notes)
+
+
 def test_counts_stand_beside_the_printed_ones() -> None:
     rows = rows_of("dic:5", runs_of())
     assert (rows["DiC-H"]["printed_macs"], rows["DiC-H"]["macs"]) == (204.4e9, variants()["dic_h"].macs)
