@@ -459,7 +459,7 @@ def test_a_line_that_is_no_row_is_one_line(line: str | bytes, convbench: Callabl
     path = tmp_path / "run.jsonl"
     path.write_bytes((line.encode() if isinstance(line, str) else line) + b"\n")
     for command in (["report", path], ["compare", path, path]):
-        assert_one_line(convbench(*command), "not a")
+        assert_one_line(convbench(*command), "not ")
 
 
 # ---- 15: terminals ----
