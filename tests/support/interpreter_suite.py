@@ -304,7 +304,7 @@ MUTATIONS = (
     Mutation("channels past the end", depthwise_window_kernel, "has_c = c < C", "has_c = c < C + 1", RAGGED_7X7),
     Mutation("tanh for erf", language.gelu, "tl.maximum(x, 0.0) - a * tl.exp2(p)", TANH_GELU, RAGGED_3X3),
     Mutation("a wrong digit", language.gelu, "0.45911", "0.45921", RAGGED_3X3),
-    Mutation("bits of bf16 in the wrong place", language.widen, "tl.int32) << 16", "tl.int32) << 15", FULL_3X3, "bf16"),
+    Mutation("bits of bf16 lost", language.widen, "tl.int32) << 16", "tl.int32) << 16 & -1048576", FULL_3X3, "bf16"),
     Mutation("sums past the border", store_row, "tl.where(inside, widen(stored), 0.0)", "widen(stored)", RAGGED_3X3),
     Mutation("sums before rounding", store_row, "tl.where(inside, widen(stored), 0.0)",
              "tl.where(inside, gelu(sums[column]), 0.0)", RAGGED_3X3, "fp16"),
