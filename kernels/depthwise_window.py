@@ -22,7 +22,7 @@ FEW_ROWS = 8  # of a band; it reads K - 1 rows more
 
 @dataclass(frozen=True)
 class StripTile:
-    """What a thread of a depthwise convolution owns: columns of a strip, and adjacent channels."""
+    """Columns of a strip and adjacent channels that a thread of a depthwise convolution computes."""
 
     columns: int
     channels: int
@@ -148,7 +148,7 @@ def depthwise_window_kernel(  # type: ignore[no-untyped-def]
         left = sums[STRIP:]
         for _ in tl.static_range(STRIP):
             left = left + (start,)  # noqa: RUF005
-        sums = left
+        sums = left  # type: ignore[assignment]
 
     if GELU:
         place = (sample * bands + band) * across + strip % across

@@ -167,9 +167,9 @@ def winograd_output_tiles(  # type: ignore[no-untyped-def]
     for i in tl.static_range(2):
         m = upper if i == 0 else lower
         below = has & (row + i < H)
-        tl.store(out + i * W * C, (m[0] + m[1] + m[2]).to(y.dtype.element_ty), mask=below)
+        tl.store(out + i * W * C, (m[0] + m[1] + m[2]).to(y.dtype.element_ty), mask=below)  # type: ignore[misc]
         beside = below & (col + 1 < W)
-        tl.store(out + (i * W + 1) * C, (m[1] - m[2] - m[3]).to(y.dtype.element_ty), mask=beside)
+        tl.store(out + (i * W + 1) * C, (m[1] - m[2] - m[3]).to(y.dtype.element_ty), mask=beside)  # type: ignore[misc]
 
 
 def tile_count(height: int, width: int) -> int:
