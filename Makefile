@@ -37,7 +37,7 @@ $(stamp): pyproject.toml constraints.txt scripts/install-torch
 	$(pip) setuptools wheel
 	scripts/install-torch $(python)
 	$(pip) --no-build-isolation --editable '.[$(extras)]'
-	$(pip) --no-deps nvidia-modelopt onnxconverter-common
+	$(pip) --no-deps nvidia-modelopt onnxconverter-common apache-otava
 	$(python) -m pip install --disable-pip-version-check $(if $(CI),--quiet) --no-deps \
 	--target $(VENV)/triton-$(oldest_triton) triton==$(oldest_triton)
 	@touch $@

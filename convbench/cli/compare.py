@@ -1,6 +1,5 @@
 """``convbench compare``: two stored runs."""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -33,22 +32,25 @@ class Share(click.ParamType):  # type: ignore[type-arg] # generic in the newest 
     "compare",
     short_help="compare two stored runs, case by case",
     epilog="\b\nExamples:\n  convbench compare before.jsonl after.jsonl\n"
-    "  convbench compare before.jsonl after.jsonl --fail-above 3% --format markdown",
+    "  convbench compare duckdb:///main.db after.jsonl --fail-above 3% --format markdown",
 )
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@click.argument("a")
+@click.argument("b")
 @click.option("--fail-above", type=Share(), metavar="SHARE", help="Exit 1 if a case became slower by more than this.")
 @options.form()
-def command(a: Path, b: Path, fail_above: float | None, form: str) -> int:
+def command(a: str, b: str, fail_above: float | None, form: str) -> int:
     """Compare run B with run A: the ratio of images/s for each case that both hold, with its 95 % interval.
+
+    A and B are result files, folders or globs of them, or stores (`convbench store`); where one holds a case several
+    times, its latest row counts.
 
     Faster and slower are said only where the whole interval lies beyond the smallest difference that both runs can
     tell. With --fail-above, a case fails if its whole interval lies below 1 minus that share.
     """
     from ..errors import NothingMeasured
-    from ..store import read
+    from ..store.places import stored_rows
 
-    before, after = runs = [{row["case"]: row for row in read(path)} for path in (a, b)]
+    before, after = runs = [_latest(stored_rows(place)) for place in (a, b)]
     matched = [case for case in runs[0] if case in runs[1]]
     usable = [case for case in matched if all(_is_usable(run[case]) for run in runs)]
     rows: list[dict[str, Any]] = []
@@ -79,6 +81,12 @@ def command(a: Path, b: Path, fail_above: float | None, form: str) -> int:
     if not rows:
         raise NothingMeasured(f"{a} and {b} have no measured case in common")
     return 1 if slower else 0
+
+
+def _latest(rows: list[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """The latest row of each case; of one moment, the last."""
+    ordered = sorted((row for _, row in rows), key=lambda row: row.get("measured_at") or "")
+    return {row["case"]: row for row in ordered}
 
 
 def _is_usable(row: dict[str, Any]) -> bool:

@@ -19,7 +19,7 @@ FORMATS = (*options.FORMATS, "latex")
     epilog="\b\nExamples:\n  convbench report run.jsonl --sort images_per_s --format latex\n"
     "  convbench report run.jsonl counts.json --paper dic:5,fcdm:2 --plots pictures",
 )
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN…")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN…")
 @click.option(
     "--paper",
     is_flag=False,
@@ -62,7 +62,7 @@ FORMATS = (*options.FORMATS, "latex")
     help="latex uses booktabs rules; json and csv hold every key in base units.",
 )
 def command(
-    runs: tuple[Path, ...],
+    runs: tuple[str, ...],
     paper: str | None,
     explain: str | None,
     html: Path | None,
@@ -73,7 +73,7 @@ def command(
     baseline: str | None,
     form: str,
 ) -> None:
-    """Report on RUN…: files of --out and of --format json, or folders of them.
+    """Report on RUN…: files of --out and of --format json, folders or globs of them, and stores (`convbench store`).
 
     Prints the table of measurements unless --paper, --explain, --html or --plots asks for something else. They can be
     combined, --paper only with --plots.
@@ -87,7 +87,7 @@ def command(
     _refuse(paper, {"--html": html, "--explain": explain, "--sort": sort, "--baseline": baseline})
     if html is not None:
         require_writable(html)
-    read = read_runs(runs)
+    read = read_runs(runs, where or [])
     for note in read.notes:
         options.say(note, err=True)
     if plots is not None:
