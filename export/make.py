@@ -17,9 +17,10 @@ from torch import nn
 from convbench import __version__, catalogue, models, packages
 from convbench.errors import ConvbenchError, UsageError
 
-from . import PRECISIONS, TARGETS, aoti, autocast, folder, onnx, openvino, quantize, shapes, tensorrt, trust
+from . import aoti, autocast, folder, onnx, openvino, quantize, shapes, tensorrt, trust
 from .manifest import NATIVE, Manifest
 from .shapes import Shapes
+from .targets import PRECISIONS, SUPPORTED, TARGETS
 
 Report = Callable[[str], None]
 """Called with what is being done now."""
@@ -28,12 +29,6 @@ FP8 = (
     "fp8 is not built: the one quantiser for it needs a GPU of compute capability 8.9 or newer and was never run here; "
     "int8 is the smallest that is"
 )
-SUPPORTED = {
-    "onnx": ("fp32", "fp16", "bf16", "int8"),
-    "tensorrt": ("fp32", "fp16", "bf16", "int8"),
-    "openvino": ("fp32", "fp16", "int8"),
-    "aoti": ("fp32",),
-}
 SCRATCH = "scratch"
 RANDOM, SHIPPED = "random, seed 0", "shipped"  # sources of weights that name no file
 

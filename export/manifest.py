@@ -10,7 +10,7 @@ from convbench.catalogue import Signature
 from convbench.errors import printable
 from convbench.schema.typecheck import record_problem, shown
 
-from . import PRECISIONS, TARGETS
+from .targets import PRECISIONS, TARGETS
 
 SCHEMA = 2
 MOST_BYTES = 2**20  # of a manifest; a real one has some thousand

@@ -55,10 +55,11 @@ def require_baseline(runs: Runs, baseline: str | None) -> None:
 
 
 def shown_columns(asked: Sequence[str] | None, usual: Sequence[str], rows: Sequence[Row], form: str) -> list[str]:
-    """The keys to show: those asked for, all of them keys of the rows or of the usual table; else the usual ones."""
+    """The keys to show: those asked for, keys of the rows, of the usual table or computed; else the usual ones."""
     if asked is None:
         return list(usual)
-    every = [*usual, *(key for row in rows[:1] for key in row)]
+    computed = (key for key, column in COLUMNS.items() if column.compute is not None)
+    every = [*usual, *(key for row in rows[:1] for key in row), *computed]
     known = every if form in ("json", "csv") else [key for key in every if key in COLUMNS]
     for key in asked:
         require_known(key, known, "column")

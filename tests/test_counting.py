@@ -20,8 +20,7 @@ from convbench.catalogue import families, find, find_printed, variants
 from convbench.counting import ELEMENTWISE, HIDDEN, Count, count
 from convbench.errors import UsageError
 from convbench.models import create, on_meta
-from convbench.models.counts import count_variant, flops, meta_inputs
-from convbench.models.counts import row as flops_row
+from convbench.models.counts import count_row, count_variant, flops, meta_inputs
 from convbench.models.dico import DiCo
 
 ALL = list(variants())
@@ -202,7 +201,7 @@ def test_printed_numbers(model: str, res: int, key: str, printed: float) -> None
     assert variant is not None
     found = counted(variant.id, res)
     ours = {
-        "gmacs": flops_row(variant, res, found)["macs_as_printed"] / 1e9,
+        "gmacs": count_row(variant, res, found)["macs_as_printed"] / 1e9,
         "winograd_gmacs": found.winograd_macs / 1e9,
         "params_m": (found.params - fixed_table(variant.id, res)) / 1e6,
     }[key]

@@ -50,10 +50,10 @@ def _backends() -> dict[str, Callable[[], str | None]]:
 
 def _exports() -> dict[str, Callable[[], str | None]]:
     """A check for each target of ``convbench export`` in each precision."""
-    from ..export import make
+    from ..export import make, targets
 
     return {
         f"{to} in {precision}": partial(make.require_supported, to, precision)
-        for to, precisions in make.SUPPORTED.items()
+        for to, precisions in targets.SUPPORTED.items()
         for precision in precisions
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..export import PRECISIONS, TARGETS
+from ..export.targets import PRECISIONS, TARGETS
 from . import options
 
 KEYS = ("artefact", "target", "precision", "checked", "relative_l2", "limit", "build_s", "artefact_bytes")

@@ -91,7 +91,10 @@ def command(
     for note in read.notes:
         options.say(note, err=True)
     if plots is not None:
-        _draw(read, plots, where, baseline)
+        from ..reports.report import draw_plots
+
+        for file in draw_plots(read, plots, where or [], baseline):
+            options.say(f"wrote {file}", err=True)
     if html is not None:
         from ..reports.page.build import write_page
 
@@ -133,19 +136,6 @@ def _explain(runs: "Runs", asked: str, where: list[str] | None, baseline: str | 
 
     found = explained(selection.compared_rows(runs, where or [], baseline), asked)
     options.say_json(found) if form == "json" else options.say(as_text(found))
-
-
-def _draw(runs: "Runs", folder: Path, where: list[str] | None, baseline: str | None) -> None:
-    from dataclasses import replace
-
-    from ..reports import selection
-    from ..reports.baseline import BASELINE
-    from ..reports.plots.pictures import draw
-
-    selection.require_baseline(runs, baseline)
-    kept = replace(runs, measurements=selection.where(runs.measurements, where or []))
-    for file in draw(kept, folder, baseline or BASELINE):
-        options.say(f"wrote {file}", err=True)
 
 
 def _paper_tables(runs: "Runs", names: str, columns: list[str] | None, where: list[str] | None, form: str) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import backends, catalogue
+from .. import backends
 from ..errors import UsageError
 from ..files import require_writable
 from ..schema import PRECISIONS
@@ -13,14 +13,12 @@ from . import options, sample_drift
 from .progress import ImageProgress
 
 if TYPE_CHECKING:
+    from ..run.sample import SampleOrder
     from ..sampling.images import Recipe
-    from ..sampling.sampler import Sampler
 
 GRID = 40  # images of a grid
 EVALUATION = 50_000  # images that the papers' FID is measured on
 WALKED = 100  # images that engines are compared on
-BATCH = {"cpu": 40, "cuda": 64}
-SMALL_STEP = 2e9  # MACs of a guided step
 
 
 class ClassList(click.ParamType):  # type: ignore[type-arg]
@@ -150,108 +148,66 @@ def command(
     for path in (out, npz):
         if path:
             require_writable(path)
-    variant = catalogue.find(model)
-    res = res or variant.res
-    variant.require_res(res)
-    backends.require(backend)
     pairs = sample_drift.engines(drift, precision) if drift else []
-    chosen = _labels(labels or ("random" if npz else "all"), variant)
-    weights = _weights(weights, variant)
+    from ..run.sample import sample_order
 
-    from .. import environment
-    from ..sampling import images, sampler_names
-    from ..weights import locate
-
-    device = device or environment.default_device()
-    if device == "cuda" and environment.default_device() != "cuda":
-        raise UsageError("torch found no NVIDIA GPU; omit --device")
-    if weights != "random" and variant.family.module in sampler_names.OTHER_SCHEDULES:
-        raise UsageError(f"{variant.family.name} was trained on another noise schedule than the samplers here have")
-    made = images.sampler_for(variant, sampler, steps)
-    source = None if weights == "random" else locate.locate(weights, variant, res)
-    recipe = images.Recipe(
+    order = sample_order(
         model=model,
-        res=res,
-        weights_sha256=locate.announce(source) if source else None,
-        sampler=made.name,
-        steps=made.steps,
+        labels=labels or ("random" if npz else "all"),
         cfg_scale=cfg_scale,
-        guided_channels=variant.signature.channels if guide_all else None,
+        guide_all=guide_all,
+        steps=steps,
+        sampler=sampler,
         seed=seed,
-        labels=chosen,
+        res=res,
         backend=backend,
         precision=precision,
-        decoded_by=None if latents or variant.signature.factor == 1 else vae,
+        device=device,
+        weights=weights,
+        vae=None if latents else vae,
     )
     count = count or (EVALUATION if npz else WALKED if drift else GRID)
-    batch = min(batch or BATCH[device], count)
-    if (variant.macs or SMALL_STEP) * 2 * batch < SMALL_STEP:
+    batch = order.batch(batch, count)
+    if order.is_small(batch):
         import torch
 
         torch.set_num_threads(1)  # more gain nothing here, and stall each other where the machine is shared
-    loaded = str(source.path) if source else None
     if pairs:
-        return sample_drift.show(recipe, made, pairs, count, device, loaded, out, form)
+        return sample_drift.show(order.recipe, order.sampler, pairs, count, order.device, order.weights, out, form)
     if out:
-        return _draw(out, recipe, made, count, batch, device, loaded)
+        return _draw(out, order, count, batch)
     assert npz
-    return _store(npz, recipe, made, count, batch, device, loaded, latents)
+    return _store(npz, order, count, batch, latents)
 
 
-def _labels(labels: Any, variant: catalogue.Variant) -> tuple[int, ...] | None:
-    classes = variant.signature.classes
-    if labels == "random":
-        return None
-    if labels == "all":
-        return tuple(range(classes))
-    for label in labels:
-        if not 0 <= label < classes:
-            raise UsageError(f"--class {label}: {variant.id} has the classes 0 to {classes - 1}")
-    return tuple(labels)
-
-
-def _weights(weights: str | None, variant: catalogue.Variant) -> str:
-    if weights is None and variant.shipped_weights is None:
-        from ..weights.locate import KINDS
-
-        raise UsageError(f"no weights of {variant.id} are part of convbench: give --weights with {KINDS}; or random")
-    return weights or "shipped"
-
-
-def _draw(
-    out: Path, recipe: "Recipe", made: "Sampler", count: int, batch: int, device: str, weights: str | None
-) -> int:
+def _draw(out: Path, order: "SampleOrder", count: int, batch: int) -> int:
     import numpy as np
 
     from ..files import write_whole
     from ..measure.engine import open_engine
     from ..sampling import decoding, images, png
 
+    recipe, device = order.recipe, order.device
     decode = decoding.create_decoder(recipe.variant.signature, recipe.decoded_by, device)
     columns = len(recipe.labels) if recipe.labels and len(recipe.labels) <= 10 and count > len(recipe.labels) else 8
-    with open_engine(recipe, batch, device, weights) as step, ImageProgress(count, batch, made.steps) as progress:
+    with (
+        open_engine(recipe, batch, device, order.weights) as step,
+        ImageProgress(count, batch, order.sampler.steps) as progress,
+    ):
         sheets = [
             decoding.bytes_from_pixels(decode(done.samples)).cpu().numpy()
-            for done in images.sample(recipe, step, made, range(count), batch, device, progress.update)
+            for done in images.sample(recipe, step, order.sampler, range(count), batch, device, progress.update)
         ]
     write_whole(out, png.encode_png(png.image_grid(np.concatenate(sheets), min(columns, count))))
     click.echo(_summary(progress.elapsed_s, count, recipe, out), err=True)
     return 0
 
 
-def _store(
-    npz: Path,
-    recipe: "Recipe",
-    made: "Sampler",
-    count: int,
-    batch: int,
-    device: str,
-    weights: str | None,
-    latents: bool,
-) -> int:
+def _store(npz: Path, order: "SampleOrder", count: int, batch: int, latents: bool) -> int:
     from ..measure.engine import open_engine
     from ..sampling import decoding, images, shards
 
+    recipe, device = order.recipe, order.device
     run, world = shards.ShardedNpz(npz, count, {**recipe.facts(), "latents": latents}), shards.World.of_torchrun()
     if device == "cuda":
         _take_own_gpu(world.rank)
@@ -261,10 +217,14 @@ def _store(
     todo = [number for numbers in left.values() for number in numbers]
     if todo:
         with (
-            open_engine(recipe, batch, device, weights) as step,
-            ImageProgress(len(todo), batch, made.steps) as progress,
+            open_engine(recipe, batch, device, order.weights) as step,
+            ImageProgress(len(todo), batch, order.sampler.steps) as progress,
         ):
-            _fill(left, images.sample(recipe, step, made, todo, batch, device, progress.update), decode)
+            _fill(
+                left,
+                images.sample(recipe, step, order.sampler, todo, batch, device, progress.update),
+                decode,
+            )
         click.echo(_summary(progress.elapsed_s, len(todo), recipe, npz), err=True)
     if run.merge():
         click.echo(f"{npz}: all {count} images are there", err=True)

@@ -1,9 +1,7 @@
 """``convbench verify``: an artefact against the fp32 PyTorch network."""
 
 import json
-import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -11,10 +9,6 @@ from ..errors import UsageError
 from ..files import write_whole
 from . import options
 from .export import stages
-
-if TYPE_CHECKING:
-    from ..catalogue import Variant
-    from ..export.manifest import Manifest
 
 KEYS = ("batch", "height", "width", "t_from", "t_to", "relative_l2", "max_abs", "cosine", "limit", "checked")
 
@@ -48,28 +42,11 @@ def command(
     Statements of the artefact are not trusted: no checkpoint is opened and no code imported unless --weights or --model
     repeats its name, and no file is opened whose hash differs.
     """
-    from .. import models
     from ..export import folder as folders
-    from ..export import make, shapes, trust, verify
+    from ..export import verification
 
-    manifest = folders.read(folder)
-    variant = _variant(folder, manifest, model)
-    source = _weights(folder, manifest, weights)
-    trust.require(folder, manifest, trust_native)
-    takes = variant.signature
-    sizes = shapes.of_ports(
-        manifest.inputs, manifest.outputs, manifest.dimensions, takes, side=manifest.res // takes.factor
-    )
     with stages() as report:
-        report("loading")
-        verify.require_plausible(folder, manifest, variant)
-        network = models.create(variant.id, source, res=manifest.res)
-        if make.parameters_sha256(network) != manifest.weights["sha256"]:
-            raise UsageError(
-                f"the weights of {manifest.model} from {source or make.RANDOM} are not those that {folder} was made "
-                "from: give the right ones with --weights"
-            )
-        found = verify.check(folder, network, sizes, trajectory, threads, report, trust_native)
+        found = verification.verify(folder, weights, model, threads, trajectory, trust_native, report)
     _record(folder / folders.VERIFICATION, found)
     words = {True: "ok", False: "wrong"}
     rows = [{**row, "limit": found["limit"], "checked": words[row["ok"]]} for row in found["checks"]]
@@ -88,41 +65,6 @@ def command(
     if form != "table" or not rows:
         options.say("\n".join(notes), err=True)
     return 0 if found["status"] == "passed" else 1
-
-
-def _variant(folder: Path, manifest: "Manifest", model: str | None) -> "Variant":
-    """The model that the artefact says it is: of convbench, unless the command line names the same code."""
-    from .. import catalogue
-
-    if model is not None and model != manifest.model:
-        raise UsageError(f"--model {model} is not the model that {folder} was made from: that is {manifest.model}")
-    try:
-        variant = catalogue.find_in_zoo(manifest.model) if model is None else catalogue.find(model)
-    except UsageError as unknown:
-        if model is not None:
-            raise
-        raise UsageError(
-            f"{folder} was made from {manifest.model}, which is not a model of convbench ({unknown}); "
-            "where it is code of yours that may be run, repeat that name with --model"
-        ) from None
-    if variant.signature != manifest.signature:
-        raise UsageError(f"{folder} states other inputs than {manifest.model} has: export it again")
-    return variant
-
-
-def _weights(folder: Path, manifest: "Manifest", weights: str | None) -> str | None:
-    """The checkpoint to compare with: what the command line names. None for random weights."""
-    from ..export.make import RANDOM, is_self_contained
-
-    stated = manifest.weights["source"]
-    if weights is not None:
-        return weights
-    if is_self_contained(manifest):
-        return None if stated == RANDOM else stated
-    raise UsageError(
-        f"{folder} says that its weights are from {stated[:400]}: no file is opened, nor a hub asked, because an "
-        f"artefact names it; if you trust that source, give --weights {shlex.quote(stated)[:400]}"
-    )
 
 
 def _record(file: Path, found: object) -> None:

@@ -31,7 +31,7 @@ def renamed(row: Line) -> Line:
     row = {**row, "schema": SCHEMA, "kind": kind}
     if kind == "sampling":
         row["case"] = row.pop("sampling_case")
-        row["sampling"] = row["case"].rpartition("/")[2]
+        row["sampling"] = str(row["case"]).rpartition("/")[2]  # whatever it is: checked by the store
     if kind == "replay":
         row["before"], row["after"] = row.pop("from", None), row.pop("to", None)
     if kind == "throughput":

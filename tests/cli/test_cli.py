@@ -513,7 +513,8 @@ def test_throughput_in_every_format(convbench: Run, workers: Workers) -> None:
     ]
 
     _, out, _ = convbench(f"{line} table")
-    assert "model dico_s" in out.splitlines()[0]
+    assert out.splitlines()[0].startswith("px 64, backend eager")
+    assert [line.split()[0] for line in out.splitlines()].count("dico_s") == 2
     assert "±1.0 %" in out
 
 

@@ -24,7 +24,6 @@ from convbench.kernels.ops.pointwise import pointwise
 from convbench.kernels.ops.pointwise_residual import pointwise_residual
 from convbench.kernels.ops.pointwise_squares import pointwise_squares, segment_pixels
 from convbench.kernels.ops.response_norm import fold_beta, response_factors
-from convbench.kernels.registry import MODULES
 from convbench.kernels.schema import DTYPES, Kernel
 from convbench.models.dico import DiCoBlock
 from convbench.models.dig import DiGBlock
@@ -229,7 +228,7 @@ def test_the_traffic_of_a_block_is_that_of_the_design() -> None:
 
 def test_every_module_names_its_kernels_once() -> None:
     names = [kernel.name for kernel in all_kernels()]
-    assert len(set(names)) == len(names) >= len(MODULES)
+    assert len(set(names)) == len(names) >= 14
     assert set(names) >= NAMES
 
 

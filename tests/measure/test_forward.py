@@ -163,7 +163,7 @@ def test_percentiles_come_with_enough_steps(made_up: None) -> None:
 
 
 OPERATORS: dict[str, set[str]] = {
-    **{family: set() for family in ("adm", "dic", "dico", "fcdm", "flowdcn", "ldm", "sana")},
+    **{family: set() for family in ("dic", "dico", "fcdm", "flowdcn")},
     **{"dig": {"gla"}, "dim": {"scan"}, "dimsum": {"attention", "scan"}, "dis": {"scan"}},
 }
 """Operators of which torch has several implementations, by family; attention alone in the others."""

@@ -27,7 +27,7 @@ from convbench.counting import Count, count
 from convbench.errors import WeightsError
 from convbench.models import load_weights
 from convbench.models.adm import ADM, ADMU
-from convbench.models.counts import count_variant, meta_inputs, row
+from convbench.models.counts import count_row, count_variant, meta_inputs
 from convbench.models.dim import DiM
 from convbench.models.dimsum import DiMSUM
 from convbench.models.dis import DiS
@@ -98,7 +98,7 @@ def test_macs_equal_the_reference_exactly(id: str, res: int) -> None:
 @pytest.mark.parametrize("res", [256, 512])
 def test_the_printed_counts_of_the_scans_omit_the_same_parts(res: int) -> None:
     """To the unit: DiM by a tracer that stops at the fused Mamba call, DiMSUM by the rules of its authors' counter."""
-    printed = {id: row(find(id), res, counted(id, res))["macs_as_printed"] for id in ("dim_h", "dimsum_l_2")}
+    printed = {id: count_row(find(id), res, counted(id, res))["macs_as_printed"] for id in ("dim_h", "dimsum_l_2")}
     assert printed["dim_h"] == REFERENCE["dim_h"]["macs_outside_fused_kernel"][str(res)]
     if res == 256:
         assert printed["dimsum_l_2"] == REFERENCE["dimsum_l_2"]["macs_counter_of_the_authors"]

@@ -45,6 +45,11 @@ def _reach(shape: tuple[int, ...]) -> np.ndarray:
     return np.log(share / (1 - share)).astype(np.float32).reshape(shape)
 
 
+def _scale_shift(w: np.ndarray) -> np.ndarray:
+    """Fill SANA's tables of 2 and 6 rows; DiM's, of the same name and 3 rows, is filled as any matrix."""
+    return w * np.float32(1 / math.sqrt(w.shape[1]) if len(w) == 3 else 0.1)
+
+
 # Keys whose weights another rule makes of the standard normal draw w: "fill" of the reference data of those models.
 OTHER_RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     r"y_embedding$": lambda w: w / np.float32(math.sqrt(w.shape[-1])),
@@ -57,7 +62,7 @@ OTHER_RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     r"deformables_scale$": lambda w: _reach(w.shape) + np.float32(0.1) * w,
     r"(^|\.)(emb|out)_gain$": lambda w: np.asarray(np.float32(1) + np.float32(0.1) * w),  # a single number
     r"\.(freqs|phases)$": lambda w: np.float32(2 * math.pi) * w,
-    r"^(transformer_blocks\.\d+\.)?scale_shift_table$": lambda w: np.float32(0.1) * w,
+    r"^(transformer_blocks\.\d+\.)?scale_shift_table$": _scale_shift,
     r"dt_proj(_b)?\.bias$": lambda w: np.float32(-4) + np.float32(0.5) * w,
 }
 

@@ -101,12 +101,12 @@ def bomb(path: Path, state: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize(
     ("name", "make", "reason"),
     [
-        ("w.pt", trap, "contains more than plain tensors and was not opened, as reading it could run code"),
+        ("w.pt", trap, "contains more than plain tensors and was not opened, as reading it could execute code"),
         ("w.pt", bare_trap, "is not a readable PyTorch checkpoint"),
         ("w.safetensors", bare_trap, "is not a readable safetensors file"),
         ("w.pt", truncated, "is not a readable PyTorch checkpoint"),
-        ("w.safetensors", truncated_safetensors, "lie stated in the header"),
-        ("w.safetensors", huge_header, "claims 1e+12 elements for x, but holds only 8 bytes"),
+        ("w.safetensors", truncated_safetensors, "is not at the position stated in the header"),
+        ("w.safetensors", huge_header, "claims 1e+12 elements for x, but contains only 8 bytes"),
         ("w.safetensors", whole_numbers, "is int32 strided cpu, not floating point"),
         ("w.pt", complex_numbers, "is complex64 strided cpu, not floating point"),
         ("w.safetensors", not_a_number, "final_layer.out_proj.bias has NaN or infinite values"),
@@ -205,7 +205,7 @@ def test_a_deeply_nested_key_is_not_printed(tmp_path: Path) -> None:
         archive.writestr("w/data.pkl", pickle.dumps({"epoch": key}, protocol=2))
         archive.writestr("w/byteorder", "little")
         archive.writestr("w/version", "3\n")
-    with pytest.raises(WeightsError, match=r"holds no tensors .*\(found: epoch\)"):
+    with pytest.raises(WeightsError, match=r"contains no tensors .*\(found: epoch\)"):
         read_state_dict(str(path))
 
 

@@ -242,7 +242,7 @@ def test_a_dictionary_without_tensors_is_refused(tmp_path: Path, content: dict[s
 
 def test_an_empty_safetensors_file_is_refused(tmp_path: Path) -> None:
     save_file({}, tmp_path / "weights.safetensors")
-    assert "holds no tensors" in refusal(tmp_path / "weights.safetensors")
+    assert "contains no tensors" in refusal(tmp_path / "weights.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_an_empty_safetensors_file_is_refused(tmp_path: Path) -> None:
 )
 def test_a_file_without_a_dictionary_is_refused(tmp_path: Path, content: Any, kind: str) -> None:
     torch.save(content, tmp_path / "weights.pt")
-    assert refusal(tmp_path / "weights.pt") == f"weights.pt holds a {kind}, not a state dict"
+    assert refusal(tmp_path / "weights.pt") == f"weights.pt contains a {kind}, not a state dict"
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
