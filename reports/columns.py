@@ -87,6 +87,10 @@ COLUMNS: dict[str, Column] = {
     "ratio_high": Column("to", scaled(1, 3), spare=1),
     "difference": Column("difference", left=True),
     "case": Column("case", left=True),
+    "level_before": Column("before", significant),
+    "level_after": Column("after", significant),
+    "commit": Column("commit", left=True),
+    "changed": Column("changed with it", left=True),
     "a": Column("A images/s", significant),
     "b": Column("B images/s", significant),
     # Printed numbers, and how they were made.

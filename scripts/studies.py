@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Does convbench tell the truth about itself? Four studies, with their counts.
+"""Does convbench tell the truth about itself? Five studies, with their counts.
 
     python scripts/studies.py aa       20 A/A comparisons: how many say "same"
     python scripts/studies.py slowed   20 comparisons with a step slowed by 10 %: how many say "faster"
     python scripts/studies.py kills    a sweep of 24 cases, killed ten times at random: what the file holds
     python scripts/studies.py simulate 1,000 runs with recorded noise and each bias: the table of docs/protocol.md
+    python scripts/studies.py history  histories of 1,000 commits without and with a step: docs/howto/keep-history.md
 
 The first three measure this machine and take minutes. Run them alone: on a shared core they measure the neighbour.
 """
@@ -24,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
+import simulated_history  # noqa: E402
 import simulated_runs  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
@@ -102,5 +104,7 @@ if __name__ == "__main__":
         kills()
     elif sys.argv[1:] == ["simulate"]:
         print(simulated_runs.table(1000))
+    elif sys.argv[1:] == ["history"]:
+        print(simulated_history.table(20, 1000, 400))
     else:
         sys.exit(__doc__)
