@@ -26,6 +26,8 @@ COMMANDS = {  # name -> what it is for; the module of that name holds `command`
     "report": "tables, plots and a page from stored runs; the papers' tables with our numbers",
     "verify-report": "recompute every cell of a page of report --html from its samples",
     "compare": "compare two stored runs case by case; fail a CI job on a regression",
+    "recommend": "the fastest model and backend for each machine, from stored rows",
+    "plan-capacity": "devices, cost and latency for a demand, from stored rows",
     "history": "steps in the history of a model, and what changed in the environment with each",
     "store": "keep the rows of many runs in one place: DuckDB, Parquet, Postgres",
     "audit": "check the papers' printed throughputs against GPU peaks and our own counts",

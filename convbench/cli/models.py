@@ -7,7 +7,7 @@ import click
 from . import options
 
 ABLATION_KEYS = ("model", "label", "printed_in", "gmacs_printed", "macs", "params_m_printed", "params", "remark")
-KEYS = ("model", "name", "params", "macs", "source", "licence", "weights_licence", "runs")
+KEYS = ("model", "name", "params", "macs", "source", "licence", "weights_licence", "licence_words", "runs")
 
 
 @click.command(
@@ -17,8 +17,9 @@ KEYS = ("model", "name", "params", "macs", "source", "licence", "weights_licence
 )
 @click.option("--family", help="List only this family.")
 @click.option("--ablations", is_flag=True, help="List the papers' ablations and the changes that an id accepts.")
+@click.option("--commercial", is_flag=True, help="Only models whose licences are known to allow commercial use.")
 @options.form()
-def command(family: str | None, ablations: bool, form: str) -> None:
+def command(family: str | None, ablations: bool, commercial: bool, form: str) -> None:
     """List every known model: id, size (at the pixels of `res`), official code, its licence, and whether it runs here.
 
     Printed-only models appear in published tables; no implementation exists, so they are never measured.
@@ -26,6 +27,7 @@ def command(family: str | None, ablations: bool, form: str) -> None:
     The licences are those of the official code and of the authors' weights; neither is part of convbench.
     """
     from .. import catalogue
+    from ..catalogue.licences import licences_of
     from ..errors import UsageError
 
     if ablations:
@@ -41,6 +43,9 @@ def command(family: str | None, ablations: bool, form: str) -> None:
     for variant in catalogue.variants().values():
         if family in (None, variant.family.module):
             source = variant.family.facts["source"]
+            known = licences_of(variant)
+            if commercial and not known.commercial:
+                continue
             rows.append(
                 {
                     "model": variant.id,
@@ -48,8 +53,9 @@ def command(family: str | None, ablations: bool, form: str) -> None:
                     "family": variant.family.name,
                     "source": source["repository"],
                     "commit": source["commit"],
-                    "licence": source["licence"],
-                    "weights_licence": _weights_licence(variant),
+                    "licence": known.code,
+                    "weights_licence": known.weights,
+                    "licence_words": known.words,
                     "paper": variant.family.facts["arxiv"],
                     "res": variant.res,
                     "params": variant.params,
@@ -58,20 +64,13 @@ def command(family: str | None, ablations: bool, form: str) -> None:
                     "remark": variant.remark,
                 }
             )
-    if family is None:
+    if family is None and not commercial:
         rows += [_printed_only(id, system) for id, system in catalogue.printed_only().items()]
     options.show(rows, KEYS, form, [f"{row['model']}: {row['remark']}." for row in rows if row["remark"]])
 
 
-def _weights_licence(variant: Any) -> str | None:
-    """Licence that the authors state for their weights; None if unknown."""
-    facts = variant.family.facts
-    listed = [entry["licence"] for entry in facts.get("official", {}).get(variant.id, [])]
-    return facts["source"].get("weights_licence") or next(iter(listed), None)
-
-
 def _printed_only(id: str, system: dict[str, Any]) -> dict[str, Any]:
-    unknown = dict.fromkeys(("family", "commit", "res", "params", "macs", "weights_licence"))
+    unknown = dict.fromkeys(("family", "commit", "res", "params", "macs", "weights_licence", "licence_words"))
     return {
         "model": id,
         "name": system["name"],

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ..reports.runs import Runs
 
 FORMATS = (*options.FORMATS, "latex")
+MOST_RECOMMENDED = 3  # lines above a table
 
 
 @click.command(
@@ -105,6 +106,11 @@ def command(
     if paper is not None:
         _paper_tables(read, paper, columns, where, form)
     if all(output is None for output in (plots, html, explain, paper)):
+        from ..reports.recommend import recommendations
+        from ..reports.selection import where as kept
+
+        for found in recommendations(kept(read.measurements, where or []))[:MOST_RECOMMENDED]:
+            options.say(found.words, err=True)
         _table(read, columns, sort, where, baseline, form)
 
 

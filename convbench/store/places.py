@@ -20,7 +20,7 @@ from .duck import DuckFile, LargeLines, ParquetFolder
 from .identity import row_id
 from .lines import append_line, read, require_writable
 from .postgres import Postgres
-from .tables import Pushed, Row, Tables
+from .tables import Pushed, Row, Tables, Where
 
 LARGE = 2**26  # bytes of result files from which DuckDB reads them, where it is installed
 ENVIRONMENT = "CONVBENCH_STORE"
@@ -97,6 +97,15 @@ def stored_rows(text: str) -> list[tuple[str, Row]]:
             rows = read(path)
             name = run_name(path, rows)
             found += [(name, row) for row in rows]
+    return found
+
+
+def matching_rows(asked: Sequence[str], wanted: Where) -> list[Row]:
+    """Rows of several places that have one of the values of each key; of a store only those are read."""
+    found = []
+    for text in asked:
+        stored = store.rows(wanted) if (store := queried(text)) else stored_rows(text)
+        found += [row for _, row in stored if all(str(row.get(key)) in values for key, values in wanted.items())]
     return found
 
 
