@@ -164,7 +164,8 @@ def machine(environment: Mapping[str, Any]) -> str:
 
 
 def _cores(environment: Mapping[str, Any]) -> str:
-    return f"{environment['cores']} cores" if environment.get("cores") else ""
+    count = environment.get("cores")
+    return f"{count} core{'s' if count != 1 else ''}" if count else ""
 
 
 def changes(series: Series, position: int) -> list[str]:

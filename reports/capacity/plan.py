@@ -21,8 +21,9 @@ Row = dict[str, Any]
 MEASURED, MODELLED = "measured", "modelled, not measured"
 LOADS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # of capacity, at which the tail is simulated
 MOST_ROUNDS, FEWEST_IMAGES, MOST_IMAGES = 20_000, 400, 2000  # of one simulation
-MOST_SIMULATED = 30  # ways; those that cost more than so many others are not simulated
+MOST_SIMULATED = 60  # ways; those that cost more than so many others are not simulated
 MODELLED_BATCH = 32
+MOST_ADDED = 5  # devices beyond those that the simulated loads ask for
 MILLION, DAY, HOUR = 1e6, 86_400.0, 3600.0
 
 
@@ -232,26 +233,40 @@ def _row(way: Way, reason: str | None) -> Row:
     row |= {"rank": None, "planned_device": device.name, "machine": way.curve.machine, "max_batch": way.batch}
     row |= {"method": way.method, "basis": way.basis, "capacity_images_per_s": server.images_per_s}
     row |= {"alone_s": server.alone_s, "licence_words": licences(way.curve.of["model"]).words}
-    row |= {"verdict": "/".join(way.curve.verdicts) or None, "reason": reason, "images_per_day_most": None}
-    names = ("devices", "devices_low", "devices_high", "utilisation", "headroom_one_failed")
+    row |= {"verdict": "/".join(way.curve.verdicts) or None, "reason": reason}
+    names = (
+        "images_per_day_per_device",
+        "devices",
+        "devices_low",
+        "devices_high",
+        "utilisation",
+        "headroom_one_failed",
+    )
     costs = [f"{what}_per_million{end}" for what in ("cost", "kwh") for end in ("", "_low", "_high")]
-    tails = [f"p99_{kind}_s{end}" for kind in ARRIVALS for end in ("", "_low", "_high")]
-    row |= dict.fromkeys((*names, *costs, "energy_from", *tails))
+    p99 = [f"p99_{kind}_s{end}" for kind in ARRIVALS for end in ("", "_low", "_high")]
+    row |= dict.fromkeys((*names, *costs, "energy_from", *p99))
     if reason is not None:
         return row
-    loads = [
-        way.most_load(limit and limit / factor) for limit, factor in ((demand.latency_s, f) for f in (1.0, fast, slow))
-    ]
+    limit, capacity = demand.latency_s, server.images_per_s
+    loads = [way.most_load(limit and limit / factor) for factor in (1.0, fast, slow)]
     if not loads[0]:
         at = LOADS[0]
         return row | {"reason": f"99 % take up to {way.tail_s(at):.3g} s already at {at:.0%} of its capacity"}
     counts = [
-        _count(demand.rate, server.images_per_s / f, load) for f, load in zip((1.0, fast, slow), loads, strict=True)
+        _count(demand.rate, capacity / factor, load) for factor, load in zip((1.0, fast, slow), loads, strict=True)
     ]
     devices = counts[0]
     if devices is None:
         return row | {"reason": "needs more devices than can be counted"}
-    utilisation = demand.rate / devices / server.images_per_s
+    tails = {}
+    for more in range(MOST_ADDED + 1):  # between the simulated loads the tail is not quite a straight line
+        utilisation = demand.rate / (devices + more) / capacity
+        tails = {kind: way.tail_interval_s(utilisation, kind) for kind in ARRIVALS}
+        if limit is None or max(tail for tail, *_ in tails.values()) <= limit:
+            break
+    else:
+        return row | {"reason": f"99 % take longer than {limit:g} s even with {devices + MOST_ADDED} devices"}
+    devices, counts = devices + more, [count and count + more for count in counts]
     row |= {
         "devices": devices,
         "devices_low": counts[1],
@@ -264,14 +279,8 @@ def _row(way: Way, reason: str | None) -> Row:
         if device.price_per_hour is not None and count is not None:
             row[f"cost_per_million{end}"] = count * device.price_per_hour / demand.rate / HOUR * MILLION
     row |= _energy(way, counts)
-    for kind in ARRIVALS:
-        row |= dict(
-            zip(
-                (f"p99_{kind}_s{end}" for end in ("", "_low", "_high")),
-                way.tail_interval_s(utilisation, kind),
-                strict=True,
-            )
-        )
+    for kind, tail in tails.items():
+        row |= dict(zip((f"p99_{kind}_s{end}" for end in ("", "_low", "_high")), tail, strict=True))
     if device.count is not None and devices > device.count:
         row["reason"] = f"needs {devices} devices, there are {device.count}"
     return row

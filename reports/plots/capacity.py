@@ -29,7 +29,10 @@ def cost_over_load(rows: list[Row], images_per_day: float) -> "Figure":
     best: dict[tuple[Any, ...], Row] = {}
     for row in measured:  # of a model and backend on a device, the cheapest
         best.setdefault((row["model"], row["backend"], row["planned_device"]), row)
-    chosen = [*list(best.values())[:MOST], *(row for row in met if row["rank"] is None)]
+    modelled = {
+        row["planned_device"]: row for row in reversed(met) if row["rank"] is None
+    }  # of each device the cheapest
+    chosen = [*list(best.values())[:MOST], *modelled.values()]
     priced = any(row["cost_per_million"] is not None for row in chosen)
     chosen = [row for row in chosen if not priced or row["cost_per_million"] is not None]
     figure, (axes,) = new_figure(8, 4.4)
@@ -37,13 +40,13 @@ def cost_over_load(rows: list[Row], images_per_day: float) -> "Figure":
     ends = []
     for row in chosen:
         colour, _, dashes = LOOKS[family(row["model"])]
-        modelled = row["rank"] is None
+        is_modelled = row["rank"] is None
         counts = [max(1, math.ceil(load / row["images_per_day_per_device"] - 1e-9)) for load in loads]
         unit = row["cost_per_million"] / row["devices"] * images_per_day if priced else 1.0
         values = [unit * count / (load if priced else 1.0) for count, load in zip(counts, loads, strict=True)]
-        style = {"color": "0.55", "ls": ":"} if modelled else {"color": colour, "ls": dashes}
+        style = {"color": "0.55", "ls": ":"} if is_modelled else {"color": colour, "ls": dashes}
         axes.plot(loads, values, drawstyle="steps-mid", lw=1.4, **style)
-        ends.append((_label(row), loads[-1], values[-1], "0.4" if modelled else colour))
+        ends.append((_label(row), loads[-1], values[-1], "0.4" if is_modelled else colour))
     axes.axvline(images_per_day, color=QUIET, lw=0.8)
     axes.set_xscale("log")
     axes.set_yscale("log")

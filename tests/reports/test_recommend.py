@@ -15,8 +15,8 @@ def test_the_fastest_with_its_interval_and_its_lead() -> None:
     ]
     (found,) = recommendations(rows)
     assert found.words == (
-        "For 256 px, batch 1, fp32 on test, 1 cores, 1 thread: DiCo-S with aoti, 23.8 images/s [23.56, 24.04], 1.19x the "
-        "next, DiT-S/2 with aoti (not for commercial use)."
+        "For 256 px, batch 1, fp32 on test, 1 core, 1 thread: DiCo-S with aoti, 23.8 images/s [23.56, 24.04], "
+        "1.19x the next, DiT-S/2 with aoti (not for commercial use)."
     )
     assert found.to_json()["backend"] == "aoti"
 

@@ -122,7 +122,7 @@ def test_whole_images_count_only_with_these_steps_and_this_guidance() -> None:
 def test_rows_of_other_sizes_and_machines_are_one_line() -> None:
     with pytest.raises(NothingMeasured, match="no stored row is of --res 512: there are 256"):
         plan(rows(), [CORE], demand(res=512))
-    with pytest.raises(UsageError, match="no device of the file matches the stored rows: they are of test, 1 cores"):
+    with pytest.raises(UsageError, match="no device of the file matches the stored rows: they are of test, 1 core"):
         plan(rows(), [PlannedDevice(match="MI300", name="x")], demand())
     with pytest.raises(NothingMeasured, match="no stored row holds a valid measurement"):
         plan([], None, demand())

@@ -1,6 +1,7 @@
 """The simulated server: by hand, against queueing theory, and against the batcher that ``serve`` runs."""
 
 import math
+from itertools import pairwise
 from statistics import fmean
 
 import pytest
@@ -49,9 +50,9 @@ def test_full_queues_refuse() -> None:
 
 def test_the_mean_wait_is_that_of_theory() -> None:
     """M/D/1 (Pollaczek and Khinchine): the mean wait is load * service / (2 * (1 - load))."""
-    load, count = 0.6, 60_000
+    load, count = 0.6, 20_000
     found = simulate(Server((1.0,)), arrival_times(load, count, "poisson")).latencies_s
-    assert fmean(found) - 1.0 == pytest.approx(load / (2 * (1 - load)), rel=0.05)
+    assert fmean(found) - 1.0 == pytest.approx(load / (2 * (1 - load)), rel=0.1)
 
 
 def test_an_overloaded_server_finishes_what_it_can() -> None:
@@ -61,10 +62,10 @@ def test_an_overloaded_server_finishes_what_it_can() -> None:
     assert 2000 / found.ended_s == pytest.approx(server.images_per_s, rel=0.02)
 
 
-@pytest.mark.parametrize(("kind", "spread"), zip(ARRIVALS, (1.0, 2.0), strict=True))
+@pytest.mark.parametrize(("kind", "spread"), [("poisson", 1.0), ("bursty", 2.0)])
 def test_arrivals_have_their_rate_and_spread(kind: str, spread: float) -> None:
-    times = arrival_times(5.0, 50_000, kind)
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    times = arrival_times(5.0, 20_000, kind)
+    gaps = [after - before for before, after in pairwise(times)]
     mean = fmean(gaps)
     assert mean == pytest.approx(0.2, rel=0.05)
     assert math.sqrt(fmean((gap - mean) ** 2 for gap in gaps)) / mean == pytest.approx(spread, rel=0.08)
