@@ -7,7 +7,10 @@ ARGS   ?=
 
 python := $(VENV)/bin/python
 stamp  := $(VENV)/.convbench-is-installed
-pip    := $(python) -m pip install --disable-pip-version-check $(if $(CI),--quiet) -c constraints.txt
+quiet  := --disable-pip-version-check $(if $(CI),--quiet)
+pip    := $(python) -m pip install $(quiet) -c constraints.txt
+# Only the files whose SHA-256 requirements.lock names; torch's CPU build may need PyTorch's own index.
+locked := $(python) -m pip install $(quiet) --require-hashes --no-deps --only-binary :all: -r requirements.lock
 # CUDA's Python packages only where nvidia-smi sees a GPU, as in scripts/install-torch.
 extras := $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU ' && echo dev,cuda || echo dev)
 
@@ -23,22 +26,27 @@ pytest := OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses $(JOBS) --dist wo
 avx2    := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 numeric := tests/models tests/sampling tests/checks tests/test_precision.py
 
-.PHONY: help setup bench test test-slow test-all test-avx2 lint wheel docs tables serving site gpu clean
+.PHONY: help setup bench test test-slow test-all test-avx2 lint wheel lock audit docs tables serving site gpu clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-9s  %s\n", $$1, $$2 }' Makefile
 
-setup: $(stamp) ## make the environment; does nothing where it is up to date
+setup: $(stamp) ## create the environment unless it is up to date; LOCKED=1: by SHA-256, from requirements.lock
 
-$(stamp): pyproject.toml constraints.txt scripts/install-torch
+$(stamp): pyproject.toml constraints.txt requirements.lock scripts/install-torch
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("convbench needs Python 3.11 or newer: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
+ifdef LOCKED
+	$(locked) || $(locked) --extra-index-url https://download.pytorch.org/whl/cpu
+	$(python) -m pip install $(quiet) --no-deps --no-build-isolation --editable .
+else
 	$(pip) setuptools wheel
 	scripts/install-torch $(python)
 	$(pip) --no-build-isolation --editable '.[$(extras)]'
 	$(pip) --no-deps nvidia-modelopt onnxconverter-common apache-otava
-	$(python) -m pip install --disable-pip-version-check $(if $(CI),--quiet) --no-deps \
+endif
+	$(python) -m pip install $(quiet) --no-deps \
 	--target $(VENV)/triton-$(oldest_triton) triton==$(oldest_triton)
 	@touch $@
 
@@ -53,7 +61,7 @@ test-slow: setup ## the other tests that need no GPU: large models, exports, int
 
 test-all: test test-slow ## every test that needs no GPU
 
-test-avx2: setup ## the tests of numbers, slow ones included, with the instructions of an AVX2 processor
+test-avx2: setup ## the numerical tests, including slow ones, with AVX2 instructions only
 	$(avx2) $(pytest) -m "not gpu" $(ARGS) $(numeric)
 
 lint: setup ## style, format, types
@@ -61,12 +69,18 @@ lint: setup ## style, format, types
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
-wheel: setup ## build the sdist and from it the wheel; run the program out of the wheel alone
+wheel: setup ## build the sdist and from it the wheel; run the program from the wheel alone
 	rm -rf build dist
 	$(python) -m build --no-isolation $(if $(CI),>/dev/null)
 	$(pip) --quiet --no-index --no-deps --target build/wheel dist/*.whl
 	cd build/wheel && $(abspath $(python)) -m convbench flops --model dic_s --res 256 --format json | grep 5873889024
 	@ls -l dist
+
+lock: setup ## write requirements.lock from constraints.txt and the package index
+	$(python) scripts/lock.py
+
+audit: ## look the pinned versions up in the OSV database of vulnerabilities; says so if it cannot be reached
+	$(PYTHON) scripts/audit.py
 
 docs: setup ## regenerate the table of docs/audit.md, below its introduction
 	{ sed '/^<!-- Below/q' docs/audit.md; echo; $(VENV)/bin/convbench audit --format markdown; } >docs/audit.new
@@ -75,9 +89,9 @@ docs: setup ## regenerate the table of docs/audit.md, below its introduction
 tables: setup ## regenerate the tables and pictures of README.md and docs/ from results/
 	OMP_NUM_THREADS=1 $(python) scripts/tables.py --count
 
-serving: setup ## what deploy writes, in a real Triton Inference Server, which gets an environment of its own
+serving: setup ## test the output of deploy in a real Triton Inference Server, in an environment of its own
 	$(PYTHON) -m venv .venv-triton
-	.venv-triton/bin/pip install --disable-pip-version-check $(if $(CI),--quiet) \
+	.venv-triton/bin/pip install $(quiet) \
 	nvidia-pytriton==$(pytriton) 'numpy<2' onnxruntime 'tritonclient[all]'
 	OMP_NUM_THREADS=1 CONVBENCH_TRITON=.venv-triton $(python) -m pytest tests/serving/triton/test_server.py $(ARGS)
 
@@ -86,8 +100,8 @@ site: setup ## build the documentation, with every picture of the results, into 
 	$(python) scripts/docs.py
 	$(python) -m mkdocs build --strict --quiet
 
-gpu: ## all that needs an NVIDIA GPU, with this machine's own python3: PARTS="tests tf32 kernels headline"
-	PYTHON=$(PYTHON) scripts/gpu $(PARTS)
+gpu: ## everything that needs an NVIDIA GPU, with this machine's own python3: PARTS="tf32 kernels", or PARTS=--dry-run
+	$(PYTHON) scripts/gpu $(PARTS)
 
 clean: ## remove the environment, builds and caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

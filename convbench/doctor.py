@@ -58,7 +58,7 @@ def _devices() -> Iterator[Row]:
     if torch.cuda.is_available():
         yield row("devices", "cuda")
     elif not driver_gpus():
-        yield row("devices", "cuda", "no NVIDIA GPU, or no driver for it, on this machine")
+        yield row("devices", "cuda", "this machine has no NVIDIA GPU, or no driver for it")
     elif torch.version.cuda is None:
         yield row(
             "devices",
@@ -70,7 +70,7 @@ def _devices() -> Iterator[Row]:
         yield row(
             "devices",
             "cuda",
-            f"torch was built for CUDA {torch.version.cuda}, which the driver does not run",
+            f"torch was built for CUDA {torch.version.cuda}, which the driver does not support",
             f"pip install --force-reinstall torch=={version} --index-url https://download.pytorch.org/whl/cu126",
         )
 
@@ -130,7 +130,11 @@ def _servers() -> Iterator[Row]:
     wanted = "nvidia-pytriton==0.7.0 'numpy<2' onnxruntime"
     make = "make serving" if CONSTRAINTS.is_file() else f"python3 -m venv triton && triton/bin/pip install {wanted}"
     fix = None if found else make
-    missing = None if found else "no tritonserver on the path and no nvidia-pytriton: what `deploy` writes is not run"
+    missing = (
+        None
+        if found
+        else "no tritonserver on the path and no nvidia-pytriton: nothing here can run what `deploy` writes"
+    )
     yield row("servers", "tritonserver", missing, fix)
 
 

@@ -47,7 +47,7 @@ def opened(path: Path, follow: bool = True) -> BufferedReader:
     try:
         _require_regular(os.stat(path, follow_symlinks=follow), path)
     except ValueError:
-        raise OSError(errno.EINVAL, "its name holds a null character", str(path)) from None
+        raise OSError(errno.EINVAL, "its name contains a null character", str(path)) from None
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     file = os.fdopen(os.open(path, flags), "rb")
     try:
@@ -76,7 +76,7 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def read_json(path: Path, most: int = MOST_JSON) -> Any:
-    """The value of a JSON file. Raises UsageError for a file that cannot be read or is none."""
+    """The value of a JSON file. Raises UsageError for a file that cannot be read or is not valid."""
     content = read_bytes(path, most)
     try:
         return json_value(content)
@@ -85,7 +85,7 @@ def read_json(path: Path, most: int = MOST_JSON) -> Any:
 
 
 def json_value(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError for what is none: NaN and what is nested too deep included."""
+    """The value of a JSON text. Raises ValueError if it is not valid JSON, contains NaN or is nested too deep."""
     try:
         return json.loads(text, parse_constant=_no_number)
     except RecursionError:
@@ -97,11 +97,11 @@ def _no_number(name: str) -> NoReturn:
 
 
 def read_toml(path: Path, most: int = MOST_TOML) -> dict[str, Any]:
-    """The table of a TOML file. Raises UsageError for a file that cannot be read or is none."""
+    """The table of a TOML file. Raises UsageError for a file that cannot be read or is not valid."""
     content = read_bytes(path, most)
     # A key of many parts (a.a.a…) takes tomllib time and memory that grow with the square of their number.
     if any(line.count(b".") > MOST_DOTS for line in content.split(b"\n")):
-        raise UsageError(f"{path} is not TOML that is read here: a line has over {MOST_DOTS} points")
+        raise UsageError(f"{path} is not accepted as TOML: a line has more than {MOST_DOTS} dots")
     try:
         return tomllib.loads(content.decode())
     except ValueError as error:  # of TOML or of UTF-8
@@ -117,7 +117,7 @@ def require_writable(path: Path) -> None:
     """Raise UsageError unless the path is that of a regular file, or a new name in a folder."""
     try:
         if not path.parent.is_dir():
-            raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+            raise UsageError(f"cannot write {path}: the folder {path.parent} does not exist")
         if _is_taken(path):
             _require_regular(os.stat(path), path)  # of what a link leads to; a link to nothing is not a new name
     except OSError as error:

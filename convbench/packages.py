@@ -1,14 +1,18 @@
-"""Packages that only some exports need: imported here and nowhere else, so that a missing one is one line."""
+"""Optional packages and code named on the command line: imported here, so that what is missing or fails is one line."""
 
 import importlib
 import importlib.metadata
 import importlib.util
+import os
+import sys
 import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .errors import UsageError
+from .errors import UsageError, first_line
 
 
 @cache
@@ -41,3 +45,41 @@ def versions(*names: str) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def named(id: str, what: str) -> Any:
+    """Import what "package.module:name" names, also from the working directory; installed packages take precedence.
+
+    Only for names from the command line. Raises UsageError with one line for any error of the imported code.
+
+    Args:
+        what: "model" or "backend", for the message.
+    """
+    module, _, name = id.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise UsageError(f"no {what} at '{id[:200]}': it is not of the form package.module:name")
+    return loaded(id, what, lambda: getattr(importlib.import_module(module), name))
+
+
+def loaded(id: str, what: str, load: Callable[[], Any]) -> Any:
+    """Call ``load``, which imports external code. Raises UsageError with one line for any error of that code."""
+    try:
+        with working_folder():
+            return load()
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"no {what} at '{id}': {first_line(error)}") from None
+    except Exception as error:
+        raise UsageError(f"no {what} at '{id}': {type(error).__name__}: {first_line(error)}") from None
+
+
+@contextmanager
+def working_folder() -> Iterator[None]:
+    """Make modules of the working directory importable; installed ones take precedence."""
+    here = os.getcwd()
+    known = here in sys.path or "" in sys.path  # e.g. with `python -m`
+    sys.path += [] if known else [here]
+    try:
+        yield
+    finally:
+        if not known:
+            sys.path.remove(here)

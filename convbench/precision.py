@@ -21,11 +21,17 @@ def dtype_of(precision: str) -> torch.dtype:
     return DTYPES.get(precision, torch.float32)
 
 
-def unsupported(precision: str, device: str) -> str | None:
-    """Explain why the device cannot compute in the precision; None if it can."""
+def unsupported(precision: str, device: str, capability: tuple[int, int] | None = None) -> str | None:
+    """Explain why the device cannot compute in the precision; None if it can.
+
+    Args:
+        capability: of the GPU, for a process that must not use it; None to ask torch.
+    """
     if device == "cpu" and precision == "tf32":
         return "a CPU has no TF32 units; use fp32"
-    if device == "cuda" and precision in ("tf32", "torch-default") and torch.cuda.get_device_capability() < (8, 0):
+    if device != "cuda" or precision not in ("tf32", "torch-default"):
+        return None
+    if (capability or torch.cuda.get_device_capability()) < (8, 0):
         return "TF32 needs an NVIDIA GPU of compute capability 8.0 (Ampere) or newer"
     return None
 

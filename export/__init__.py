@@ -1,4 +1,4 @@
-"""A network as a file that another runtime opens (ONNX, OpenVINO, AOTInductor, TensorRT), and the proof of it.
+"""A network as a file that another runtime opens (ONNX, OpenVINO, AOTInductor, TensorRT, ncnn, MNN), and its proof.
 
 An artefact is a folder, written whole or not at all:
 
@@ -9,6 +9,8 @@ An artefact is a folder, written whole or not at all:
     model.onnx          ONNX; weights above 2 GB lie beside it in model.onnx.data, and the two must move together
     model.xml model.bin OpenVINO
     model.pt2           AOTInductor
+    model.ncnn.param    ncnn, with model.ncnn.bin beside it
+    model.mnn           MNN
     engine.plan         TensorRT or TensorRT-RTX, with timing.cache beside it
 
 In every precision x and t go in and the output comes out as float32, y as int64 (a caption as float32). The names are
@@ -16,7 +18,7 @@ x, t, y and out. ``runtimes.opened(folder)`` opens any of them as a function of 
 
     folder     writing whole, manifest, hashes          make      what `convbench export` does
     shapes     batch range, sizes, divisibility         cache     artefacts that backends prepare once
-    onnx, openvino, aoti, tensorrt                      runtimes  any artefact as a step
+    onnx, openvino, aoti, tensorrt, ncnn, mnn           runtimes  any artefact as a step
     autocast, quantize: reduced precision of ONNX       verify, locate: right or not, and where not
     targets: formats and precisions                     verification: what `convbench verify` does
 """

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from convbench.errors import UsageError
+from convbench.kernels.cpu import compiled
 from convbench.schema import Step
 
 from .manifest import ENTRIES
@@ -68,8 +69,8 @@ def require_runnable(wanted: dict[str, str]) -> None:
     """Raise UsageError where this machine or this torch cannot run a file compiled for ``wanted``."""
     if wanted["torch"].partition("+")[0] != torch.__version__.partition("+")[0]:
         raise UsageError(
-            f"this .pt2 file was compiled by torch {wanted['torch']} and runs with no other, "
-            f"here is torch {torch.__version__}: export it again"
+            f"this .pt2 file was compiled by torch {wanted['torch']} and does not run with torch {torch.__version__}: "
+            f"export it again"
         )
     if wanted["device"] == "cuda":
         here = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
@@ -78,6 +79,11 @@ def require_runnable(wanted: dict[str, str]) -> None:
                 f"this .pt2 file was compiled for the GPU {wanted['gpu']}, here is {here}: export it again"
             )
         return
+    if wanted.get("kernels") not in (None, compiled.target()):
+        raise UsageError(
+            f"this .pt2 file holds weights packed for our kernels for {wanted['kernels']}, "
+            f"this process uses those for {compiled.target()}: export it again"
+        )
     here = torch.backends.cpu.get_cpu_capability()
     places = [CAPABILITIES.index(name) if name in CAPABILITIES else -1 for name in (wanted["capability"], here)]
     if here != wanted["capability"] and (min(places) < 0 or places[1] < places[0]):
@@ -89,6 +95,8 @@ def require_runnable(wanted: dict[str, str]) -> None:
 
 def step(file: Path) -> Step:
     """The compiled network as a step."""
+    import convbench.kernels.cpu.convolution  # noqa: F401 # the operator of files with --conv winograd
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loaded: Step = torch._inductor.aoti_load_package(str(file))

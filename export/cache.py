@@ -38,6 +38,7 @@ class Built:
     step: Step
     build_s: Second
     waited_s: Second
+    winograd_share: float = 1.0  # of the products of dense 3x3 convolutions: the fewest that its algorithm may execute
 
     def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         return self.step(x, t, y)

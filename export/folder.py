@@ -59,17 +59,17 @@ def making(out: Path, force: bool = False) -> Iterator[Path]:
 def require_free(out: Path, force: bool = False) -> None:
     """Raise UsageError unless a folder can be made at ``out``: before anything expensive is done."""
     if not out.absolute().parent.is_dir():
-        raise UsageError(f"cannot write {out}: there is no folder {out.absolute().parent}")
+        raise UsageError(f"cannot write {out}: the folder {out.absolute().parent} does not exist")
     if not os.access(out.absolute().parent, os.W_OK):
         raise UsageError(f"cannot write {out}: its folder is write-protected")
     if not out.exists() and not out.is_symlink():
         return
     if out.is_symlink():
-        raise UsageError(f"{out} is a symbolic link: give another --out")
+        raise UsageError(f"{out} is a symbolic link: choose another --out")
     if not out.is_dir() or (any(out.iterdir()) and not _is_ours(out)):
-        raise UsageError(f"{out} exists and is not an artefact of convbench: give another --out")
+        raise UsageError(f"{out} exists and is not an artefact of convbench: choose another --out")
     if not force:
-        raise UsageError(f"{out} exists: give another --out, or --force to replace it")
+        raise UsageError(f"{out} exists: choose another --out, or --force to replace it")
 
 
 def _is_ours(out: Path) -> bool:
@@ -204,7 +204,9 @@ def sealed(folder: Path, manifest: Manifest) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="convbench-") as private:
         free = shutil.disk_usage(private).free
         if needed > free:
-            raise UsageError(f"{folder} has {needed} bytes, {private} has room for {free}: set TMPDIR to another place")
+            raise UsageError(
+                f"{folder} has {needed} bytes, {private} has room for {free}: set TMPDIR to a folder on a larger disk"
+            )
         try:
             changes = [_copied(folder / name, Path(private, name), facts) for name, facts in manifest.files.items()]
         except OSError as error:

@@ -16,8 +16,9 @@ from torch import nn
 
 from convbench import __version__, catalogue, models, packages
 from convbench.errors import ConvbenchError, UsageError
+from convbench.kernels.cpu import compiled, modules
 
-from . import aoti, autocast, folder, onnx, openvino, quantize, shapes, tensorrt, trust
+from . import aoti, autocast, folder, mnn, ncnn, onnx, openvino, quantize, shapes, tensorrt, trust
 from .manifest import NATIVE, Manifest
 from .shapes import Shapes
 from .targets import PRECISIONS, SUPPORTED, TARGETS
@@ -29,6 +30,7 @@ FP8 = (
     "fp8 is not built: the one quantiser for it needs a GPU of compute capability 8.9 or newer and was never run here; "
     "int8 is the smallest that is"
 )
+ONE_BATCH = ("ncnn", "mnn")  # converted for the shapes of their example
 SCRATCH = "scratch"
 RANDOM, SHIPPED = "random, seed 0", "shipped"  # sources of weights that name no file
 
@@ -45,6 +47,7 @@ class Wanted:
     dynamic: bool = False
     weights: str | None = None
     command: str = ""
+    conv: str = "library"  # what computes 3x3 convolutions: the library's, or "winograd", our own kernels
 
 
 def export(wanted: Wanted, out: Path, force: bool = False, report: Report = lambda what: None) -> dict[str, Any]:
@@ -57,7 +60,14 @@ def export(wanted: Wanted, out: Path, force: bool = False, report: Report = lamb
     from . import verify
 
     require_supported(wanted.to, wanted.precision)
+    if wanted.conv == "winograd":
+        if wanted.to != "aoti":
+            raise UsageError(f"--conv winograd comes with --to aoti, not with {wanted.to}: no other runtime has it")
+        if reason := compiled.missing():
+            raise UsageError(reason)
     variant = catalogue.find(wanted.model)
+    if wanted.to in ONE_BATCH and (wanted.batch[0] < wanted.batch[1] or wanted.dynamic):
+        raise UsageError(f"--to {wanted.to} makes a file for one batch and size: give --batch 1, say, and no --dynamic")
     sizes = shapes.of_variant(variant, wanted.res, wanted.batch, wanted.dynamic)
     folder.require_free(out, force)
     report("loading")
@@ -76,15 +86,15 @@ def export(wanted: Wanted, out: Path, force: bool = False, report: Report = lamb
 def require_supported(to: str, precision: str) -> None:
     """Raise UsageError for a target and precision that are not built, or packages that are missing, before any work."""
     if to not in TARGETS:
-        raise UsageError(f"unknown target '{to}': there are {', '.join(TARGETS)}")
+        raise UsageError(f"unknown target '{to}'; choose from {', '.join(TARGETS)}")
     if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision '{precision}': there are {', '.join(PRECISIONS)}")
+        raise UsageError(f"unknown precision '{precision}'; choose from {', '.join(PRECISIONS)}")
     if precision == "fp8":
         raise UsageError(FP8)
     if precision not in SUPPORTED[to]:
         raise UsageError(f"--to {to} comes in {', '.join(SUPPORTED[to])}, not in {precision}")
     needs = {"onnx": ["onnx", "onnxscript"], "openvino": ["onnx", "onnxscript", "openvino"], "aoti": []}
-    needs["tensorrt"] = needs["onnx"]
+    needs |= {"tensorrt": needs["onnx"], "ncnn": ["pnnx", "ncnn"], "mnn": [*needs["onnx"], "MNN"]}
     extra = {"fp16": ["modelopt"], "bf16": ["modelopt"], "int8": ["onnxruntime"]}.get(precision, [])
     for name in (*needs[to], *extra):
         if reason := packages.missing(name):
@@ -117,9 +127,20 @@ def build(
     scratch = into / SCRATCH
     if wanted.to == "aoti":
         entry, target = aoti.ENTRY, aoti.target(next(network.parameters()).device.type)
-        details = aoti.write(network, sizes, into / entry)
+        chosen: dict[str, str] = {}
+        if wanted.conv == "winograd":
+            report("choosing algorithms")
+            chosen = modules.chosen(network, sizes.inputs(sizes.batch[0]), torch.get_num_threads())
+            target["kernels"] = str(compiled.target())
+        packed = modules.packed_copy(network, chosen) if chosen else network
+        details = aoti.write(packed, sizes, into / entry) | ({"convolutions_by": chosen} if chosen else {})
+    elif wanted.to == "ncnn":
+        scratch.mkdir()
+        entry, target, details = ncnn.ENTRY, {"device": "cpu"}, {}
+        ncnn.write(network, sizes, into, scratch)
     else:
         scratch.mkdir()
+        opset = mnn.OPSET if wanted.to == "mnn" else opset
         straight = wanted.to == "onnx"
         source, details = _onnx(
             network,
@@ -138,6 +159,10 @@ def build(
             entry = openvino.ENTRY
             openvino.write(source, into)
             layers = _present(layers, openvino.values(into / entry))
+        elif wanted.to == "mnn":
+            report("converting")
+            entry, layers = mnn.ENTRY, []
+            mnn.write(source, into)
         elif wanted.to == "tensorrt":
             report("building the engine")
             entry, target = tensorrt.ENTRY, tensorrt.target()
@@ -221,6 +246,8 @@ def versions(to: str) -> dict[str, str]:
         "openvino": ("onnx", "onnxscript", "openvino"),
         "tensorrt": ("onnx", "onnxscript", "tensorrt", "tensorrt_rtx_cu13_libs"),
         "aoti": (),
+        "ncnn": ("ncnn", "pnnx"),
+        "mnn": ("onnx", "onnxscript", "mnn"),
     }[to]
     return {"convbench": __version__, "torch": torch.__version__, **packages.versions(*names)}
 
@@ -237,6 +264,13 @@ out = model({"x": x, "t": t, "y": y})["out"]""",
     "aoti": """\
 import torch
 out = torch._inductor.aoti_load_package("model.pt2")(*map(torch.from_numpy, (x, t, y)))""",
+    **dict.fromkeys(
+        ("ncnn", "mnn"),
+        """\
+from convbench.export.runtimes import opened
+with opened(pathlib.Path(".")) as step:
+    out = step(*map(torch.from_numpy, (x, t, y)))""",
+    ),
     "tensorrt": """\
 from convbench.export.runtimes import opened
 with opened(pathlib.Path(".")) as step:

@@ -15,7 +15,8 @@ from .targets import PRECISIONS, TARGETS
 SCHEMA = 2
 MOST_BYTES = 2**20  # of a manifest; a real one has some thousand
 ENTRIES = {"onnx": "model.onnx", "openvino": "model.xml", "aoti": "model.pt2", "tensorrt": "engine.plan"}
-NATIVE = ("aoti", "tensorrt")  # machine code: opening one runs it
+ENTRIES |= {"ncnn": "model.ncnn.param", "mnn": "model.mnn"}
+NATIVE = ("aoti", "tensorrt", "ncnn", "mnn")  # machine code, or what a runtime reads without checking it
 MOST_FILES, MOST_DIMENSIONS = 32, 8
 MOST_RES, MOST_EXTENT, MOST_BATCH, MOST_ELEMENTS = 8192, 2**16, 2**16, 2**32
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
@@ -28,6 +29,8 @@ NEEDED = {  # of "target", by what reads it
     ("onnx", "cpu"): (),
     ("onnx", "cuda"): (),
     ("openvino", "cpu"): (),
+    ("ncnn", "cpu"): (),
+    ("mnn", "cpu"): (),
     ("aoti", "cpu"): ("torch", "capability"),
     ("aoti", "cuda"): ("torch", "gpu"),
     ("tensorrt", "cuda"): ("library", "gpu", "capability"),
@@ -111,7 +114,7 @@ def _of_files(manifest: Manifest) -> Iterator[str]:
         if type(size) is not int or not 0 <= size < 2**40:
             yield f"{name} has bytes {shown(size)}"
     if manifest.to not in TARGETS:
-        yield f"to {shown(manifest.to)}, which is none of {', '.join(TARGETS)}"
+        yield f"to {shown(manifest.to)}, which is not one of {', '.join(TARGETS)}"
     elif manifest.entry != ENTRIES[manifest.to]:
         yield f"entry {shown(manifest.entry)}, not {ENTRIES[manifest.to]}"
     elif manifest.entry not in manifest.files:
@@ -191,7 +194,7 @@ def _of_signature(manifest: Manifest) -> Iterator[str]:
 
 def _of_the_rest(manifest: Manifest) -> Iterator[str]:
     if manifest.precision not in PRECISIONS:
-        yield f"precision {shown(manifest.precision)}, which is none of {', '.join(PRECISIONS)}"
+        yield f"precision {shown(manifest.precision)}, which is not one of {', '.join(PRECISIONS)}"
     device = manifest.target.get("device")
     needed = NEEDED.get((manifest.to, str(device)))
     if needed is None:

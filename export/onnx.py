@@ -66,13 +66,13 @@ def tried(model: nn.Module, shapes: Shapes) -> tuple[int, int]:
     with torch.inference_mode(), operators_seen() as served:
         out = model(*(v.to(device) for v in shapes.inputs(shapes.batch[0])))
     if out.dim() != 4:
-        raise UsageError(f"the network returns {tuple(out.shape)}: only what returns images can be exported")
+        raise UsageError(f"the network returns {tuple(out.shape)}: only networks that return images can be exported")
     if not out.isfinite().all():
-        raise UsageError("the output of the network is not finite: nothing could be proved about a file made from it")
+        raise UsageError("the output of the network is not finite: a file exported from it could not be verified")
     if not out.any():
         raise UsageError(
-            "the output of the network is zero for random inputs: its gates are as its constructor left them, "
-            "and every file would look right; load weights, or use convbench.create"
+            "the output of the network is zero for random inputs: its gates still have their initial values, so any "
+            "exported file would look right; load weights, or use convbench.create"
         )
     return out.shape[1], OPSET_ATTENTION if "attention" in served else OPSET
 

@@ -56,11 +56,14 @@ def session(
     for name, value in (fixed or {}).items():
         options.add_free_dimension_override_by_name(name, value)
     wanted: list[Any] = [PROVIDERS[device]]
-    if device == "cuda":
+    stream = torch.cuda.Stream() if device == "cuda" else None
+    if stream:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        # On PyTorch's own stream, so that its events and copies are in order with the kernels.
-        stream = str(torch.cuda.current_stream().cuda_stream)
-        wanted = [(PROVIDERS[device], {"user_compute_stream": stream, "use_tf32": str(int(tf32))})]
+        # A stream of our own, never PyTorch's default one: that has the address 0, which the provider takes for none
+        # (cuda_execution_provider_info.cc: has_user_compute_stream = (user_compute_stream != nullptr)) and then creates
+        # a non-blocking stream, which waits for nothing that PyTorch has queued.
+        asked = {"user_compute_stream": str(stream.cuda_stream), "use_tf32": str(int(tf32))}
+        wanted = [(PROVIDERS[device], asked)]
     try:
         opened = ort.InferenceSession(_tapped(file, taps, options) if taps else str(file), options, providers=wanted)
     except Exception as error:  # its errors have no common class
@@ -68,9 +71,10 @@ def session(
             raise UsageError(f"{file.name}: the CUDA provider cannot run every operator: {first_line(error)}") from None
         raise
     opened.disable_fallback()
+    opened.stream = stream
     ran = opened.get_providers()[0]
     if ran != PROVIDERS[device]:
-        raise UsageError(f"ONNX Runtime fell back to {ran} without a word: {PROVIDERS[device]} does not work here")
+        raise UsageError(f"ONNX Runtime silently fell back to {ran}: {PROVIDERS[device]} is unavailable")
     return opened
 
 
@@ -99,7 +103,11 @@ def step(opened: Any) -> Step:
 def bound_step(opened: Any, out: Tensor) -> Step:
     """Wrap a session on a GPU as a step that reads and writes device memory without copies.
 
+    The session has a stream of its own: it waits for what PyTorch has queued, such as the conversion of the inputs,
+    and PyTorch's stream waits for it, so that later steps, reads of the output and events come after it.
+
     Args:
+        opened: by ``session``.
         out: output (B, C or 2C, H, W), float32, contiguous, on the device; every call overwrites it.
     """
     import numpy as np
@@ -112,7 +120,12 @@ def bound_step(opened: Any, out: Tensor) -> Step:
         held = {"x": x.float().contiguous(), "t": t.float().contiguous(), "y": y.contiguous()}
         for name, value in held.items():
             binding.bind_input(name, "cuda", 0, kinds[value.dtype], tuple(value.shape), value.data_ptr())
+        current = torch.cuda.current_stream()
+        opened.stream.wait_stream(current)
         opened.run_with_iobinding(binding)
+        current.wait_stream(opened.stream)
+        for value in held.values():  # their memory is not used again before the session has read it
+            value.record_stream(opened.stream)
         return out
 
     return run

@@ -1,6 +1,8 @@
 """OpenVINO: its own file format, made from the ONNX file, run on this machine's processor in float32."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,23 @@ def session(
         settings["SNIPPETS_MODE"] = "DISABLE"
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
-    return core.compile_model(model, "CPU", settings)
+    with _without_isa_limit():
+        return core.compile_model(model, "CPU", settings)
+
+
+@contextmanager
+def _without_isa_limit() -> Iterator[None]:
+    """Hide ONEDNN_MAX_CPU_ISA, which OpenVINO's oneDNN obeys and its own code generators do not.
+
+    The two then disagree about the layout of tensors, and inference ends the process with a segmentation fault
+    (openvinotoolkit/openvino pull request 36980). Its oneDNN reads the variable once, when it first compiles.
+    """
+    limit = os.environ.pop("ONEDNN_MAX_CPU_ISA", None)
+    try:
+        yield
+    finally:
+        if limit is not None:
+            os.environ["ONEDNN_MAX_CPU_ISA"] = limit
 
 
 def values(file: Path) -> set[str]:

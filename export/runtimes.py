@@ -9,7 +9,7 @@ import torch
 from convbench.errors import UsageError, first_line
 from convbench.schema import Step
 
-from . import aoti, folder, onnxruntime, openvino, tensorrt, trust
+from . import aoti, folder, mnn, ncnn, onnxruntime, openvino, tensorrt, trust
 from .manifest import Manifest
 
 
@@ -67,6 +67,8 @@ def _opened(file: Path, manifest: Manifest, threads: int | None, device: str, st
         return openvino.step(openvino.session(file, threads))
     if manifest.to == "aoti":
         return aoti.step(file)
+    if manifest.to in ("ncnn", "mnn"):
+        return (ncnn if manifest.to == "ncnn" else mnn).step(file, threads)
     return stack.enter_context(tensorrt.opened(file, graphs=False))
 
 

@@ -95,13 +95,13 @@ def of_variant(variant: Variant, res: int, batch: tuple[int, int], dynamic: bool
     variant.require_res(res)
     low, high = batch
     if not 1 <= low <= high:
-        raise UsageError(f"--batch {low}..{high}: give one number of images from 1 on, or a range such as 1..64")
+        raise UsageError(f"--batch {low}..{high}: specify a number of images, at least 1, or a range such as 1..64")
     takes = variant.signature
     side, multiple = res // takes.factor, max(1, variant.res_multiple // takes.factor)
     if not dynamic:
         return Shapes(takes, batch, side, multiple)
     if variant.fixed_res:
-        raise UsageError(f"--dynamic does not suit {variant.id}: its table of positions belongs to {res} pixels")
+        raise UsageError(f"--dynamic is not possible for {variant.id}: its position table is for {res} pixels")
     least = max(2 * multiple, -(-side // 2 // multiple) * multiple)  # torch.export takes a 1 for a constant
     return Shapes(takes, batch, side, multiple, (least, 2 * side))
 
@@ -116,7 +116,7 @@ def of_ports(
     """The shapes that a manifest states. Raises UsageError where they are not those of such a network."""
     found = _of_ports(inputs, outputs, dimensions, takes, side)
     if found.ports() != (inputs, outputs) or found.dimensions != dimensions:
-        raise UsageError("the manifest states inputs, outputs and dimensions that do not belong together")
+        raise UsageError("the manifest states inputs, outputs and dimensions that contradict each other")
     return found
 
 

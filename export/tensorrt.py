@@ -69,7 +69,7 @@ def library() -> Library:
         reasons.append(f"{module}: {reason}")
     if not reasons:
         raise UsageError(packages.missing("tensorrt_rtx_bindings") or "TensorRT is not installed")
-    raise UsageError("no TensorRT works here: " + "; ".join(reasons))
+    raise UsageError("TensorRT does not work here: " + "; ".join(reasons))
 
 
 def _absent(module: str) -> bool:
@@ -150,7 +150,7 @@ def build(source: Path, shapes: Shapes, folder: Path, tf32: bool = False, timing
     for name, sizes in ranges.items():
         profile.set_shape(name, *sizes)
     if config.add_optimization_profile(profile) < 0:
-        raise UsageError(f"{chosen} refuses the profile {ranges}")
+        raise UsageError(f"{chosen} rejects the profile {ranges}")
     if not tf32:
         config.clear_flag(trt.BuilderFlag.TF32)  # on unless told otherwise
     refit = torch.cuda.is_available()
@@ -203,8 +203,8 @@ def require_runnable(wanted: dict[str, str]) -> None:
         raise UsageError(f"running this engine of {wanted['library']} needs an NVIDIA GPU, and torch sees none here")
     if str(library()) != wanted["library"]:
         raise UsageError(
-            f"this engine was built by {wanted['library']} and runs with no other version, here is {library()}: "
-            f"install that one, or export it again"
+            f"this engine was built by {wanted['library']} and does not run with {library()}: install that version, or "
+            f"export it again"
         )
     here = torch.cuda.get_device_name()
     if wanted["capability"] != "any" and (wanted["gpu"], wanted["capability"]) != (here, _capability()):

@@ -49,9 +49,13 @@ def require(artefact: Path, manifest: Manifest, trust_native: bool = False) -> N
     """Raise UsageError for machine code that this user did not build on this machine, unless told to trust it."""
     if manifest.to in NATIVE and not trust_native and not built_here(manifest):
         raise UsageError(
-            f"{artefact / manifest.entry} is machine code, and this user did not build it on this machine: opening it "
-            "would run it; --trust-native opens it if you trust whoever made it"
+            f"{artefact / manifest.entry} is {_what(manifest.to)}, and this user did not build it on this machine: "
+            "opening it would run it; --trust-native opens it if you trust its author"
         )
+
+
+def _what(to: str) -> str:
+    return "machine code" if to in ("aoti", "tensorrt") else f"a file that {to} reads without checking it"
 
 
 def machine() -> str:

@@ -58,7 +58,7 @@ def verify(
     if make.parameters_sha256(network) != manifest.weights["sha256"]:
         raise UsageError(
             f"the weights of {manifest.model} from {source or make.RANDOM} are not those that {folder} was made "
-            "from: give the right ones with --weights"
+            "from: specify the right ones with --weights"
         )
     return checks.check(folder, network, sizes, trajectory, threads, report, trust_native)
 
@@ -74,10 +74,10 @@ def _variant(folder: Path, manifest: Manifest, model: str | None) -> Variant:
             raise
         raise UsageError(
             f"{folder} was made from {manifest.model}, which is not a model of convbench ({unknown}); "
-            "where it is code of yours that may be run, repeat that name with --model"
+            "if it is your code and may be run, repeat that name with --model"
         ) from None
     if variant.signature != manifest.signature:
-        raise UsageError(f"{folder} states other inputs than {manifest.model} has: export it again")
+        raise UsageError(f"the inputs stated in {folder} are not those of {manifest.model}: export it again")
     return variant
 
 
@@ -89,6 +89,6 @@ def _weights(folder: Path, manifest: Manifest, weights: str | None) -> str | Non
     if make.is_self_contained(manifest):
         return None if stated == make.RANDOM else stated
     raise UsageError(
-        f"{folder} says that its weights are from {stated[:400]}: no file is opened, nor a hub asked, because an "
-        f"artefact names it; if you trust that source, give --weights {shlex.quote(stated)[:400]}"
+        f"{folder} says that its weights are from {stated[:400]}, but an artefact cannot choose files to open or "
+        f"download; if you trust that source, specify --weights {shlex.quote(stated)[:400]}"
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .computed import counterpart, half_interval, interval_text, number_or_note, rank, sampling_share
+from .computed import counterpart, decoded_per_s, half_interval, interval_text, number_or_note, rank, sampling_share
 from .formats import (
     as_printed,
     error,
@@ -36,9 +36,9 @@ COLUMNS: dict[str, Column] = {
     "model": Column("model", left=True),
     "name": Column("name", left=True, spare=3),
     "family": Column("family", left=True),
-    "source": Column("official code", left=True),
-    "licence": Column("licence", left=True, spare=2),
-    "weights_licence": Column("of weights", left=True, spare=3),
+    "source": Column("official code", left=True, spare=4),
+    "licence": Column("licence", left=True, spare=1),
+    "weights_licence": Column("of weights", left=True, spare=1),
     "runs": Column("runs here", left=True),
     "skipped": Column("will be skipped", left=True),
     "res": Column("px"),
@@ -58,6 +58,8 @@ COLUMNS: dict[str, Column] = {
     "flops": Column("FLOPs G", scaled(1e9, 2)),
     "winograd_macs": Column("Winograd MACs G", scaled(1e9, 2)),
     "winograd_macs_all": Column("all 3x3 Winograd G", scaled(1e9, 2), spare=2),
+    "winograd4_macs_all": Column("F(4x4) Winograd G", scaled(1e9, 2), spare=2),
+    "executed_macs": Column("executed MACs G", scaled(1e9, 2)),
     "macs_full": Column("full MACs G", scaled(1e9, 2), spare=1),
     "macs_as_printed": Column("as printed G", scaled(1e9, 2), spare=3),
     "macs_torchprofile": Column("torchprofile MACs G", scaled(1e9, 2)),
@@ -112,7 +114,11 @@ COLUMNS: dict[str, Column] = {
     "b": Column("B images/s", significant),
     # Printed numbers, and how they were made.
     "label": Column("model", left=True),
-    "printed_in": Column("printed in", left=True),
+    "printed_in": Column("printed in", left=True, spare=5),
+    "conditions": Column("conditions", left=True),
+    "latent": Column("latent", left=True, spare=4),
+    "printed_fid": Column("FID", as_printed),
+    "frontier": Column("frontier of FID over", left=True),
     "gmacs_printed": Column("printed", significant),
     "params_m_printed": Column("printed M", significant),
     "remark": Column("difference", left=True),
@@ -162,12 +168,16 @@ COLUMNS: dict[str, Column] = {
     "hot_s": Column("hot µs", scaled(1e-6, 1), spare=4),
     "eager_s": Column("eager µs", scaled(1e-6, 1), spare=3),
     "compile_s": Column("compile µs", scaled(1e-6, 1), spare=3),
+    "launch_s": Column("launch µs", scaled(1e-6, 1), spare=3),
+    "ours_s": Column("ours µs", scaled(1e-6, 1)),
+    "library_s": Column("library µs", scaled(1e-6, 1)),
     "over_eager": Column("× eager", scaled(1, 2)),
     "over_compile": Column("× compile", scaled(1, 2)),
     "copy_fraction": Column("of copy", percent),
     "copy_fraction_hot": Column("hot of copy", percent, spare=5),
     "roofline_fraction": Column("of roofline", percent, spare=1),
     # Sampling.
+    "sampling": Column("sampling", left=True),
     "sampler": Column("sampler", left=True),
     "steps": Column("steps"),
     "cfg_scale": Column("cfg", lambda value: f"{value:g}"),
@@ -176,6 +186,9 @@ COLUMNS: dict[str, Column] = {
     "backbone_share": Column("backbone", percent, compute=sampling_share("backbone")),
     "guidance_share": Column("guidance", percent, compute=sampling_share("guidance")),
     "sampler_share": Column("arithmetic", percent, compute=sampling_share("sampler"), spare=1),
+    "decoder": Column("decoder (random weights)", left=True, spare=2),
+    "decoder_macs": Column("decoder MACs G", scaled(1e9, 2), spare=3),
+    "decoder_images_per_s": Column("decoded images/s", significant, compute=decoded_per_s, spare=3),
     "decoder_share": Column("decoder", percent, compute=sampling_share("decoder")),
     "unattributed_share": Column("rest", percent, compute=sampling_share("unattributed"), spare=1),
     "error_max": Column("largest error", error),
@@ -236,6 +249,7 @@ COLUMNS: dict[str, Column] = {
     "limit_images_per_s": Column("limit images/s", significant),
     "limit_wall": Column("wall", left=True),
     "error_vs_fp32": Column("error", error),
+    "launches": Column("launches"),
     "zeros_ratio": Column("zeros", scaled(1, 2)),
     "compared_with": Column("compared with", left=True, compute=counterpart),
     "smallest_difference": Column("smallest difference", exact_percent),

@@ -30,6 +30,12 @@ def sampling_share(part: str) -> Callable[[Row], float | None]:
     return share
 
 
+def decoded_per_s(row: Row) -> float | None:
+    """Images/s of the decoder alone."""
+    seconds = row.get("decoder_s")
+    return 1 / seconds if seconds else None
+
+
 def interval_text(key: str, text: Callable[[float], str] = significant, unit: str = "") -> Callable[[Row], str | None]:
     """The 95 % interval of ``key`` as "low-high", from its own two keys."""
 

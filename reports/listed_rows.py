@@ -19,7 +19,9 @@ TYPES: dict[str, dict[str, Any]] = {
     "counts": {
         **{"model": str, "res": int, "params": int, "macs": int, "flops": int, "macs_full": int},
         **{"weight_bytes": int, "activation_bytes": int, "arithmetic_intensity": float},
-        **dict.fromkeys(("winograd_macs", "winograd_macs_all", "macs_as_printed", "macs_torchprofile"), WHOLE),
+        **dict.fromkeys(
+            ("winograd_macs", "winograd_macs_all", "winograd4_macs_all", "macs_as_printed", "macs_torchprofile"), WHOLE
+        ),
     },
     "kinds": {"model": str, "res": int, "kind": str, "macs": int, "share": float},
     "modules": {"model": str, "res": int, "module": str, "macs": int, "share": float},

@@ -95,7 +95,7 @@ def read_runs(asked: Iterable[Path | str], conditions: Sequence[str] = ()) -> Ru
     for file in dict.fromkeys(files):
         rows, torn = _rows(file)
         if torn:
-            runs.notes.append(f"{file}: left out its last line, which is incomplete (the run was killed)")
+            runs.notes.append(f"{file}: ignored its last line, which is incomplete (the run was killed)")
         elif not rows:
             runs.notes.append(f"{file} is empty")
         for number, row in enumerate(rows, start=1):
@@ -131,9 +131,9 @@ def _rows(file: Path) -> tuple[list[Row], bool]:
     try:
         rows = json_value(read_bytes(file, MOST_JSON))
     except ValueError:
-        raise UsageError(f"{file} is not JSON: not a file of convbench, or cut off") from None
+        raise UsageError(f"{file} is not JSON: not written by convbench, or truncated") from None
     if not all(isinstance(row, dict) for row in rows):
-        raise UsageError(f"{file} is not a list of rows: not a file of convbench")
+        raise UsageError(f"{file} is not a list of rows: not written by convbench")
     for number, row in enumerate(rows):
         if isinstance(row.get("case", row.get("sampling_case")), str):
             rows[number] = renamed(row)

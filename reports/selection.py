@@ -24,7 +24,7 @@ def require_known(name: str, known: Iterable[str], what: str) -> None:
     names = list(dict.fromkeys(known))
     if name not in names:
         near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(names)}"
         raise UsageError(f"unknown {what} '{name}': {hint}")
 
 
@@ -51,7 +51,7 @@ def require_baseline(runs: Runs, baseline: str | None) -> None:
     models = list(dict.fromkeys(row["model"] for row in runs.measurements))
     if baseline is not None and baseline not in models:
         require_known(baseline, [*models, *catalogue.variants()], "model")
-        raise UsageError(f"--baseline {baseline} is in none of these files: there are {', '.join(models)}")
+        raise UsageError(f"--baseline {baseline} is in none of these files; choose from {', '.join(models)}")
 
 
 def shown_columns(asked: Sequence[str] | None, usual: Sequence[str], rows: Sequence[Row], form: str) -> list[str]:
@@ -124,4 +124,4 @@ def where(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
 def _require_value(rows: Sequence[Row], key: str, value: str) -> None:
     held = list(dict.fromkeys(str(row[key]) for row in rows if not isinstance(row[key], list | dict)))
     if value not in held:
-        raise UsageError(f"no row has {key}={value}: there are {', '.join(held[:12])}")
+        raise UsageError(f"no row has {key}={value}; choose from {', '.join(held[:12])}")

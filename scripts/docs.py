@@ -237,8 +237,8 @@ def family_page(family: catalogue.Family) -> str:
         parts += ["## About the count\n", f"{remark['words']}\n"]
     if family.published:
         parts += ["## As printed\n", *_published(family)]
-    if family.readme:
-        parts += ["## As the repository prints\n", _readme(family)]
+    if family.quoted:
+        parts += ["## Quality as printed\n", *_quoted(family)]
     return "\n".join(parts)
 
 
@@ -283,10 +283,24 @@ def _published(family: catalogue.Family) -> list[str]:
     ]
 
 
-def _readme(family: catalogue.Family) -> str:
-    keys = ("model", "res", "training", "guidance", "sampler", "params_m", "fid", "sfid")
-    head = ("id", "px", "training", "guidance", "sampler", "params M", "FID", "sFID")
-    return table(head, [tuple(row.get(key) for key in keys) for row in family.readme], right=(1, 5, 6, 7))
+def _quoted(family: catalogue.Family) -> list[str]:
+    """Printed quality and sizes from elsewhere, with the conditions and the source of each line."""
+    keys = ("model", "res", "training", "guidance", "aid", "sampler", "params_m", "gmacs", "images_per_s", "fid")
+    head = ("id", "px", "training", "guidance", "trained with", "sampler", "params M", "MACs G", "images/s", "FID")
+    own = [line for line in catalogue.quoted_lines() if line["model"] in family.facts["variants"]]
+    unstated = (None, catalogue.NOT_STATED, "none")
+    rows = []
+    for line in own:
+        known = {key: None if key != "guidance" and line[key] in unstated else line[key] for key in keys}
+        rows.append((f"`{known.pop('model')}`", *known.values(), line["printed_in"]))
+    kept = [i for i in range(len(head) + 1) if any(row[i] is not None for row in rows)]
+    right = tuple(place for place, i in enumerate(kept) if i in (1, 6, 7, 8, 9))
+    shown = [tuple(row[i] for i in kept) for row in rows]
+    return [
+        "`convbench audit --paper rivals` compares these sizes with our counts; `convbench report RUN… --paper rivals` "
+        "sets these FIDs over MACs and measured images/s. FIDs compare only where all conditions are equal.\n",
+        table(tuple((*head, "printed in")[i] for i in kept), shown, right),
+    ]
 
 
 def main() -> int:

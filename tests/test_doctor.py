@@ -65,9 +65,9 @@ def test_a_command_at_the_end_of_a_reason_becomes_the_fix() -> None:
 @pytest.mark.parametrize(
     ("gpus", "cuda", "reason", "fix"),
     [
-        ([], None, "no NVIDIA GPU, or no driver", None),
+        ([], None, "this machine has no NVIDIA GPU, or no driver", None),
         (["GPU 0: NVIDIA H200"], None, "is a build without CUDA", "pip install --force-reinstall torch==2.13.0"),
-        (["GPU 0: NVIDIA H200"], "13.0", "built for CUDA 13.0, which the driver does not run", "whl/cu126"),
+        (["GPU 0: NVIDIA H200"], "13.0", "built for CUDA 13.0, which the driver does not support", "whl/cu126"),
     ],
 )
 def test_a_torch_that_does_not_see_the_gpu(

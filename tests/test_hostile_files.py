@@ -185,6 +185,7 @@ def test_what_never_ends_is_not_read(reader: str, kind: str, convbench: Callable
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
 def test_a_file_larger_than_the_memory_takes_little_of_it(reader: str, tmp_path: Path) -> None:
     """A sparse file of 1.2 GB without a line break."""

@@ -5,7 +5,7 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "convbench"
 OWN = {"data", "gpu", "support"}
-WHOLE = {"docs", "docstrings", "hostile_files", "imports", "mirror", "packaging"}
+WHOLE = {"docs", "docstrings", "functions", "gpu_script", "hostile_files", "imports", "mirror", "packaging"}
 """Root tests of all of the project; every other one is named after a root module, or begins with its name."""
 FILES = sorted(path.relative_to(TESTS) for path in TESTS.rglob("*.py"))
 

@@ -3,6 +3,8 @@
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +16,12 @@ OLDEST_GPU = (8, 0)  # Ampere
 
 
 @contextmanager
-def _open(model: nn.Module, case: Case, inputs: tuple[Tensor, Tensor, Tensor]) -> Iterator[Step]:
+def _open(
+    model: nn.Module, case: Case, inputs: tuple[Tensor, Tensor, Tensor], products: str = "table"
+) -> Iterator[Step]:
     from ..kernels.fused.fuse import fused_copy
 
-    yield fused_copy(model)  # another backend may time the model between our blocks: only its weights are shared
+    yield fused_copy(model, products)  # another backend may time the model between our blocks: only weights are shared
 
 
 def unsupported(case: Case) -> str | None:
@@ -47,5 +51,9 @@ backend = Backend(
     summary="fused Triton kernels, channels_last; on a CPU their PyTorch references, never ranked",
     open=_open,
     unsupported=unsupported,
+    launched_singly=True,
     unranked=unranked,
 )
+# What computes the 1x1 products: our kernels or PyTorch's, in place of what product_dispatch.toml names.
+ours = replace(backend, name="triton:ours", open=partial(_open, products="ours"))
+library = replace(backend, name="triton:library", open=partial(_open, products="library"))

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +15,12 @@ WARM_UP = 3  # steps before the capture, which compile kernels and tune convolut
 
 
 @contextmanager
-def _open(model: nn.Module, case: Case, inputs: tuple[Tensor, Tensor, Tensor]) -> Iterator[Step]:
+def _open(
+    model: nn.Module, case: Case, inputs: tuple[Tensor, Tensor, Tensor], products: str = "table"
+) -> Iterator[Step]:
     from ..kernels.fused.fuse import fused_copy
 
-    fused = fused_copy(model)
+    fused = fused_copy(model, products)
     held = tuple(value.clone() for value in inputs)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -49,3 +53,6 @@ backend = Backend(
     open=_open,
     unsupported=_unsupported,
 )
+# What computes the 1x1 products: our kernels or PyTorch's, in place of what product_dispatch.toml names.
+ours = replace(backend, name="triton_graphs:ours", open=partial(_open, products="ours"))
+library = replace(backend, name="triton_graphs:library", open=partial(_open, products="library"))

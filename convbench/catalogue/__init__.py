@@ -12,12 +12,15 @@ from .families import (
     printed_only,
     variants,
 )
+from .quality import NOT_STATED, condition_words, quoted_lines, states_conditions, table_lines
 from .resolve import find, find_in_zoo, find_printed
 
 __all__ = [
+    "NOT_STATED",
     "Family",
     "Signature",
     "Variant",
+    "condition_words",
     "devices",
     "families",
     "find",
@@ -27,5 +30,8 @@ __all__ = [
     "papers",
     "printed_lines",
     "printed_only",
+    "quoted_lines",
+    "states_conditions",
+    "table_lines",
     "variants",
 ]

@@ -11,10 +11,7 @@ pixels per latent pixel, 1000 classes. Nothing here imports torch until a model 
 """
 
 import difflib
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -22,7 +19,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError, first_line
+from .. import packages
+from ..errors import UsageError
 from ..files import read_json
 from .families import Family, Signature, Variant
 
@@ -45,48 +43,18 @@ def variant_of(id: str) -> Variant | None:
     source, _, rest = id.partition(":")
     points = {point.name: point for point in entry_points(group=GROUP)}
     if id in points:
-        return _of_factory(id, _loaded(id, points[id].load))
+        return _of_factory(id, packages.loaded(id, "model", points[id].load))
     if not rest:
         return None
     if source in ("timm", "diffusers"):
         return (_of_timm if source == "timm" else _of_diffusers)(id, rest)
-    return _of_module(id, source, rest)
-
-
-def _of_module(id: str, module: str, name: str) -> Variant:
-    if not all(part.isidentifier() for part in (*module.split("."), name)):
-        raise UsageError(f"'{id[:200]}' is not of the form package.module:function")
-    factory = _loaded(id, lambda: getattr(import_module(module), name))
+    factory = packages.named(id, "model")
 
     def build(res: int) -> Any:
-        with _working_folder():  # the function may import further modules
+        with packages.working_folder():  # the function may import further modules
             return factory(res)
 
     return _of_factory(id, factory, build if callable(factory) else factory)
-
-
-def _loaded(id: str, load: Callable[[], Any]) -> Any:
-    """Load external code. Raises UsageError with one line for any error of that code."""
-    try:
-        with _working_folder():
-            return load()
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"no model at '{id}': {first_line(error)}") from None
-    except Exception as error:
-        raise UsageError(f"no model at '{id}': {type(error).__name__}: {first_line(error)}") from None
-
-
-@contextmanager
-def _working_folder() -> Iterator[None]:
-    """Make modules of the working directory importable; installed ones take precedence."""
-    here = os.getcwd()
-    known = here in sys.path or "" in sys.path  # e.g. with `python -m`
-    sys.path += [] if known else [here]
-    try:
-        yield
-    finally:
-        if not known:
-            sys.path.remove(here)
 
 
 @dataclass(frozen=True)
@@ -143,7 +111,7 @@ def _of_diffusers(id: str, path: str) -> Variant:
         if not issubclass(kind, diffusers.ModelMixin):
             raise TypeError(f"{config['_class_name']} is not a model class")
     except (UsageError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} is not the config of a diffusers model: {error}") from None
+        raise UsageError(f"{path} is not the configuration of a diffusers model: {error}") from None
     classes = config.get("num_class_embeds") or config.get("num_embeds_ada_norm")
     caption = config.get("cross_attention_dim") if "Condition" in config["_class_name"] else None
     channels = config.get("in_channels", 4)

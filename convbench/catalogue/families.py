@@ -30,9 +30,9 @@ class Family:
         return list(self.facts.get("published", []))
 
     @property
-    def readme(self) -> list[dict[str, Any]]:
-        """Numbers in the readme of the official repository, without speeds."""
-        return list(self.facts.get("readme", []))
+    def quoted(self) -> list[dict[str, Any]]:
+        """Printed quality and sizes from elsewhere, one dictionary per line; ``where`` names the table or file."""
+        return list(self.facts.get("quoted", []))
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,12 @@ class Variant:
     def require_res(self, res: int) -> None:
         """Raise UsageError unless the model can be built for images of ``res`` pixels."""
         if res > MAX_RES:
-            raise UsageError(f"--res {res} does not suit {self.id}: at most {MAX_RES} pixels")
+            raise UsageError(f"--res {res} is too large for {self.id}: at most {MAX_RES} pixels")
         if res <= 0 or res % self.res_multiple:
             below = max(self.res_multiple, res // self.res_multiple * self.res_multiple)
             near = sorted({below, below + self.res_multiple})
             raise UsageError(
-                f"--res {res} does not suit {self.id}: it must be a positive multiple of {self.res_multiple}, "
+                f"--res {res} is invalid for {self.id}: it must be a positive multiple of {self.res_multiple}, "
                 f"such as {' or '.join(map(str, near))}"
             )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..schema import Second, Step
+from ..schema import Measurement, Second, Step
 from ..timing.clock import Inputs
 from .output import Finding
 
@@ -131,6 +131,16 @@ def kernel_times(events: Iterable[Any]) -> list[KernelTime]:
             calls[kernel.name, ""] -= 1
     found = [KernelTime(name, seconds[name, by], calls[name, by], by) for name, by in seconds if calls[name, by] > 0]
     return sorted(found, key=lambda each: -each.seconds)
+
+
+def launch_words(launches: int, row: Measurement) -> str:
+    """Describe, for its row, a backend whose kernels Python launches one by one, from its measured rate of launches."""
+    shortest = launches / row.rates["launches_per_s"]
+    taken = row.batch / row.images_per_s if row.images_per_s else float("nan")
+    return (
+        f"{launches} launches a step, one by one, take the processor {1e3 * shortest:.1f} ms or more of "
+        f"{1e3 * taken:.1f}: compare triton_graphs instead"
+    )
 
 
 def dominant_precisions(kernels: Sequence[KernelTime]) -> dict[str, str]:

@@ -35,7 +35,7 @@ def check_throttling(summary: Summary) -> Finding | None:
     if bits:
         seen.append(f"{', '.join(reasons_in_words(bits))} in {summary.get('throttled_share') or 0:.0%} of the samples")
     if low is not None and high and high - low > CLOCK_RANGE * high:
-        seen.append(f"the SM clock ran from {low / 1e6:.0f} to {high / 1e6:.0f} MHz")
+        seen.append(f"the SM clock varied from {low / 1e6:.0f} to {high / 1e6:.0f} MHz")
     return Finding("THRT", "; ".join(seen), severity="SUSPECT") if seen else None
 
 
@@ -60,7 +60,7 @@ def check_contention(summary: Summary) -> Finding | None:
     own, peak = summary.get("cores_of_this"), summary.get("cores_of_others_peak")
     seen = []
     if others is not None and others > CORES_OF_OTHERS:
-        most = f", at most {peak:.2f}" if peak is not None and peak > others else ""
+        most = f", {peak:.2f} at the peak" if peak is not None and peak > others else ""
         seen.append(f"other processes used {others:.2f} cores{most}")
     if stolen is not None and stolen > CORES_STOLEN:
         seen.append(f"the hypervisor took {stolen:.2f} cores")

@@ -100,7 +100,7 @@ def prove(
     tolerance = RELATIVE_L2[precision]
     if not error <= tolerance:
         findings.append(
-            Finding("REF", f"relative error {error:.1e} against fp32 eager, at most {tolerance:.0e} allowed")
+            Finding("REF", f"relative error {error:.1e} against fp32 eager exceeds the limit of {tolerance:.0e}")
         )
     for name, out in zip(takes, outputs[1:], strict=True):
         findings.append(_check_dependence(name, out, first))

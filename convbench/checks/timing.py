@@ -82,7 +82,7 @@ def check_monotonicity(rows: Iterable[Measurement], row: Measurement) -> Finding
             continue
         seconds, less = (each.batch / (each.images_per_s or 0.0) for each in (row, other))
         if seconds < (1 - max(MONOTONE, row.smallest_difference or 0.0)) * less:
-            text = f"less time than the smaller batch {other.batch}: {seconds:.3g} s against {less:.3g} s"
+            text = f"took less time than the smaller batch {other.batch}: {seconds:.3g} s against {less:.3g} s"
             return Finding("MONO", text, severity="SUSPECT")
     return None
 

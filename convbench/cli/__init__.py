@@ -22,18 +22,18 @@ COMMANDS = {  # name -> what it is for; the module of that name holds `command`
     "verify": "check an artefact against fp32 PyTorch; name the first layer that differs",
     "serve": "serve an artefact over HTTP (KServe v2), with dynamic batching",
     "deploy": "write a model repository for Triton Inference Server",
-    "load": "load a server; report its latency and throughput",
-    "report": "tables, plots and a page from stored runs; the papers' tables with our numbers",
-    "verify-report": "recompute every cell of a page of report --html from its samples",
+    "load": "send requests to a server and report its latency and throughput",
+    "report": "make tables, plots or a page from stored runs; print the papers' tables with our numbers",
+    "verify-report": "recompute every cell of a `report --html` page from its samples",
     "compare": "compare two stored runs case by case; fail a CI job on a regression",
     "recommend": "the fastest model and backend for each machine, from stored rows",
     "plan-capacity": "devices, cost and latency for a demand, from stored rows",
     "history": "steps in the history of a model, and what changed in the environment with each",
     "store": "keep the rows of many runs in one place: DuckDB, Parquet, Postgres",
     "audit": "check the papers' printed throughputs against GPU peaks and our own counts",
-    "replay": "a paper's way of timing and ours, interleaved, knob by knob",
-    "card": "protocol cards: how published throughputs were measured; check your own",
-    "doctor": "what works here, and how to fix the rest",
+    "replay": "time a paper's protocol and ours interleaved, one setting at a time",
+    "card": "list or check protocol cards: how published throughputs were measured",
+    "doctor": "show what works here, and how to fix the rest",
     "env": "show this machine: devices, versions, measured peaks",
 }
 INTERRUPTED = 130
@@ -60,7 +60,7 @@ class Contents(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(f"unknown command '{args[0]}': there are {', '.join(COMMANDS)}")
+            raise click.UsageError(f"unknown command '{args[0]}'; choose from {', '.join(COMMANDS)}")
         return super().resolve_command(ctx, args)
 
 
@@ -72,7 +72,7 @@ class Contents(click.Group):
 )
 @click.version_option(__version__, prog_name="convbench")
 def contents() -> None:
-    """Count, measure and deploy convolutional diffusion backbones beside the transformers they replace.
+    """Count, measure and deploy convolutional diffusion backbones, alongside the transformers they replace.
 
     Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 a failed check, 2 a usage error,
     3 nothing could be measured, 4 measured but not valid, 130 interrupted.
@@ -108,7 +108,7 @@ def _run(args: list[str] | None) -> int:
     except OSError as error:  # a disk or a device, wherever it stops
         return _fail(_words(error), 2)
     except MemoryError:
-        return _fail("there is not enough memory for this", 2)
+        return _fail("not enough memory", 2)
 
 
 def _streams_are_open() -> bool:

@@ -19,30 +19,36 @@ KEYS = (
     "share_tf32",
     "finding",
 )
+RIVALS = "rivals"
+RIVALS_KEYS = ("label", "conditions", "params", "macs", "printed_fid", "finding", "printed_in")
 
 
 @click.command(
     "audit",
     short_help="check the papers' printed throughputs against GPU peaks",
     epilog="\b\nExamples:\n  convbench audit --paper fcdm --model dic_xl,dico_xl,fcdm_xl\n"
-    "  convbench audit --model dit_xl_2 --format json",
+    "  convbench audit --paper rivals --model ddt_xl_2,jit_b_16",
 )
 @click.option(
     "--paper",
-    type=options.CommaList(known=lambda: list(catalogue.papers())),
+    type=options.CommaList(known=lambda: [*catalogue.papers(), RIVALS]),
     metavar="P[,P…]",
-    help=f"Papers to audit: {', '.join(catalogue.papers())}.",
+    help=f"Papers to audit: {', '.join(catalogue.papers())}. Or {RIVALS}: the sizes and FIDs that newer backbones "
+    "print, with the conditions of each.",
 )
-@options.model(required=False, help="Models to audit, by id; printed-only models, too.")
+@options.model(required=False, help="Ids of the models to audit, including printed-only models.")
 @options.form()
 def command(paper: list[str] | None, model: list[str] | None, form: str) -> None:
     """Audit every throughput that the papers print: the FLOP/s it implies, as a share of the GPU's data-sheet peaks.
 
-    MACs are our own count where there is one, else the printed one. Tables show lines of one paper with the same
-    numbers once; json and csv have a row for each, with both counts, every share, and the findings in words.
+    MACs are our own count, or the printed one if the model is not implemented. The table shows lines of one paper with
+    the same numbers once; json and csv have a row for every line, with both counts, every share and the findings.
     """
     from ..papers import audit
 
+    if paper and RIVALS in paper:
+        _show_rivals(paper, model, form)
+        return
     _require_known(paper, model)
     rows = audit.audit(paper, model)
     if form == "json":
@@ -53,6 +59,49 @@ def command(paper: list[str] | None, model: list[str] | None, form: str) -> None
         options.show([_shown(row) for row in audit.merged(rows)], KEYS, form, _notes(rows))
 
 
+def _show_rivals(papers: list[str], models: list[str] | None, form: str) -> None:
+    """Show the page of the rivals, which has other columns than that of a paper."""
+    from ..errors import UsageError
+    from ..papers.findings import FINDINGS
+    from ..papers.rivals import AS_COUNTED, rivals
+
+    if len(papers) > 1:
+        raise UsageError(f"--paper {RIVALS} has columns of its own: audit it alone")
+    ids = list(dict.fromkeys(line["model"] for line in catalogue.quoted_lines()))
+    _require_models(models, ids, "no FID of '{}' is quoted")
+    rows = rivals(models)
+    found = {code for row in rows for code in row["findings"]}
+    notes = [
+        "FID belongs to the authors' weights and samplers; convbench does not measure it. Lines compare only where all "
+        "conditions are equal and stated, so the order is not a ranking: by conditions, then by MACs. "
+        "`convbench report RUN… --paper rivals` adds measured images/s.",
+        f"MACs and parameters are ours. {AS_COUNTED}: the source prints the same digits; empty: it prints none.",
+        *(f"{FINDINGS[code][0]}: {FINDINGS[code][1]}." for code in FINDINGS if code in found and FINDINGS[code][0]),
+        *(f"{row['label']}, {row['printed_in']}: {row['words']}" for row in rows if row["words"]),
+        *_family_remarks(rows),
+    ]
+    if form == "csv":
+        rows = [{**row, "findings": " ".join(row["findings"])} for row in rows]
+    options.show(rows, RIVALS_KEYS, form, notes)
+
+
+def _family_remarks(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the remarks on the counts of the families shown."""
+    shown = {catalogue.find_in_zoo(row["model"]).family.module for row in rows}
+    remarks = [catalogue.families()[module].facts.get("counting", {}).get("remark") for module in sorted(shown)]
+    return [remark["words"] for remark in remarks if remark]
+
+
+def _require_models(models: list[str] | None, ids: list[str], words: str) -> None:
+    """Raise UsageError with the nearest ids for a model that has no row."""
+    from ..errors import UsageError
+
+    for model in models or []:
+        if model not in ids:
+            near = difflib.get_close_matches(model, ids, n=3, cutoff=0.5) or ids
+            raise UsageError(f"{words.format(model)}; choose from {', '.join(near)}")
+
+
 def _require_known(papers: list[str] | None, models: list[str] | None) -> None:
     """Raise UsageError for a paper or model that has no row, or for a pair of them that has none."""
     from ..errors import UsageError
@@ -61,12 +110,10 @@ def _require_known(papers: list[str] | None, models: list[str] | None) -> None:
     lines = audited_lines()
     for paper in papers or []:
         if paper not in catalogue.papers():
-            raise UsageError(f"unknown paper '{paper}': there are {', '.join(catalogue.papers())}")
+            raise UsageError(f"unknown paper '{paper}'; choose from {', '.join(catalogue.papers())}, {RIVALS}")
     ids = list(dict.fromkeys(line["model"] for line in lines if line["model"]))
+    _require_models(models, ids, "no paper prints a throughput of '{}'")
     for model in models or []:
-        if model not in ids:
-            near = difflib.get_close_matches(model, ids, n=3, cutoff=0.5) or ids
-            raise UsageError(f"no paper prints a throughput of '{model}': there are {', '.join(near)}")
         if papers and not any(line["paper"] in papers and line["model"] == model for line in lines):
             raise UsageError(f"no throughput of {model} is printed in {', '.join(papers)}")
 

@@ -11,7 +11,7 @@ from . import options
 
 KEYS = ("card", "status", "gpu", "batch", "t_shape", "sync_end", "completeness", "ranked")
 NOTE = (
-    "?: not stated, and not to be seen in the released code. known: fields with a source. A figure of which less than "
+    "?: not stated, and not visible in the released code. known: fields with a source. A figure of which less than "
     f"{cards.LEAST_KNOWN:.0%} is known may be listed, never ranked. --format json has every field with its evidence."
 )
 
@@ -39,7 +39,7 @@ def list_cards(form: str) -> None:
 )
 @click.argument("file", type=click.Path(path_type=Path))
 def check_cards(file: Path) -> int:
-    """Check the cards of a TOML file, one line a problem; exit 1 if there is one."""
+    """Check the cards in a TOML file and print one line per problem; exits with 1 if there are any."""
     read_toml(file)  # refuses what is not a regular file, is huge or nested too deep, before it is read whole
     found = cards.read(file)
     problems = [f"{name}: {problem}" for name, card in found.items() for problem in cards.check(card)]

@@ -33,16 +33,20 @@ class Share(click.ParamType):  # type: ignore[type-arg] # generic in the newest 
 )
 @click.argument("a")
 @click.argument("b")
-@click.option("--fail-above", type=Share(), metavar="SHARE", help="Exit 1 if a case became slower by more than this.")
+@click.option(
+    "--fail-above",
+    type=Share(),
+    metavar="SHARE",
+    help="Exit with 1 if a case became slower by more than this, e.g. 3%.",
+)
 @options.form()
 def command(a: str, b: str, fail_above: float | None, form: str) -> int:
-    """Compare run B with run A: the ratio of images/s for each case that both hold, with its 95 % interval.
+    """Compare run B with run A: the ratio of images/s for each case in both, with its 95 % interval.
 
-    A and B are result files, folders or globs of them, or stores (`convbench store`); where one holds a case several
-    times, its latest row counts.
+    A and B are result files, folders or globs of them, or stores (`convbench store`). The latest row of a case counts.
 
-    Faster and slower are said only where the whole interval lies beyond the smallest difference that both runs can
-    tell. With --fail-above, a case fails if its whole interval lies below 1 minus that share.
+    A case counts as faster or slower only if its whole interval lies beyond the smallest difference that both runs can
+    detect. With --fail-above, a case fails if its whole interval lies below 1 minus that share.
     """
     from ..reports.compare import compared_runs, nothing_in_common
 

@@ -18,26 +18,42 @@ ENGINES = ("triton-server",)
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--to", type=click.Choice(ENGINES), required=True, help="Serving engine.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, metavar="REPOSITORY", help="Written whole or not at all."
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="REPOSITORY",
+    help="Folder to create; written completely or not at all.",
 )
 @click.option(
     "--backend",
     type=click.Choice(("onnxruntime", "tensorrt", "openvino", "python")),
     help="Triton backend; the server must provide it [default: the artefact's runtime].",
 )
-@click.option("--max-batch", type=click.IntRange(min=1), help="Images of a batch [default: the artefact's most].")
+@click.option(
+    "--max-batch",
+    type=click.IntRange(min=1),
+    help="Largest number of images in a batch [default: the artefact's maximum].",
+)
 @click.option(
     "--max-delay",
     type=options.Duration(60),
     default="5ms",
     show_default=True,
-    help="Time that an incomplete batch waits for more.",
+    help="How long an incomplete batch waits for more requests.",
 )
-@click.option("--queue", type=click.IntRange(1, 2**20), default=256, show_default=True, help="Requests that may wait.")
 @click.option(
-    "--instances", type=click.IntRange(1, 1024), default=1, show_default=True, help="Copies that run at once."
+    "--queue", type=click.IntRange(1, 2**20), default=256, show_default=True, help="Number of requests that may wait."
 )
-@click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads of each [default: what the runtime takes].")
+@click.option(
+    "--instances",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="Copies of the model that run at once.",
+)
+@click.option(
+    "--threads", type=click.IntRange(1, 4096), help="CPU threads of each copy [default: the runtime's choice]."
+)
 @click.option("--guidance", is_flag=True, help="Also write a guidance model with a cfg_scale input.")
 @click.option("--force", is_flag=True, help="Replace an existing repository.")
 def command(
@@ -53,10 +69,11 @@ def command(
     guidance: bool,
     force: bool,
 ) -> None:
-    """Write a model repository with which Triton Inference Server serves an artefact.
+    """Write a model repository from which Triton Inference Server serves an artefact.
 
-    With dynamic batching, a bounded queue and a warm-up. The python backend runs the artefact by a model.py of
-    convbench, where Triton's own backends are not installed; it needs the artefact's runtime in Triton's Python.
+    The repository sets dynamic batching, a bounded queue and a warm-up. If the server lacks the Triton backend of the
+    artefact's runtime, --backend python runs the artefact from a model.py instead; the runtime must then be installed
+    in Triton's Python.
     """
     from ..serving.triton import repository
 

@@ -16,12 +16,12 @@ KEYS = ("area", "what", "works", "reason", "fix")
     short_help="what works here, and how to fix the rest",
     epilog="\b\nExamples:\n  convbench doctor\n  convbench doctor --all --format json",
 )
-@click.option("--all", "every", is_flag=True, help="Show what works, too; json and csv always hold it.")
+@click.option("--all", "every", is_flag=True, help="Also show what works; json and csv always include it.")
 @options.form()
 def command(every: bool, form: str) -> None:
     """Check what convbench can use on this machine: devices, backends, exports, servers, packages and versions.
 
-    Everything that cannot run is shown with the reason and, where there is one, the command that fixes it.
+    Shows everything that cannot run, with the reason and, if there is one, the command that fixes it.
     """
     from .. import doctor
 

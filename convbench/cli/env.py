@@ -16,7 +16,7 @@ from . import options
 @options.precision()
 @options.form()
 def command(precision: list[str], form: str) -> None:
-    """Describe this machine: devices, versions, and the peaks it reaches, measured now in a few seconds."""
+    """Describe this machine: devices, versions, and the rates it reaches, measured in a few seconds."""
     from .. import environment
     from ..environment import default_device
     from ..errors import UsageError
@@ -28,7 +28,7 @@ def command(precision: list[str], form: str) -> None:
     device = default_device()
     for each in precision:
         if each not in PRECISIONS:
-            raise UsageError(f"unknown precision '{each}': there are {', '.join(PRECISIONS)}")
+            raise UsageError(f"unknown precision '{each}'; choose from {', '.join(PRECISIONS)}")
         if reason := unsupported(each, device):
             facts[f"{device} {each}"] = reason
             continue

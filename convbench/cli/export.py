@@ -36,7 +36,7 @@ class BatchRange(click.ParamType):  # type: ignore[type-arg] # generic in the ne
 
 @click.command(
     "export",
-    short_help="build an ONNX, TensorRT, OpenVINO or AOTInductor artefact",
+    short_help="build an artefact: ONNX, TensorRT, OpenVINO, ncnn …",
     epilog="\b\nExamples:\n  convbench export --model dico_s --res 256 --to onnx --out dico_s_onnx\n"
     "  convbench export --model dic_s --to openvino --precision int8 --out dic_s_int8",
 )
@@ -48,7 +48,7 @@ class BatchRange(click.ParamType):  # type: ignore[type-arg] # generic in the ne
     type=click.Path(path_type=Path),
     required=True,
     metavar="FOLDER",
-    help="Folder to create; it appears only when it is complete.",
+    help="Folder to create, once all of its files are complete.",
 )
 @click.option(
     "--precision",
@@ -66,6 +66,13 @@ class BatchRange(click.ParamType):  # type: ignore[type-arg] # generic in the ne
     help="Images per call.",
 )
 @click.option("--dynamic", is_flag=True, help="Allow heights and widths from half to twice --res.")
+@click.option(
+    "--conv",
+    type=click.Choice(["library", "winograd"]),
+    default="library",
+    show_default=True,
+    help="What computes 3x3 convolutions: the runtime, or our C++ kernels (--to aoti only; to run it takes convbench).",
+)
 @click.option("--weights", help="Checkpoint [default: random weights].")
 @click.option("--force", is_flag=True, help="Replace an existing artefact.")
 @options.form()
@@ -77,19 +84,20 @@ def command(
     precision: str,
     batch: tuple[int, int],
     dynamic: bool,
+    conv: str,
     weights: str | None,
     force: bool,
     form: str,
 ) -> int:
-    """Write a backbone as a file that another runtime opens, with a manifest, its verification and a README.
+    """Export a backbone to a file that another runtime can open, with a manifest, a verification record and a README.
 
-    The folder appears only when everything in it is finished and has been compared with fp32 PyTorch; a file that
-    computes something else is not kept. TensorRT-RTX engines are built without a GPU; running one needs one.
+    The folder is created only after the exported file has been compared with fp32 PyTorch; a file with wrong outputs is
+    not kept. TensorRT-RTX engines can be built without a GPU, but need one to run.
     """
     from ..export import folder, make
 
     typed = shlex.join(["convbench", *sys.argv[1:]])
-    wanted = make.Wanted(model, res, to, precision, batch, dynamic, weights, typed)
+    wanted = make.Wanted(model, res, to, precision, batch, dynamic, weights, typed, conv)
     with stages() as report:
         found = make.export(wanted, out, force, report)
     manifest = folder.read(out)

@@ -13,6 +13,7 @@ KEYS = (
     "macs",
     "winograd_macs",
     "winograd_macs_all",
+    "winograd4_macs_all",
     "macs_full",
     "macs_as_printed",
     "macs_torchprofile",
@@ -38,15 +39,16 @@ NOTE = "MACs are for one image and one forward pass, by torchprofile's conventio
 )
 @options.form()
 def command(model: list[str], res: list[int], by: str | None, profiler: str | None, form: str) -> None:
-    """Count parameters, MACs, FLOPs and bytes of one image and one forward pass. Computes nothing, loads no weights.
+    """Count parameters, MACs, FLOPs and bytes of one image and one forward pass. Runs no network and loads no weights.
 
     \b
     macs               torchprofile's convention: the number the papers print as FLOPs
-    winograd_macs      4/9 of the 3x3 convolutions inside blocks: the DiC paper's rule
-    winograd_macs_all  4/9 of every dense 3x3 convolution of stride 1
-    macs_full          products only, those included that no profiler sees (linear attention, scans)
-    macs_as_printed    without what the papers' profilers left out (DiG, DiM, DiMSUM)
-    dcn_samples        weighted samples of deformable convolutions (FlowDCN), in none of these
+    winograd_macs      3x3 convolutions inside blocks count 4/9: the DiC paper's rule
+    winograd_macs_all  every dense 3x3 convolution of stride 1 counts 4/9
+    winograd4_macs_all the same count 1/4: F(4x4,3x3), which the backend winograd runs
+    macs_full          every product, including those that profilers miss (linear attention, scans)
+    macs_as_printed    without the products that the papers' profilers missed (DiG, DiM, DiMSUM)
+    dcn_samples        weighted samples of deformable convolutions (FlowDCN); not part of any count above
     """
     from .. import catalogue
     from ..models import counts

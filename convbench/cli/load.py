@@ -31,8 +31,14 @@ LATE = 0.1  # of the median latency: from there on the client, not the server, m
     "  convbench load http://127.0.0.1:8000 --slo 500ms --format json",
 )
 @click.argument("url")
-@click.option("--rate", type=options.Number(min=0, min_open=True, max=1e6), help="Requests a second, at Poisson times.")
-@click.option("--concurrency", type=click.IntRange(1, 1024), help="Clients, each waiting for its answer [default: 1].")
+@click.option(
+    "--rate", type=options.Number(min=0, min_open=True, max=1e6), help="Requests per second, with Poisson arrivals."
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 1024),
+    help="Number of clients, each with one request at a time [default: 1].",
+)
 @click.option(
     "--slo", type=options.Duration(3600), help="Find the highest rate whose 99th percentile stays within this time."
 )
@@ -41,13 +47,15 @@ LATE = 0.1  # of the median latency: from there on the client, not the server, m
     type=options.Duration(24 * 3600),
     default="10s",
     show_default=True,
-    help="Duration of the run; of each step with --slo.",
+    help="Duration of the run, or of each step with --slo.",
 )
-@click.option("--batch", type=click.IntRange(1, 2**16), default=1, show_default=True, help="Images of a request.")
+@click.option("--batch", type=click.IntRange(1, 2**16), default=1, show_default=True, help="Images per request.")
 @click.option(
-    "--side", type=click.IntRange(1, 2**14), help="Height and width of x, where they may vary [default: least]."
+    "--side",
+    type=click.IntRange(1, 2**14),
+    help="Height and width of the input x, if they may vary [default: the smallest].",
 )
-@click.option("--model", metavar="NAME", help="Where the server has several.")
+@click.option("--model", metavar="NAME", help="Name of the model, if the server has several.")
 @options.form()
 def command(
     url: str,
@@ -62,11 +70,12 @@ def command(
 ) -> None:
     """Send requests to a server that speaks the KServe v2 protocol, such as `convbench serve` or Triton.
 
-    With --rate, requests leave at times drawn beforehand and latencies count from those times, so that a server which
-    stalls shows it. With --concurrency, clients wait for each other, and latencies look better than callers see.
+    With --rate, requests are sent on a schedule drawn beforehand and latencies count from the scheduled times, so
+    stalls of the server are visible. With --concurrency, each client waits for its response before it sends again, and
+    latencies look better than independent callers would see.
     """
     if sum(value is not None for value in (rate, concurrency, slo)) > 1:
-        raise UsageError("--rate, --concurrency and --slo exclude each other: give one")
+        raise UsageError("--rate, --concurrency and --slo cannot be combined; specify one")
     from ..serving import load
 
     with stages() as report:

@@ -16,13 +16,16 @@ KEYS = ("model", "name", "params", "macs", "source", "licence", "weights_licence
     epilog="\b\nExamples:\n  convbench models --family dico --format json\n  convbench models --ablations",
 )
 @click.option("--family", help="List only this family.")
-@click.option("--ablations", is_flag=True, help="List the papers' ablations and the changes that an id accepts.")
-@click.option("--commercial", is_flag=True, help="Only models whose licences are known to allow commercial use.")
+@click.option(
+    "--ablations", is_flag=True, help="List the papers' ablations and the @key=value changes that a model id accepts."
+)
+@click.option("--commercial", is_flag=True, help="List only models whose licences are known to allow commercial use.")
 @options.form()
 def command(family: str | None, ablations: bool, commercial: bool, form: str) -> None:
-    """List every known model: id, size (at the pixels of `res`), official code, its licence, and whether it runs here.
+    """List every known model: id, size (at the resolution in `res`), official code and its licence, and whether it runs
+    here.
 
-    Printed-only models appear in published tables; no implementation exists, so they are never measured.
+    Printed-only models appear only in published tables: no implementation exists, so they cannot be measured.
 
     The licences are those of the official code and of the authors' weights; neither is part of convbench.
     """
@@ -38,7 +41,7 @@ def command(family: str | None, ablations: bool, commercial: bool, form: str) ->
         return
     known = catalogue.families()
     if family is not None and family not in known:
-        raise UsageError(f"unknown family '{family}': there are {', '.join(known)}")
+        raise UsageError(f"unknown family '{family}'; choose from {', '.join(known)}")
     rows = []
     for variant in catalogue.variants().values():
         if family in (None, variant.family.module):
@@ -66,7 +69,19 @@ def command(family: str | None, ablations: bool, commercial: bool, form: str) ->
             )
     if family is None and not commercial:
         rows += [_printed_only(id, system) for id, system in catalogue.printed_only().items()]
-    options.show(rows, KEYS, form, [f"{row['model']}: {row['remark']}." for row in rows if row["remark"]])
+    notes = [f"{row['model']}: {row['remark']}." for row in rows if row["remark"]]
+    if form in ("json", "csv"):
+        options.show(rows, KEYS, form)
+        return
+    exceptions = [f"{row['source']}, licence: {row['licence']}." for row in rows if "; " in (row["licence"] or "")]
+    shown = [{**row, "licence": _main_licence(row["licence"])} for row in rows]
+    options.show(shown, KEYS, form, [*dict.fromkeys(exceptions), *notes])
+
+
+def _main_licence(licence: str | None) -> str | None:
+    """The licence of most files, marked where some have another."""
+    main, _, exceptions = (licence or "").partition("; ")
+    return f"{main} (mostly)" if exceptions else licence
 
 
 def _printed_only(id: str, system: dict[str, Any]) -> dict[str, Any]:

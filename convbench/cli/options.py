@@ -34,9 +34,9 @@ class CommaList(click.ParamType):  # type: ignore[type-arg] # generic in the new
             return value
         parts = [part.strip() for part in value.split(",")]
         if len(parts) > MOST_VALUES:
-            self.fail(f"a list of {len(parts)} values; at most {MOST_VALUES} are taken", param, ctx)
+            self.fail(f"a list of {len(parts)} values; at most {MOST_VALUES} are allowed", param, ctx)
         if not all(parts):
-            self.fail(f"'{value}' has an empty place between commas", param, ctx)
+            self.fail(f"'{value}' has an empty entry between commas", param, ctx)
         try:
             found = [self.type(part) for part in parts]
         except ValueError:
@@ -155,7 +155,7 @@ def precision() -> Decorator:
         default="fp32",
         show_default=True,
         metavar="P[,P…]",
-        help=f"{', '.join(PRECISIONS)}. torch-default is PyTorch without any setting: on a GPU, TF32 convolutions and "
+        help=f"{', '.join(PRECISIONS)}. torch-default leaves PyTorch's settings alone: on a GPU, TF32 convolutions and "
         "FP32 matrix products.",
     )
 
@@ -167,8 +167,9 @@ def backend() -> Decorator:
         default="eager",
         show_default=True,
         metavar="B[,B…]",
-        help=f"{', '.join(backends.names())}, package.module:attribute, or auto: the fastest that --out "
-        "holds, or every one that can run if it holds fewer than two.",
+        help=f"{', '.join(backends.names())}, package.module:attribute, or auto: the fastest backend in --out, or "
+        "every backend that can run if --out holds fewer than two. triton_graphs:ours and triton_graphs:library choose "
+        "what computes the 1x1 products.",
     )
 
 
@@ -184,7 +185,7 @@ def form() -> Decorator:
         type=click.Choice(FORMATS),
         default="table",
         show_default=True,
-        help="json and csv hold every key in base units.",
+        help="json and csv contain every key, in base units.",
     )
 
 

@@ -28,16 +28,26 @@ TF32_KEYS = (
 
 @click.command(
     "replay",
-    short_help="a paper's way of timing and ours, interleaved, knob by knob",
+    short_help="time a paper's protocol and ours interleaved, one setting at a time",
     epilog="\b\nExamples:\n  convbench replay dico\n  convbench replay fcdm --batch 4 --out replay.jsonl",
 )
 @click.argument("paper", required=False)
-@click.option("--model", metavar="ID", help="A model [default: the paper's XL, on a CPU its S].")
+@options.model(
+    required=False,
+    help="Model to time [default: the paper's XL; on a CPU, its S]; a list with --tf32-experiment, the baseline first.",
+)
 @click.option("--res", type=int, metavar="PX", help="Side of the decoded image in pixels [default: 256].")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per step, in place of the paper's.")
-@click.option("--device", type=click.Choice(DEVICES), help="cpu or cuda; cuda where there is a GPU unless given.")
-@click.option("--cap", type=options.Duration(), help="Stop timing a variant after this time and six blocks.")
-@click.option("--timeout", type=options.Duration(), default="1h", show_default=True, help="Time limit of one process.")
+@click.option("--device", type=click.Choice(DEVICES), help="cpu or cuda [default: cuda where there is a GPU].")
+@click.option(
+    "--cap", type=options.Duration(), help="Stop timing a variant after this time, but not before six blocks."
+)
+@click.option("--timeout", type=options.Duration(), default="1h", show_default=True, help="Time limit for one process.")
+@click.option(
+    "--budget",
+    type=options.Duration(),
+    help="Time limit for the whole TF32 experiment; a batch that it does not reach is measured by the next run.",
+)
 @click.option(
     "--tf32-experiment",
     is_flag=True,
@@ -46,28 +56,29 @@ TF32_KEYS = (
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Append the rows to this file; rows it holds are not measured again.",
+    help="Append rows to this file; rows that it already holds are not measured again.",
 )
 @options.form()
 def command(
     paper: str | None,
-    model: str | None,
+    model: list[str] | None,
     res: int | None,
     batch: int | None,
     device: str | None,
     cap: float | None,
     timeout: float,
+    budget: float | None,
     tf32_experiment: bool,
     out: Path | None,
     form: str,
 ) -> int:
-    """Time PAPER's way (dic, dic_poster, dico, fcdm) and ours interleaved, changing one difference after the other.
+    """Time the protocol of PAPER (dic, dic_poster, dico, fcdm) and ours interleaved, changing one setting at a time.
 
     \b
     printed      what the paper prints, quoted
-    replayed     the paper's way on this machine, as far as its protocol card knows it
-    ratio        speed after a knob over speed before it, from paired blocks
-    unexplained  printed over replayed: never a claim unless the GPU is of the same type
+    replayed     the paper's protocol on this machine, as far as its card states it
+    ratio        speed after changing a setting over speed before it, from paired blocks
+    unexplained  printed over replayed; meaningful only on the same type of GPU
     """
     from ..environment import default_device
     from ..run.jobs import Limits
@@ -76,15 +87,19 @@ def command(
     if out:
         require_writable(out)
     device = device or default_device()
-    limits = Limits(cap_s=cap, timeout_s=timeout)
+    limits = Limits(cap_s=cap, timeout_s=timeout, budget_s=budget)
     if tf32_experiment:
-        if paper or model:
-            raise click.UsageError("--tf32-experiment cannot be combined with a paper or --model")
-        _experiment(res or 256, batch, device, limits, out, form)
+        if paper:
+            raise click.UsageError("--tf32-experiment cannot be combined with a paper")
+        _experiment(model, res or 256, batch, device, limits, out, form)
         return 0
     if paper is None:
         raise click.UsageError("missing PAPER, e.g. convbench replay dico")
-    return _replay(paper, model, res, batch, device, limits, out, form)
+    if budget:
+        raise click.UsageError("--budget bounds the TF32 experiment; use --timeout for a replay")
+    if model and len(model) > 1:
+        raise click.UsageError(f"a replay takes one --model, not {len(model)}")
+    return _replay(paper, model[0] if model else None, res, batch, device, limits, out, form)
 
 
 def _replay(
@@ -114,7 +129,15 @@ def _replay(
     return 4 if any(row.step == "ours" and row.verdict == "INVALID" for row in rows) else 0
 
 
-def _experiment(res: int, batch: int | None, device: str, limits: "Limits", out: Path | None, form: str) -> None:
+def _experiment(
+    models: list[str] | None,
+    res: int,
+    batch: int | None,
+    device: str,
+    limits: "Limits",
+    out: Path | None,
+    form: str,
+) -> None:
     from ..errors import NothingMeasured
     from ..papers import tf32
 
@@ -122,7 +145,7 @@ def _experiment(res: int, batch: int | None, device: str, limits: "Limits", out:
         raise NothingMeasured("the TF32 experiment needs an NVIDIA GPU of compute capability 8.0 (Ampere) or newer")
     batches = [batch] if batch else tf32.BATCHES
     with PhaseProgress() as progress:
-        rows = list(
-            tf32.experiment(batches=batches, res=res, device=device, out=out, limits=limits, report=progress.update)
-        )
+        rows = list(tf32.experiment(models or tf32.MODELS, batches, res, device, out, limits, progress.update))
+    if not rows:
+        raise NothingMeasured("the budget ended before any batch of the TF32 experiment was measured")
     options.show([row.to_json() for row in rows], TF32_KEYS, form, tf32.notes(rows))

@@ -25,13 +25,14 @@ MOST_RECOMMENDED = 3  # lines above a table
     "--paper",
     is_flag=False,
     flag_value="all",
-    metavar="[all|TABLE[,…]]",
-    help="Print the papers' own tables with our numbers beside theirs: all, a paper such as dico, or dic:5,fcdm:2.",
+    metavar="[all|TABLE[,…]|rivals]",
+    help="Print the papers' own tables with our numbers beside theirs: all, a paper such as dico, or dic:5,fcdm:2; or "
+    "rivals: newer backbones, their printed FID over our MACs and images/s.",
 )
 @click.option(
     "--explain",
     metavar="MODEL/KEY",
-    help="Print the case, raw samples, conditions and formula of a number, e.g. dico_xl/mfu.",
+    help="Print the case, raw samples, conditions and formula behind a number, e.g. dico_xl/mfu.",
 )
 @click.option(
     "--html",
@@ -42,25 +43,25 @@ MOST_RECOMMENDED = 3  # lines above a table
     "--plots",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Draw every picture for which the files hold enough data, as SVG and PNG.",
+    help="Draw every plot for which the files hold enough data, as SVG and PNG.",
 )
 @click.option(
     "--columns", type=options.CommaList(), metavar="KEY[,KEY…]", help="Show these columns, by their --format json keys."
 )
 @click.option(
-    "--sort", metavar="KEY", help="Sort rows, the largest first where more is better; -KEY reverses the order."
+    "--sort", metavar="KEY", help="Sort rows by this key, largest first if more is better; -KEY reverses the order."
 )
 @click.option(
     "--where", type=options.CommaList(), metavar="KEY=VALUE[,…]", help="Keep rows such as res=256,batch=32,batch=64."
 )
-@click.option("--baseline", metavar="ID", help="Model that ratios are to [default: dit_xl_2, if it was measured].")
+@click.option("--baseline", metavar="ID", help="Reference model of the ratios [default: dit_xl_2, if it was measured].")
 @click.option(
     "--format",
     "form",
     type=click.Choice(FORMATS),
     default="table",
     show_default=True,
-    help="latex uses booktabs rules; json and csv hold every key in base units.",
+    help="latex uses booktabs rules; json and csv contain every key, in base units.",
 )
 def command(
     runs: tuple[str, ...],
@@ -74,12 +75,13 @@ def command(
     baseline: str | None,
     form: str,
 ) -> None:
-    """Report on RUN…: files of --out and of --format json, folders or globs of them, and stores (`convbench store`).
+    """Report on RUN…: files written by --out or with --format json, folders or globs of them, or stores
+    (`convbench store`).
 
-    Prints the table of measurements unless --paper, --explain, --html or --plots asks for something else. They can be
-    combined, --paper only with --plots.
+    Prints the table of measurements unless --paper, --explain, --html or --plots is given. These can be combined, but
+    --paper only with --plots.
 
-    A ratio to the baseline is one of the same run: same file, machine, size, batch, backend, precision, threads and
+    Ratios are to the baseline of the same run: same file, machine, size, batch, backend, precision, threads and
     mode. Otherwise the cell says "not comparable". INVALID rows and rows that are listed only have no rank.
     """
     from ..files import require_writable
@@ -149,11 +151,13 @@ def _paper_tables(runs: "Runs", names: str, columns: list[str] | None, where: li
     from dataclasses import replace
 
     from ..reports import selection
-    from ..reports.tables.papers import named_tables, paper_table
+    from ..reports.tables.papers import RIVALS, named_tables, paper_table
+    from ..reports.tables.rivals import rivals_tables
 
     wanted = named_tables(names)
     kept = replace(runs, measurements=selection.where(runs.measurements, where or []))
-    tables = [paper_table(name, kept) for name in wanted]
+    tables = [paper_table(name, kept) for name in wanted if name != RIVALS]
+    tables += rivals_tables(kept) if RIVALS in wanted else []
     if form in ("json", "csv"):
         rows = [row for table in tables for row in table.rows]
         keys = selection.shown_columns(columns, (), rows, form)

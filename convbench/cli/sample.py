@@ -42,18 +42,22 @@ class ClassList(click.ParamType):  # type: ignore[type-arg]
     "  convbench sample --model dit_xl_2 --weights official --vae sd-vae-ft-ema --npz fid.npz",
 )
 @click.option(
-    "--model", default="dico_digits", show_default=True, metavar="ID", help="A model id of `convbench models`."
+    "--model",
+    default="dico_digits",
+    show_default=True,
+    metavar="ID",
+    help="A model id, as `convbench models` lists them.",
 )
 @click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Draw the images side by side into this PNG."
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the images as a grid to this PNG file."
 )
 @click.option(
     "--npz",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Store the images in ADM's layout, which FID tools read. The run may be killed and repeated, or run under "
-    "torchrun.",
+    help="Write the images in ADM's .npz layout, which FID tools read. The same command resumes a killed run; torchrun "
+    "splits it over processes.",
 )
-@click.option("--latents", is_flag=True, help="Store undecoded float32 latents in --npz.")
+@click.option("--latents", is_flag=True, help="Store undecoded float32 latents in the --npz file.")
 @click.option(
     "--count",
     type=click.IntRange(min=1),
@@ -64,22 +68,23 @@ class ClassList(click.ParamType):  # type: ignore[type-arg]
     "labels",
     type=ClassList(),
     metavar="N[,N…]",
-    help="Classes to cycle through; all; or random, as the papers evaluate [default: all; with --npz, random].",
+    help="Class indices to cycle through, all, or random, as in the papers' evaluations [default: all; with --npz, "
+    "random].",
 )
 @click.option(
     "--cfg-scale",
     type=options.Number(min=0),
     default=1.5,
     show_default=True,
-    help="Scale of classifier-free guidance; 1 for none.",
+    help="Classifier-free guidance scale; 1 turns guidance off.",
 )
 @click.option(
-    "--guide-all", is_flag=True, help="Guide every channel; the papers' code guides three of the four latent channels."
+    "--guide-all", is_flag=True, help="Guide every latent channel; the papers' code guides three of the four."
 )
 @click.option(
     "--steps",
     type=int,
-    help="Steps of the sampler [default: the papers': 250; heun 50, heun-edm 32, dpm-solver++ and euler-shift 20].",
+    help="Sampler steps [default: 250, as in the papers; heun 50, heun-edm 32, dpm-solver++ and euler-shift 20].",
 )
 @click.option(
     "--sampler",
@@ -87,8 +92,17 @@ class ClassList(click.ParamType):  # type: ignore[type-arg]
     help="iddpm, ddim, dpm-solver++, euler or euler-maruyama [default: iddpm, or euler-maruyama for flow matching].",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of the noise.")
-@click.option("--batch", type=click.IntRange(min=1), help="Images at a time; changes no image [default: 40, GPU 64].")
-@click.option("--res", type=int, metavar="PX", help="Side of an image [default: that of the model's weights].")
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    help="Images per batch; does not affect the images [default: 40, on a GPU 64].",
+)
+@click.option(
+    "--res",
+    type=int,
+    metavar="PX",
+    help="Side of the image in pixels [default: the size that the weights were trained for].",
+)
 @click.option("--backend", default="eager", show_default=True, metavar="B", help=f"{', '.join(backends.names())}.")
 @click.option(
     "--precision",
@@ -101,8 +115,8 @@ class ClassList(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--weights",
     metavar="W",
-    help="A .pt or .safetensors file; hf:owner/repo/file[@revision]; official; shipped; or random "
-    "[default: shipped, where the package holds some].",
+    help="A .pt or .safetensors file; hf:owner/repo/file[@revision]; official; shipped; or random [default: shipped, "
+    "if the package contains weights of the model].",
 )
 @click.option(
     "--drift",
@@ -111,7 +125,9 @@ class ClassList(click.ParamType):  # type: ignore[type-arg]
     "plots the errors.",
 )
 @options.form()
-@click.option("--vae", metavar="V", help="Decoder of latents: a folder, or hf:stabilityai/sd-vae-ft-ema and the like.")
+@click.option(
+    "--vae", metavar="V", help="Latent decoder: a folder, or a Hub repository such as hf:stabilityai/sd-vae-ft-ema."
+)
 def command(
     model: str,
     out: Path | None,
@@ -134,10 +150,10 @@ def command(
     form: str,
     vae: str | None,
 ) -> int:
-    """Sample images from a backbone: by default, handwritten digits from a small DiCo that is part of convbench.
+    """Sample images from a backbone: by default, handwritten digits from a small DiCo model that ships with convbench.
 
-    An image depends on --seed and its number alone, not on --batch, on how many processes share the work, or on
-    whether the run was resumed.
+    Each image depends only on --seed and its index, not on --batch, the number of processes, or whether the run was
+    resumed.
     """
     if drift and (npz or latents):
         raise UsageError("--drift cannot be combined with --npz or --latents")

@@ -17,28 +17,34 @@ from . import options
     "  convbench serve dico_s.onnx.d --port 9000 --max-batch 8 --max-delay 5ms --threads 2",
 )
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 for all.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="The port; 0 for any that is free."
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all interfaces."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="Port to listen on; 0 picks a free one.",
 )
 @click.option(
     "--max-batch",
     type=click.IntRange(min=1),
-    help="Images of a batch, and of a request [default: the artefact's most].",
+    help="Largest number of images in a batch or request [default: the artefact's maximum].",
 )
 @click.option(
     "--max-delay",
     type=options.Duration(60),
     default="5ms",
     show_default=True,
-    help="Time that an incomplete batch waits for more requests.",
+    help="How long an incomplete batch waits for more requests.",
 )
 @click.option(
     "--queue",
     type=click.IntRange(1, 2**20),
     default=256,
     show_default=True,
-    help="Images that may wait; more are refused with status 429.",
+    help="Number of images that may wait; further requests get status 429.",
 )
 @click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads [default: the runtime's choice].")
 @click.option(
@@ -53,10 +59,10 @@ from . import options
     type=options.Duration(3600),
     default="10s",
     show_default=True,
-    help="Time limit for the headers of a request, and for a stalled body or answer; three times as long for one that "
-    "moves at 64 KiB/s or more.",
+    help="Time limit for the headers of a request, and for a slow body or response; three times as long if it moves at "
+    "64 KiB/s or more.",
 )
-@click.option("--trust-native", is_flag=True, help="Open machine code that was not built by you on this machine.")
+@click.option("--trust-native", is_flag=True, help="Open machine code even if you did not build it on this machine.")
 def command(
     folder: Path,
     host: str,
@@ -69,11 +75,11 @@ def command(
     client_timeout: float,
     trust_native: bool,
 ) -> None:
-    """Serve an artefact over HTTP with the KServe v2 protocol, which Triton's clients speak.
+    """Serve an artefact over HTTP with the KServe v2 protocol, which Triton's clients use.
 
-    Requests of one size are joined into batches. /v2/health/ready, /v2/models/NAME and /metrics report its state.
-    SIGTERM and Ctrl-C stop it once everything accepted is answered, after --grace at the latest. There is no
-    authentication: other machines reach it only with another --host.
+    Requests for images of the same size are combined into batches. /v2/health/ready, /v2/models/NAME and /metrics
+    report its state. On SIGTERM or Ctrl-C, it answers every accepted request and stops, after --grace at the latest.
+    There is no authentication; by default, only this machine can connect (see --host).
     """
     from ..serving.listen import ServerSettings, StillRunning, serve
 

@@ -16,8 +16,8 @@ NAMES_CODE = ("model", "backend", "compare_with")  # whose values may name a mod
 def read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
     """Make the file's values the defaults of this call's options.
 
-    Raises UsageError for a file that is none, and for one that names code from outside convbench: only the command
-    line may.
+    Raises UsageError for a file that is not valid TOML, and for one that names code from outside convbench: only the
+    command line may.
     """
     if path is None:
         return

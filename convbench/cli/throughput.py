@@ -17,17 +17,28 @@ if TYPE_CHECKING:
 CASE_KEYS = ("model", "res", "batch", "backend", "precision", "device", "threads", "repeat", "mode")
 PASS_KEYS = (
     *CASE_KEYS,
-    *("params", "macs", "winograd_macs", "images_per_s", "interval", "latency_s_p50", "build_s", "prepare_s"),
+    *(
+        "params",
+        "macs",
+        "winograd_macs",
+        "executed_macs",
+        "images_per_s",
+        "interval",
+        "latency_s_p50",
+        "build_s",
+        "prepare_s",
+    ),
     *("limit_fraction", "ratio", "difference", "status", "verdict"),
 )
 SAMPLING_KEYS = (
     *("model", "res", "batch", "backend", "precision", "device", "threads", "sampler", "steps", "cfg_scale"),
     *("finished_images_per_s", "finished_interval", "ratio", "difference", "backbone_share", "guidance_share"),
-    *("sampler_share", "decoder_share", "unattributed_share", "status", "verdict"),
+    *("sampler_share", "decoder_share", "unattributed_share", "decoder", "decoder_macs", "decoder_images_per_s"),
+    *("status", "verdict"),
 )
 PLAN_KEYS = (*CASE_KEYS, "sampling", "needed_bytes", "total_s", "cost", "skipped")
 PASS_NOTE = (
-    "MACs: of one image, what the papers print as FLOPs. of limit: share of the images/s that the rates measured "
+    "MACs: per image; the papers print this number as FLOPs. of limit: share of the images/s that the rates measured "
     "on this machine in the same minute would allow."
 )
 SAMPLING_NOTE = (
@@ -64,12 +75,12 @@ SAMPLING_NOTE = (
     default="forward",
     show_default=True,
     metavar="M[,M…]",
-    help="forward, or train (forward, backward and AdamW); train+ema and train+checkpointing add to it.",
+    help="forward, or train (forward, backward and AdamW), which +ema and +checkpointing extend.",
 )
 @click.option(
     "--sampling",
     metavar="PLAN",
-    help="Time whole images: steps=250,cfg=1.5,decode=yes; sampler=NAME and vae=PATH are optional.",
+    help="Time complete sampling, e.g. steps=250,cfg=1.5,decode=yes; sampler=NAME and vae=PATH are optional.",
 )
 @click.option(
     "--compare-with",
@@ -79,7 +90,7 @@ SAMPLING_NOTE = (
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Append results to this file; cases it holds, failed or not, are not measured again. The options of the run "
+    help="Append results to this file; cases already in it, failed or not, are not measured again. The run's options "
     "are written to FILE.toml.",
 )
 @click.option(
@@ -98,14 +109,15 @@ SAMPLING_NOTE = (
 @click.option(
     "--cap",
     type=options.Duration(),
-    help="Stop timing a case after this time, however wide its interval [default: 20s on a CPU, 30s on a GPU].",
+    help="Stop timing a case after this time, even if its interval is still too wide [default: 20s on a CPU, 30s on a "
+    "GPU].",
 )
 @click.option(
     "--processes",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Fresh processes for each case; use 3 for numbers to be published.",
+    help="Number of fresh processes per case; use 3 for numbers to be published.",
 )
 @click.option(
     "--budget",
@@ -116,9 +128,11 @@ SAMPLING_NOTE = (
 @click.option(
     "--price",
     type=click.FloatRange(min=0),
-    help="Price of an hour of this machine; the plan then shows the cost of each case.",
+    help="Price of this machine per hour; adds the cost of each case to the plan.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the plan with the memory and time that each case needs, and stop.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the plan with the estimated memory and time of each case, and exit."
+)
 @options.form()
 @click.pass_context
 def command(
@@ -144,11 +158,11 @@ def command(
     dry_run: bool,
     form: str,
 ) -> int:
-    """Measure the images/s of backbones, one forward pass per image, and show it beside their MACs.
+    """Measure the images/s of backbones, at one forward pass per image, and show it with their MACs.
 
-    Every axis takes a list; the cases are their product. Each case runs in its own process and is proved correct
-    before it is timed. Its number carries a verdict, VALID, NOISY, SUSPECT or INVALID, with the reasons. A case that is
-    named twice is measured twice, interleaved: an A/A comparison.
+    Options that take a list are axes: every combination of their values is one case. Each case runs in its own process
+    and is compared with fp32 PyTorch before it is timed. Each result carries a verdict (VALID, NOISY, SUSPECT or
+    INVALID) with the reasons. A case that is given twice is measured twice, interleaved, as an A/A comparison.
     """
     from ..environment import default_device
     from ..run.cases import Settings, planned
@@ -170,8 +184,9 @@ def command(
     )
     if store and not out:
         raise click.UsageError("--store needs --out: rows are written there first")
-    plan = planned(request, out)
-    rows = _planned_rows(plan, price)
+    limits = Limits(cap, timeout, budget)
+    plan = planned(request, out, limits)
+    rows = _planned_rows(plan, cap, price)
     summary = _summary(rows, len(plan.cases) - len(rows), budget, price)
     if dry_run:
         keys = [key for key in PLAN_KEYS if key in CASE_KEYS or any(row.get(key) is not None for row in rows)]
@@ -181,7 +196,7 @@ def command(
     if out:
         sweep.write(out.with_name(out.name + ".toml"), ctx, device=list(request.device))
     expected = {row["case"]: row.get("total_s") or 1.0 for row in rows}
-    settings = Settings(Limits(cap, timeout, budget), processes)
+    settings = Settings(limits, processes)
     if store is None:
         return _measure(plan, settings, expected, form, bool(sampling))
     from ..store.mirror import Mirror
@@ -222,21 +237,21 @@ def _measure(plan: "Planned", settings: "Settings", expected: dict[str, float], 
     return INTERRUPTED if interrupted else _exit_code(rows)
 
 
-def _planned_rows(plan: "Planned", price: float | None) -> list[dict[str, Any]]:
+def _planned_rows(plan: "Planned", cap: float | None, price: float | None) -> list[dict[str, Any]]:
     """The cases to measure, each with what it will need, or why it will be skipped."""
     from dataclasses import asdict
 
     from ..run.cases import estimates
 
     rows = []
-    needs = estimates(plan.missing)
+    needs = estimates(plan.missing, cap)
     for case in plan.missing:
         row = {"case": case.id, **asdict(case), "skipped": None}
         need = needs[case.id]
         if isinstance(need, str):
             row["skipped"] = need
         else:
-            row |= asdict(need)
+            row |= asdict(need) | {"total_s": need.total_s}
             row["cost"] = None if price is None else price * need.total_s / 3600
         rows.append(row)
     return rows

@@ -13,7 +13,7 @@ def above(rows: Sequence[CaseRow], took_s: Second) -> Iterator[str]:
     """The noise of the machine, and how to repeat a run of ``took_s`` so that its NOISY rows become VALID."""
     least = [row.smallest_difference for row in rows if row.smallest_difference]
     if least:
-        noise = f"differences below {max(least):.1%} are not told apart"
+        noise = f"differences below {max(least):.1%} cannot be detected"
         yield f"Noise of this machine: {noise} (A/A comparison of this run)."
     noisy = [row for row in rows if row.verdict == "NOISY" and isinstance(row, Measurement) and row.block_s]
     if noisy:
@@ -30,7 +30,7 @@ def below(rows: Sequence[CaseRow]) -> Iterator[str]:
             other = counterpart_words(row.to_json(), case_parts(row.compared_with))
             yield f"{label}: {row.ratio:.3g}x {other} [{row.ratio_low:.3g}, {row.ratio_high:.3g}], {row.difference}"
     if any(row.verdict == "NOISY" for row in rows):
-        yield "NOISY: the interval is wider than asked; the number is usable within it."
+        yield "NOISY: the interval is wider than requested; the number is usable within it."
     for label, row in zip(labels, rows, strict=True):
         reason = row.reason
         if row.verdict == "NOISY":  # said once, for all of them
@@ -53,7 +53,7 @@ def _advice(noisy: Sequence[Measurement], took_s: Second) -> str:
     )
     minutes = math.ceil(round((took_s + max(0.0, more_s)) / 60, 6))
     reached = max(half * math.sqrt(min(1.0, seconds / cap_s)) for seconds, half in zip(timed, widths, strict=True))
-    text = f"--cap {cap_s:.0f}s, about {minutes} min here"
+    text = f"--cap {cap_s:.0f}s, about {minutes} min on this machine"
     if max(needed) <= LONGEST_CAP_S:
         return f"For intervals of ±{asked:.1%}: {text}."
     return f"Intervals of ±{asked:.1%} are out of reach here; for about ±{reached:.1%}: {text}."

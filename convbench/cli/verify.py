@@ -19,11 +19,13 @@ KEYS = ("batch", "height", "width", "t_from", "t_to", "relative_l2", "max_abs", 
     epilog="\b\nExamples:\n  convbench verify dico_s_onnx\n  convbench verify dic_s_int8 --format json",
 )
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--weights", help="Checkpoint of the artefact [default: random weights].")
-@click.option("--model", metavar="ID", help="Model of the artefact, if its code is not part of convbench.")
-@click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads [default: what the runtime takes].")
-@click.option("--trajectory/--no-trajectory", default=True, show_default=True, help="Compare sampled images, too.")
-@click.option("--trust-native", is_flag=True, help="Open machine code that was not built by you on this machine.")
+@click.option("--weights", help="Checkpoint that the artefact was made from [default: random weights].")
+@click.option(
+    "--model", metavar="ID", help="Model that the artefact was made from, if its code is not part of convbench."
+)
+@click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads [default: the runtime's choice].")
+@click.option("--trajectory/--no-trajectory", default=True, show_default=True, help="Also compare sampled images.")
+@click.option("--trust-native", is_flag=True, help="Open machine code even if you did not build it on this machine.")
 @options.form()
 def command(
     folder: Path,
@@ -34,13 +36,14 @@ def command(
     trust_native: bool,
     form: str,
 ) -> int:
-    """Compare an artefact with the network it was made from: over timesteps, classes, batches, sizes and a trajectory.
+    """Compare an artefact with the network it was made from, over timesteps, classes, batches, sizes and a sampling
+    trajectory.
 
-    Every image must lie within the tolerance of its precision. Where one does not, the layers inside are compared
-    and the first that differs is named (ONNX and OpenVINO), and the exit code is 1. Writes verification.json.
+    Every output must lie within the tolerance of its precision. If one does not, the exit code is 1 and, for ONNX and
+    OpenVINO, the first layer that differs is named. The findings are written to verification.json.
 
-    Statements of the artefact are not trusted: no checkpoint is opened and no code imported unless --weights or --model
-    repeats its name, and no file is opened whose hash differs.
+    What the artefact says about itself is not trusted: no checkpoint is opened and no code imported unless --weights or
+    --model names it, and no file is opened whose hash differs from the manifest.
     """
     from ..export import folder as folders
     from ..export import verification

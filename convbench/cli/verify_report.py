@@ -16,11 +16,11 @@ MOST = 40  # differences in full; one more line says how many are left
 )
 @click.argument("page", type=click.Path(path_type=Path))
 def command(page: Path) -> int:
-    """Recompute every cell of the table of PAGE and print one line for each difference; exit 1 if there is one.
+    """Recompute every table cell of PAGE and print one line per difference; exits with 1 if there are any.
 
-    PAGE is a file of `convbench report --html`. images/s, intervals, ratios, MFU and shares of the limit are recomputed
-    from the raw samples, counts and rates in it; the other cells are compared with the rows as recorded, and the raw
-    data with their SHA-256. Pictures are not checked.
+    PAGE is a file written by `convbench report --html`. images/s, intervals, ratios, MFU and shares of the limit are
+    recomputed from the raw samples, counts and rates in it; the other cells are compared with the rows as recorded, and
+    the raw data with their SHA-256. Pictures are not checked.
     """
     from ..errors import UsageError
     from ..files import MOST_PAGE, read_bytes

@@ -20,7 +20,7 @@ def failure(error: BaseException) -> dict[str, Any]:
     if isinstance(error, StoppedClock):
         return wrong([Finding("CLK", text)])
     if type(error).__name__ == "RecompileError":
-        return wrong([Finding("COMP", f"the step was compiled again while it was timed: {text}")])
+        return wrong([Finding("COMP", f"the step was recompiled during timing: {text}")])
     traceback.print_exception(error)  # to stderr, which a worker's parent keeps to itself
     return {"status": "failed", "reason": f"{type(error).__name__}: {text}"}
 

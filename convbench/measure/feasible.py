@@ -25,6 +25,6 @@ def unsupported(case: Case) -> str | None:
     )
     if reason:
         return reason
-    needed = estimate(case, quick_rates(case.device)).needed_bytes
+    needed = estimate(case, quick_rates(case.device, case.precision)).needed_bytes
     free = free_bytes(case.device)
-    return None if needed <= free else f"needs about {needed / GIB:.1f} GiB, {free / GIB:.1f} GiB are free"
+    return None if needed <= free else f"needs about {needed / GIB:.1f} GiB, but only {free / GIB:.1f} GiB are free"

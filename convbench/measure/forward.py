@@ -21,15 +21,13 @@ from ..errors import ConvbenchError
 from ..schema import Case, Measurement, Second
 from ..timing import compare, derived, memory
 from ..timing.calibration import limit
-from ..timing.clock import RULES, Clock, CudaClock, Lane, Rules, clock_of, rotate_inputs, time_lanes
+from ..timing.clock import RULES, Clock, CudaClock, Lane, Rules, clock_of, rotate_inputs, single_steps, time_lanes
 from ..timing.intervals import percentile
 from ..timing.telemetry.recorder import Recorder
 from ..timing.telemetry.summary import joules_per_image
 from .annotated import with_finding, with_ratio
 from .failure import failure, wrong
 from .opening import Opened, Report, Subject, open_case, rates_of, subject_of
-
-LATENCY_STEPS = 100  # single steps waited for on a GPU, where blocks give no latency
 
 
 @dataclass(frozen=True)
@@ -202,7 +200,7 @@ class _Bundle:
             rates = opened.rates.best(rates_of(case))
         passes, state = derived.passes(case.mode), derived.state_passes(case.mode)
         launches = len(counted.operations) if opened.backend.eager else 0
-        floor = limit(counted, passes * case.batch, rates, launches, state)
+        floor = limit(counted, passes * case.batch, rates, launches, state, opened.executed_macs)
         speed, low, high = derived.speeds(case.batch, samples)
         flops = derived.flops_per_s(case.mode, counted.macs_full, speed)
         findings = [
@@ -266,12 +264,15 @@ def _with_kernel_names(row: Measurement, opened: Opened) -> Measurement:
     """PREC: hold the names of the kernels that ran against the precision of the case."""
     with precision.applied(opened.case.precision):
         ran = kernels.profile_kernels(opened.step, opened.sets[0])
-    row = replace(row, kernels=row.kernels | kernels.dominant_precisions(ran))
+    launches = sum(kernel.calls for kernel in ran) or None
+    row = replace(row, kernels=row.kernels | kernels.dominant_precisions(ran), launches=launches)
+    if opened.backend.launched_singly and launches:
+        row = replace(row, reason="; ".join(filter(None, [row.reason, kernels.launch_words(launches, row)])))
     found = kernels.check_precision(opened.case.precision, ran)
     return with_finding(row, found) if found else row
 
 
 def _latencies(lane: Lane, clock: Clock) -> list[Second]:
     if isinstance(clock, CudaClock):
-        return [clock.single(lane.run) for _ in range(LATENCY_STEPS)]
+        return single_steps(lambda: clock.single(lane.run))
     return [single for block in lane.blocks for single in block.singles]

@@ -64,6 +64,7 @@ class Opened:
     flags: dict[str, str]  # precision switches as read back
     prepare_s: Second
     build_s: Second | None
+    executed_macs: int | None = None  # of one image, of a backend whose step says what it saved
 
     @property
     def counted(self) -> Count:
@@ -78,6 +79,7 @@ class Opened:
             "flags": self.flags,
             "prepare_s": self.prepare_s,
             "build_s": self.build_s,
+            "executed_macs": self.executed_macs,
             "error_vs_fp32": error if isfinite(error) else None,
         }
 
@@ -123,10 +125,15 @@ def open_case(case: Case, subject: Subject, model: nn.Module, clock: Clock, stac
             precision.read_switches(), case.precision, case.device
         )  # a backend may have flipped a switch
         if found != case.precision:
-            proof.findings.append(Finding("PREC", f"the switches read back say {found}"))
+            proof.findings.append(Finding("PREC", f"the precision switches read back as {found}"))
     # Of backends that open a file they made, now or before.
     build_s = getattr(step, "build_s", None)
-    return Opened(case, subject, backend, step, sets, proof, rates, flags, prepare_s, build_s)
+    # Of backends whose algorithm executes fewer products than direct convolution: the evidence that sets their limit.
+    counted = subject.counted
+    saved = getattr(step, "saved_macs", 0) // case.batch
+    saved += round(counted.dense_3x3_macs * (1 - getattr(step, "winograd_share", 1.0)))
+    executed = counted.macs_full - saved if saved else None
+    return Opened(case, subject, backend, step, sets, proof, rates, flags, prepare_s, build_s, executed)
 
 
 def rates_of(case: Case) -> Rates:

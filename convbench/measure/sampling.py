@@ -16,16 +16,18 @@ import torch
 from torch import Tensor
 
 from .. import backends, environment, precision
-from ..catalogue import find
+from ..catalogue import Signature, find
 from ..checks import machine, output, timing
 from ..checks.output import Finding
+from ..counting import count
 from ..errors import ConvbenchError
 from ..sampling import decoding
+from ..sampling.decoders import decoder_of
 from ..sampling.guidance import guided
 from ..sampling.images import sampler_for
 from ..sampling.noise import PerImage
 from ..sampling.plan import Plan
-from ..sampling.random_decoder import random_decoder
+from ..sampling.random_decoder import DecoderNetwork, random_decoder
 from ..sampling.sampler import Model, Sampler
 from ..schema import Case, SamplingMeasurement, Second
 from ..timing import compare, derived, memory
@@ -191,7 +193,7 @@ class _Bundle:
         step_s = median(step.block_s)
         whole_s, whole = None, None
         with precision.applied(case.precision):
-            floor = limit(opened.counted, opened.case.batch, opened.rates, 0)
+            floor = limit(opened.counted, opened.case.batch, opened.rates, 0, executed_macs=opened.executed_macs)
             found = [
                 output.check_unchanged(opened.step, opened.sets[0], opened.proof.outputs[0], case.precision),
                 timing.check_linearity(step, self.clock, case.device, rules.noise),
@@ -205,7 +207,7 @@ class _Bundle:
                 whole_s = self.clock.block(each.walk.whole, 1).total_s
                 whole = _whole_trajectory(each.walk.last, whole_s, plan.steps * step_s, rules.noise)
         verdict, reason = output.verdict_of([finding for finding in [*found, whole] if finding])
-        by_config = plan.decode and plan.vae is None and find(case.model).signature.factor != 1
+        by_config = _decodes_by_config(case, plan)
         unranked = opened.backend.unranked(case)
         notes = [
             reason,
@@ -218,6 +220,7 @@ class _Bundle:
             verdict=verdict,
             reason="; ".join(filter(None, notes)),
             **numbers,
+            **decoder_facts(case, plan),
             whole_s=whole_s,
             blocks=each.blocks,
             unranked=unranked,
@@ -256,8 +259,8 @@ class _Walk:
         self.made = made
         self.noise = PerImage(0, range(case.batch), (takes.channels, side, side), case.device)
         self.start = self.noise.start()
-        labels = torch.arange(case.batch, device=case.device) % takes.classes
-        self.model: Model = guided(lambda x, t, y: step(x.to(kind), t, y), labels, takes.classes, plan.cfg)
+        labels, null = conditions_of(takes, case)
+        self.model: Model = guided(lambda x, t, y: step(x.to(kind), t, y), labels, null, plan.cfg)
         self.states = made.trajectory(self.model, self.start, self.noise)
         self.last = self.start
 
@@ -277,6 +280,14 @@ class _Walk:
     def whole(self) -> None:
         """Run a trajectory from end to end."""
         self.last = self.made.sample(self.model, self.start, self.noise)
+
+
+def conditions_of(takes: Signature, case: Case) -> tuple[Tensor, int | Tensor]:
+    """Return the conditions of a batch of images and those of no condition: classes, or captions (B, tokens, width)."""
+    if takes.caption:
+        captions = torch.randn(case.batch, *takes.caption, generator=torch.Generator().manual_seed(0))
+        return captions.to(case.device), torch.zeros(takes.caption, device=case.device)
+    return torch.arange(case.batch, device=case.device) % takes.classes, takes.classes
 
 
 def _updates(walk: _Walk, result: Tensor) -> Callable[[], object]:
@@ -299,9 +310,28 @@ def _decoder(case: Case, plan: Plan, start: Tensor) -> Callable[[], object]:
     takes = find(case.model).signature
     if not plan.decode:
         return lambda: None
-    by_config = takes.factor != 1 and not plan.vae
-    decode = random_decoder(case.device, takes) if by_config else decoding.create_decoder(takes, plan.vae, case.device)
+    if _decodes_by_config(case, plan):
+        decode: decoding.Decoder = random_decoder(case.device, takes)
+    else:
+        decode = decoding.create_decoder(takes, plan.vae, case.device)
     return lambda: decoding.bytes_from_pixels(decode(start)).cpu()
+
+
+def _decodes_by_config(case: Case, plan: Plan) -> bool:
+    """True if latents are decoded by a decoder with random weights."""
+    return plan.decode and not plan.vae and find(case.model).signature.factor != 1
+
+
+def decoder_facts(case: Case, plan: Plan) -> dict[str, Any]:
+    """Name and MACs of a decoder with random weights; nothing for any other."""
+    if not _decodes_by_config(case, plan):
+        return {}
+    takes = find(case.model).signature
+    side = case.res // takes.factor
+    with torch.device("meta"):
+        network = DecoderNetwork(decoder_of(takes)).eval()
+        counted = count(network, (torch.empty(1, takes.channels, side, side),))
+    return {"decoder": network.name, "decoder_macs": counted.macs}
 
 
 def _whole_trajectory(last: Tensor, whole_s: Second, expected_s: Second, noise: float) -> Finding | None:
@@ -313,4 +343,6 @@ def _whole_trajectory(last: Tensor, whole_s: Second, expected_s: Second, noise: 
         return Finding("SUM", "a trajectory ends in values that are not finite", severity="SUSPECT")
     if abs(whole_s / expected_s - 1) <= max(WHOLE_AGREES, noise):
         return None
-    return Finding("LIN", f"a whole trajectory took {whole_s:.3g} s, its steps {expected_s:.3g} s", severity="SUSPECT")
+    return Finding(
+        "LIN", f"a whole trajectory took {whole_s:.3g} s, but its steps predict {expected_s:.3g} s", severity="SUSPECT"
+    )

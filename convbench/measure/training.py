@@ -80,7 +80,7 @@ def prove_gradient(forward: Step, model: nn.Module, inputs: Inputs, case: Case) 
     error, tolerance = relative_error(found, reference), 2 * RELATIVE_L2[case.precision]
     if error <= tolerance:
         return None
-    return Finding("GRAD", f"relative error {error:.1e} of the gradient, at most {tolerance:.0e} allowed")
+    return Finding("GRAD", f"relative error {error:.1e} of the gradient exceeds the limit of {tolerance:.0e}")
 
 
 def _learned(model: nn.Module) -> list[Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..catalogue import Variant, find, variants
 from ..catalogue.external import WrappedNetwork
+from ..counting.meta import OnMeta
 from ..errors import UsageError
 from ..weights import locate
 from ..weights.read import load_into, shapes_of
@@ -51,7 +52,7 @@ def on_meta(variant: Variant, res: int) -> nn.Module:
     """Build the network without storage, for counting and for names and shapes."""
     if variant.factory:  # may read its own files, which needs storage
         return build(variant, res).to("meta")
-    with torch.device("meta"):
+    with torch.device("meta"), OnMeta():
         return build(variant, res)
 
 

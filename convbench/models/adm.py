@@ -114,7 +114,7 @@ class ADM(nn.Module):
         super().__init__()
         self.multiple, self.low_res = 2 ** (len(multipliers) - 1), low_res
         condition = 4 * width
-        self.code = SinusoidalCode(width)
+        self.timestep_code = SinusoidalCode(width)
         self.time_embed = nn.Sequential(nn.Linear(width, condition), nn.SiLU(), nn.Linear(condition, condition))
         self.label_emb = nn.Embedding(num_classes, condition)
 
@@ -165,7 +165,7 @@ class ADM(nn.Module):
     def network(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Run the U-Net: x (B, 3 or 6, H, W) with the small image already enlarged, t (B,), y (B,) -> (B, 6, H, W)."""
         require_multiple(x, self.multiple, "ADM")
-        c = self.time_embed(self.code(t).to(x.dtype)) + self.label_emb(y)  # (B, E)
+        c = self.time_embed(self.timestep_code(t).to(x.dtype)) + self.label_emb(y)  # (B, E)
         skips = []
         for stage in self.input_blocks:
             x = stage(x, c)

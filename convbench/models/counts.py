@@ -78,6 +78,7 @@ def count_row(variant: Variant, res: int, counted: Count) -> dict[str, Any]:
         "flops": 2 * macs,
         "winograd_macs": counted.winograd_macs,
         "winograd_macs_all": counted.winograd_macs_all,
+        "winograd4_macs_all": counted.winograd4_macs_all,
         "macs_full": counted.macs_full,
         "dcn_samples": counted.dcn_samples,
         "macs_as_printed": counted.without(left_out),

@@ -31,7 +31,7 @@ class Modulation(nn.Module):
 
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
-        self.code = SinusoidalCode(CODE)
+        self.timestep_code = SinusoidalCode(CODE)
         self.emb = nn.ModuleDict(
             {
                 "timestep_embedder": nn.Sequential(
@@ -43,7 +43,7 @@ class Modulation(nn.Module):
         self.linear = nn.Linear(width, 3 * width)
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        code = self.code(t).to(self.linear.weight.dtype)
+        code = self.timestep_code(t).to(self.linear.weight.dtype)
         return self.linear(F.silu(self.emb["timestep_embedder"](code) + self.emb["class_embedder"](y)))
 
     def extra_products(self, t: Tensor, y: Tensor) -> int:
@@ -143,7 +143,7 @@ class DiM(nn.Module):
         self.side, self.patch = res // 8, patch
         self.grid = self.side // patch
         self.middle = (depth - 1) // 2
-        self.code = SinusoidalCode(width)
+        self.timestep_code = SinusoidalCode(width)
         self.additional_embed = nn.Parameter(torch.empty(1, EXTRA_TOKENS + self.grid**2, width))
         self.pos_embed = PatchEmbed(patch, in_channels, width)
         order = scan_order(depth)
@@ -160,7 +160,7 @@ class DiM(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         require_side(x, self.side, "DiM")
-        time, label = self.code(t).to(x.dtype), self.label_emb(y)  # (B, C) each
+        time, label = self.timestep_code(t).to(x.dtype), self.label_emb(y)  # (B, C) each
         x = torch.cat([time[:, None], label[:, None], self.pos_embed(x)], dim=1) + self.additional_embed
         extra, x = x[:, :EXTRA_TOKENS], x[:, EXTRA_TOKENS:].mT.unflatten(2, (self.grid, self.grid))
         x = torch.cat([extra, self.a4m_adapter.grid(x)], dim=1)  # (B, L, C)

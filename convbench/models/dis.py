@@ -57,7 +57,7 @@ class DiS(nn.Module):
         super().__init__()
         self.side, self.patch = res // 8, patch
         self.grid = self.side // patch
-        self.code = SinusoidalCode(width)
+        self.timestep_code = SinusoidalCode(width)
         self.pos_embed = nn.Parameter(torch.empty(1, EXTRA_TOKENS + self.grid**2, width))
         self.patch_embed = PatchEmbed(patch, in_channels, width)
         self.time_embed = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
@@ -70,7 +70,7 @@ class DiS(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         require_side(x, self.side, "DiS")
-        time = self.time_embed(self.code(t).to(x.dtype))  # (B, C)
+        time = self.time_embed(self.timestep_code(t).to(x.dtype))  # (B, C)
         label = self.label_emb(y)  # (B, C)
         x = torch.cat([label[:, None], time[:, None], self.patch_embed(x)], dim=1) + self.pos_embed  # (B, L, C)
         residual: Tensor | None = None

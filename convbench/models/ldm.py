@@ -171,7 +171,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         condition = 4 * width
-        self.code = SinusoidalCode(width)
+        self.timestep_code = SinusoidalCode(width)
         self.time_embed = nn.Sequential(nn.Linear(width, condition), nn.SiLU(), nn.Linear(condition, condition))
 
         def stage(width_in: int, width: int, factor: int) -> list[nn.Module]:
@@ -208,7 +208,7 @@ class UNet(nn.Module):
         self.out = nn.Sequential(nn.GroupNorm(GROUPS, now), nn.SiLU(), nn.Conv2d(now, out, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        c = self.time_embed(self.code(t).to(x.dtype))  # (B, E)
+        c = self.time_embed(self.timestep_code(t).to(x.dtype))  # (B, E)
         skips = []
         for stage in self.input_blocks:
             x = stage(x, c, context)

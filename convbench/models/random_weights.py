@@ -7,11 +7,17 @@ near unit size through the whole depth instead.
 
 import math
 import zlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
 
+from ..environment import cores
 from ..weights.fixed_tables import fixed_tables
+
+AHEAD_BYTES = 2**30  # of tensors that are drawn and not yet copied
 
 
 def fill(model: nn.Module, seed: int = 0) -> None:
@@ -20,22 +26,48 @@ def fill(model: nn.Module, seed: int = 0) -> None:
     The weights are drawn on the CPU, so that a seed gives the same weights on every device.
     """
     fixed = fixed_tables(model)
-    for name, value in model.state_dict().items():
-        if name not in fixed:
-            value.copy_(_draw(name, value.shape, seed))
+    _overwrite([(name, value) for name, value in model.state_dict().items() if name not in fixed], seed)
 
 
 def replace_zeros(model: nn.Module, seed: int = 0) -> None:
     """Overwrite parameters that are entirely zero and keep all others, which may be trained."""
-    for name, parameter in model.named_parameters():
-        if not parameter.any():
-            parameter.data.copy_(_draw(name, parameter.shape, seed))
+    _overwrite([(name, value.data) for name, value in model.named_parameters() if not value.any()], seed)
 
 
-def _draw(name: str, shape: torch.Size, seed: int) -> Tensor:
+def _overwrite(places: Iterable[tuple[str, Tensor]], seed: int) -> None:
+    for place, name, normal in _drawn(places, seed):
+        place.copy_(_scaled(name, normal))
+
+
+def _drawn(places: Iterable[tuple[str, Tensor]], seed: int) -> Iterator[tuple[Tensor, str, Tensor]]:
+    """Each place with its name and standard normal numbers of its shape.
+
+    A processor draws about 40 M numbers a second, and one generator uses one thread. Every tensor has a generator of
+    its own, so that several threads draw the same numbers as one.
+    """
+    with ThreadPoolExecutor(cores()) as pool:
+        waiting: deque[tuple[Tensor, str, Future[Tensor]]] = deque()
+        ahead = 0
+        for name, place in places:
+            waiting.append((place, name, pool.submit(_normal, name, place.shape, seed)))
+            ahead += 4 * place.numel()
+            while ahead > AHEAD_BYTES:
+                first, its_name, drawn = waiting.popleft()
+                ahead -= 4 * first.numel()
+                yield first, its_name, drawn.result()
+        for first, its_name, drawn in waiting:
+            yield first, its_name, drawn.result()
+
+
+def _normal(name: str, shape: torch.Size, seed: int) -> Tensor:
     # The checksum starts from the seed: a CPU generator only reads the lower 32 bits of its own seed.
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode(), seed))
-    w = torch.empty(shape).normal_(generator=generator)
+    return torch.empty(shape).normal_(generator=generator)
+
+
+def _scaled(name: str, w: Tensor) -> Tensor:
+    """Standard normal numbers of a weight (...), scaled in place by what its name and shape say it is."""
+    shape = w.shape
     if "embedding_table" in name or name.endswith(("pos_embed", "additional_embed", "in_context_posemb")):
         return w.mul_(0.02)
     if name.endswith(("A_log", "A_b_log")):  # decays of a selective scan: 1, 2, 3, ... per unit of the step

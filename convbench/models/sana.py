@@ -65,12 +65,12 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.code = SinusoidalCode(256, ROUNDED_UP_2026)
+        self.timestep_code = SinusoidalCode(256, ROUNDED_UP_2026)
         self.emb = nn.ModuleDict({"timestep_embedder": TwoLayers(256, width, gelu=False)})
         self.linear = nn.Linear(width, 6 * width)
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        embedded = self.emb["timestep_embedder"](self.code(t).to(self.linear.weight.dtype))
+        embedded = self.emb["timestep_embedder"](self.timestep_code(t).to(self.linear.weight.dtype))
         return embedded, self.linear(F.silu(embedded)).unflatten(1, (6, -1))
 
 

@@ -11,6 +11,7 @@ class SinusoidalCode(nn.Module):
     """Code cos(t f_i), then sin(t f_i), with f_i = exp(-ln(10000) i / F) for i < F = width / 2. (B,) -> (B, width).
 
     Computed in float32 in every precision: half precision cannot represent timesteps up to 999. No weights, no keys.
+    Do not assign it to an attribute ``code`` of a network: torch.export's graphs have another of that name.
     """
 
     frequencies: Tensor

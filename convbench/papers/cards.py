@@ -88,7 +88,7 @@ def cards() -> dict[str, dict[str, Any]]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The cards of a TOML file by name, unchecked. Raises UsageError for a file that is none."""
+    """The cards of a TOML file by name, unchecked. Raises UsageError for a file that is not valid TOML."""
     try:
         found = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -96,7 +96,9 @@ def read(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
     if not found:
-        raise UsageError(f"{path} holds no card: a card is a table such as [mymodel], cards.toml of convbench has some")
+        raise UsageError(
+            f"{path} contains no card: a card is a table such as [mymodel]; cards.toml of convbench has examples"
+        )
     return found
 
 

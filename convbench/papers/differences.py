@@ -37,26 +37,27 @@ KNOBS = {  # in the order in which they are flipped
         flaw="statistic: one total shows neither spread nor drift",
     ),
     "conditioning": Knob(
-        "the released script gives the whole batch one timestep and one label",
-        flaw="validity, not speed: the batch is not one of independent images",
+        "the released script uses one timestep and one label for the whole batch",
+        flaw="validity, not speed: the images of the batch are not independent",
     ),
-    "input": Knob("the released script times one uniform input again and again"),
+    "input": Knob("the released script times the same uniform input repeatedly"),
     "checkpointing": Knob(
-        "the released model runs its blocks under activation checkpointing, also without gradients",
-        flaw="extra work: bookkeeping for a backward pass that never comes",
+        "the released model runs its blocks under activation checkpointing, even without gradients",
+        flaw="extra work: bookkeeping for a backward pass that never happens",
     ),
     "autograd": Knob("the released script runs under no_grad"),
     "precision": Knob(
         "code that sets no switch gets TF32 convolutions and FP32 matrix products",
-        flaw="precision: convolutions and matrix products are not computed alike",
+        flaw="precision: convolutions and matrix products are computed in different precisions",
         not_on_cpu="a CPU has no TF32 units, so the switches change nothing",
     ),
     "batch": Knob("the paper's batch is not our default"),
 }
 SAME_NAME = ("sync_end", "input", "checkpointing", "autograd")  # as a field of a card
 FIXED = {  # part of the difference too, but nothing that one process can flip
-    "cudnn_benchmark": "cuDNN keeps one plan a shape for the life of a process; on throughout, as we do it",
-    "software": "the versions of the paper are not at hand; both sides ran with this machine's",
+    "cudnn_benchmark": "cuDNN keeps one plan per shape for the lifetime of a process; on throughout, as in our "
+    "protocol",
+    "software": "the paper's versions are not available; both sides ran with those of this machine",
 }
 NOT_ON_CPU = {"cudnn_benchmark": "a CPU has no cuDNN"}
 
@@ -91,7 +92,7 @@ def missing(knob: str, paper: str, device: str, theirs: Way, own: Way) -> str | 
     if theirs[knob] != own[knob]:
         return None
     if not stated(paper, knob):
-        return "not stated, and not to be seen in the released code; done our way throughout"
+        return "not stated and not visible in the released code; our setting was used throughout"
     return "the same in both"
 
 
@@ -106,8 +107,8 @@ def made_small(paper: str, device: str, batch: int | None) -> str | None:
     if device != "cpu":
         return None
     card = cards()[paper]
-    less = [] if batch else [f"batch {SMALL_BATCH} in place of {value(card, 'batch')}"]
-    less += [f"{SMALL_STEPS} steps in place of {value(card, 'timed')}"] if stated(paper, "statistic") else []
+    less = [] if batch else [f"batch {SMALL_BATCH} instead of {value(card, 'batch')}"]
+    less += [f"{SMALL_STEPS} steps instead of {value(card, 'timed')}"] if stated(paper, "statistic") else []
     less += [f"the S model at {SMALL_RES} px unless --model and --res say otherwise"]
     return f"On a CPU: {', '.join(less)}."
 
@@ -115,7 +116,7 @@ def made_small(paper: str, device: str, batch: int | None) -> str | None:
 def require_paper(paper: str) -> None:
     """Raise UsageError unless there is a card and a table of that paper."""
     if paper not in catalogue.papers():
-        raise UsageError(f"unknown paper '{paper}': there are {', '.join(catalogue.papers())}")
+        raise UsageError(f"unknown paper '{paper}'; choose from {', '.join(catalogue.papers())}")
 
 
 def _family(paper: str) -> str:

@@ -10,7 +10,7 @@ from .implied import Row, counted, macs_used, not_stated, priced
 
 Finding = tuple[str, str]  # code, words
 
-MARGIN = 1.02  # of a peak: digits cut off, and MACs counted that are no products
+MARGIN = 1.02  # of a peak: digits cut off, and counted MACs that are not products
 UTILISATION_CHANGE = 1.25  # between resolutions of one model in one paper; that of DiT-XL/2 is 1.07
 AT_PEAK = 0.98  # of the FP32 peak: more than a run of anything but large products alone can be expected to reach
 COUNT_DIFFERS = 0.002  # of a printed count, and more than one in its last digit: the rest is rounding
@@ -19,9 +19,12 @@ FINDINGS = {  # code -> what a table calls it, what it means; no name: shown und
     "fp32": ("fits FP32", "at or under the FP32 peak; another precision is not excluded"),
     "at_peak": (
         "at the peak",
-        "98 % of the FP32 peak or more: in FP32 alone, no time is left for anything but products",
+        "at least 98 % of the FP32 peak: in FP32 alone, that leaves no time for anything but products",
     ),
-    "above_fp32": ("above FP32", "above the FP32 peak; its 3x3 convolutions are not counted, so Winograd is open"),
+    "above_fp32": (
+        "above FP32",
+        "above the FP32 peak; its 3x3 convolutions are not counted, so Winograd cannot be excluded",
+    ),
     "tensor_cores_or_winograd": (
         "tensor cores or Winograd",
         "above the FP32 peak, unless Winograd's algorithm saves up to 3/4 of the products of 3x3 convolutions",
@@ -32,13 +35,15 @@ FINDINGS = {  # code -> what a table calls it, what it means; no name: shown und
     "above_stated": ("stated fp32", "the paper states fp32; the rate is above the FP32 peak"),
     "printed_differently": (
         "differs between papers",
-        "the same model and size has another throughput in another table",
+        "another table prints a different throughput for the same model and size",
     ),
     "scaling": ("scaling", "FLOP/s change by over a quarter between resolutions of one model in one paper"),
-    "count_leaves_out": ("count leaves out", "the printed MACs leave a part of the network out"),
-    "count_differs": ("count differs", "the printed MACs are not those we count"),
+    "count_leaves_out": ("incomplete count", "the printed MACs omit a part of the network"),
+    "count_differs": ("count differs", "the printed MACs differ from our count"),
+    "macs_differ": ("MACs differ", "the printed MACs differ from our count"),
+    "params_differ": ("parameters differ", "the printed parameters differ from our count"),
     "two_networks": ("two networks", "the printed MACs are the sum of two networks"),
-    "other_counter": ("other counter", "the printed MACs count additions, activations and norms, too"),
+    "other_counter": ("other counter", "the printed MACs also include additions, activations and norms"),
     "another_model": ("not as released", "the printed MACs are not those of the released model"),
     "precision_not_stated": ("", "the paper does not state the precision"),
     "gpu_not_stated": ("", "the paper does not state the GPU"),
@@ -58,13 +63,13 @@ def _precision(row: Row, lines: list[Row]) -> Iterator[Finding]:
     if fp32 <= MARGIN:
         yield "fp32", f"{rate}, consistent with FP32; another precision is not excluded."
         if fp32 >= AT_PEAK:
-            yield "at_peak", "At the peak itself, FP32 alone would leave no time for anything but products of matrices."
+            yield "at_peak", "At the peak itself, FP32 alone would leave no time for anything but matrix products."
         return
     rate += f" and {_percent(tf32)} of its TF32 peak" if tf32 is not None else ""
     if min(share for share in (tf32, fp16) if share is not None) > MARGIN:
         yield "above_fp16", f"{rate}; above every peak of the GPU by direct counting."
     elif tf32 is not None and tf32 > MARGIN:
-        yield "above_tf32", f"{rate}; by direct counting only half precision is as fast."
+        yield "above_tf32", f"{rate}; by direct counting, only half precision is that fast."
     else:
         yield _tensor_cores(row, rate)
     if row["precision"] == "fp32":
@@ -78,9 +83,9 @@ def _precision(row: Row, lines: list[Row]) -> Iterator[Finding]:
 def _tensor_cores(row: Row, rate: str) -> Finding:
     small, large = row["share_fp32_winograd_2x2"], row["share_fp32_winograd_4x4"]
     if small is None:
-        return "above_fp32", f"{rate}. Its 3x3 convolutions are not counted, so what Winograd could save is not known."
+        return "above_fp32", f"{rate}. Its 3x3 convolutions are not counted, so what Winograd could save is unknown."
     winograd = (
-        f"With Winograd's F(2x2, 3x3) in every dense 3x3 convolution {_percent(small)} of the FP32 peak would do, "
+        f"With Winograd's F(2x2, 3x3) in every dense 3x3 convolution {_percent(small)} of the FP32 peak would suffice, "
         f"with F(4x4, 3x3) {_percent(large)}, their transforms not counted"
     )
     if large <= MARGIN:
@@ -139,7 +144,7 @@ def _count(row: Row, lines: list[Row]) -> Iterator[Finding]:
         return
     full = row["macs_full"] or 0
     numbers = f"Printed {printed:g} GMACs, ours {ours / 1e9:.2f}"
-    numbers += f", {full / 1e9:.2f} with what no tracer sees." if full > ours else "."
+    numbers += f", {full / 1e9:.2f} including what no tracer sees." if full > ours else "."
     remark = counted(row["model"], row["res"]).remark
     if remark:
         yield remark["code"], f"{remark['words']} {numbers}"

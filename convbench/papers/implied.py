@@ -34,7 +34,7 @@ class Counted:
 
 @cache
 def counted(model: str | None, res: int) -> Counted:
-    """Our count of a model by counting.py; nothing but the printed number of one that is none of ours."""
+    """Our count of a model by counting.py; only the printed count if the model is not implemented."""
     variant = catalogue.find_printed(model, res)
     return _count(variant, res) if variant else Counted()
 

@@ -23,7 +23,7 @@ from ..checks import output as proof
 from ..errors import NothingMeasured
 from ..measure.feasible import unsupported
 from ..models import create
-from ..run import process
+from ..run import process, survey
 from ..run.jobs import Allowance, Job, Limits, open_results, run_jobs
 from ..run.jobs import Report as JobReport
 from ..schema import Case, ReplayStep, Row, Second
@@ -128,7 +128,8 @@ def replayed(
     """
     theirs, own = papers_way(paper, model, device, batch), ours(device)
     name = run_name(paper, model, res, int(theirs["batch"]), device)
-    reasons = reasons_not_to_flip(paper, device, theirs, own)
+    gpu = survey.capability() if device == "cuda" else None
+    reasons = reasons_not_to_flip(paper, device, theirs, own, gpu)
     aside = [] if reasons["precision"] else [MATMUL_TF32]
     steps = ["printed", "replayed", *KNOBS, *FIXED, *aside, "ours", "unexplained"]
 
@@ -142,10 +143,11 @@ def replayed(
                 report(name, message["what"], message["done"])
 
         order = {"paper": paper, "model": model, "res": res, "device": device, "batch": batch, "cap_s": allowance.cap_s}
+        time_s = allowance.timeout_s
         try:
-            ended = process.ask({"replay": order}, hear, allowance.timeout_s, WORKER)
+            ended = process.ask({"replay": order}, hear, time_s, WORKER)
         except TimeoutError:
-            raise NothingMeasured(f"{name} was not finished after {allowance.timeout_s:.0f} s") from None
+            raise NothingMeasured(f"{name} was not finished after {time_s:.0f} s") from None
         if not rows:
             raise NothingMeasured(f"{name}: {ended.status()[1]}")
         return rows
@@ -204,10 +206,16 @@ def _chain(
     return chain, flips, aside
 
 
-def reasons_not_to_flip(paper: str, device: str, theirs: Way, own: Way) -> dict[str, str | None]:
-    """Explain for each knob why it cannot be flipped on the device; None if it can."""
+def reasons_not_to_flip(
+    paper: str, device: str, theirs: Way, own: Way, gpu: tuple[int, int] | None = None
+) -> dict[str, str | None]:
+    """Explain for each knob why it cannot be flipped on the device; None if it can.
+
+    Args:
+        gpu: its compute capability, for a process that must not use it; None to ask torch.
+    """
     reasons = {knob: missing(knob, paper, device, theirs, own) for knob in KNOBS}
-    return reasons | {"precision": reasons["precision"] or precision.unsupported("tf32", device)}
+    return reasons | {"precision": reasons["precision"] or precision.unsupported("tf32", device, gpu)}
 
 
 def input_sets(case: Case) -> list[Inputs]:

@@ -6,9 +6,9 @@ in TF32, matrix products in FP32).
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,14 @@ from .. import environment, precision
 from ..catalogue import find
 from ..checks import output
 from ..errors import NothingMeasured
+from ..measure.estimate import START_S, TUNE_STEPS, Estimate, estimate
 from ..measure.feasible import unsupported
 from ..models import create
 from ..models.gla import implementation
 from ..run import process
 from ..run.jobs import Allowance, Job, Limits, Report, open_results, run_jobs
 from ..schema import Case, Row, Second, TF32Cell
+from ..timing.calibration import Rates
 from ..timing.clock import Lane, clock_of, rotate_inputs
 from ..timing.intervals import median_interval, ratio_interval
 from .differences import printed
@@ -77,6 +79,7 @@ def experiment(
         models: the first is what the others are compared with.
         res: side of the decoded image in pixels.
         out: a result file; what it holds is not measured again.
+        limits: a batch that the budget does not reach has no rows.
 
     Raises:
         UsageError: an unknown model, or a size that it cannot take.
@@ -95,10 +98,13 @@ def experiment(
                 report(f"batch {batch}", message["what"], message["done"])
 
         case = {"models": list(models), "batch": batch, "res": res, "device": device, "cap_s": allowance.cap_s}
+        time_s = allowance.timeout_s
         try:
-            ended = process.ask({"tf32": case}, hear, allowance.timeout_s, WORKER)
+            ended = process.ask({"tf32": case}, hear, time_s, WORKER)
         except TimeoutError:
-            raise NothingMeasured(f"batch {batch} was not finished after {allowance.timeout_s:.0f} s") from None
+            if allowance.by_budget:
+                raise
+            raise NothingMeasured(f"batch {batch} was not finished after {time_s:.0f} s") from None
         if not rows:
             raise NothingMeasured(f"batch {batch}: {ended.status()[1]}")
         return rows
@@ -156,6 +162,36 @@ def measure_batch(
         facts = {**environment.describe(), "load": load}
         stamp = {"verdict": verdict, "reason": reason, "measured_at": started, "environment": facts}
         return [_row(cell, cells, batch, res, device, stamp) for cell in cells]
+
+
+def expected(
+    models: Sequence[str],
+    batch: int,
+    res: int,
+    cap_s: Second | None,
+    rates: Mapping[str, Rates],
+    threads: int | None = None,
+) -> dict[str, Estimate]:
+    """Estimated time of each cell of a batch on a GPU, by its id; a process and a network count once.
+
+    Args:
+        rates: of the machine, by precision.
+        threads: that draw weights; this machine's cores unless given.
+    """
+    rules = few_blocks("cuda", BLOCKS, cap_s)
+    found = {}
+    for model, switches in itertools.product(models, SWITCHES):
+        label = {(False, False): "fp32", (True, True): "tf32"}.get(switches, "torch-default")
+        whole = estimate(Case(model, res, batch, precision=label, device="cuda"), rates[label], rules, threads)
+        network_s = whole.create_s - START_S["cuda"] * (model != models[0])
+        block = max(rules.block_s, whole.step_s)
+        found[cell_id(model, res, batch, switches)] = replace(
+            whole,
+            create_s=network_s if switches == SWITCHES[0] else 0.0,
+            tune_s=TUNE_STEPS * whole.step_s,
+            time_s=max(rules.least_blocks * block, min(rules.cap_s, BLOCKS * block)),
+        )
+    return found
 
 
 @contextmanager

@@ -117,7 +117,7 @@ def _gap(found: Replay, quoted: tuple[float, str] | None) -> Known:
         reason = f"the paper's GPU is {gpu}, this is {here[0] if here else 'a CPU'}"
         return row | {"verdict": NOT_COMPARABLE, "reason": reason}
     if first.way["batch"] != value(cards()[found.paper], "batch"):
-        return row | {"verdict": NOT_COMPARABLE, "reason": "replayed with another batch than the paper's"}
+        return row | {"verdict": NOT_COMPARABLE, "reason": "replayed with a batch size other than the paper's"}
     within = low > 1 - REPRODUCED and high < 1 + REPRODUCED
     return row | {"verdict": "reproduced" if within else "unexplained", "reason": f"on the same type of GPU, {theirs}"}
 
@@ -138,8 +138,8 @@ def sentences(found: Sequence[ReplayStep]) -> Iterator[str]:
 def _sentence(row: ReplayStep) -> str:
     # The ratio is of our way over the paper's; the sentence tells what the paper's does.
     change, low, high = (1 / (value or 1.0) - 1 for value in (row.ratio, row.ratio_high, row.ratio_low))
-    words = KNOBS[row.knob].words if row.knob in KNOBS else "matrix products are in FP32 beside TF32 convolutions"
-    told = "" if low * high > 0 else ": no difference that this run can tell"
+    words = KNOBS[row.knob].words if row.knob in KNOBS else "matrix products are in FP32, but convolutions in TF32"
+    told = "" if low * high > 0 else ": no difference that this run can detect"
     flaw = f" ({row.flaw})" if row.flaw else ""
     effect = f"on this machine this changes the result by {change:+.1%} [{low:+.1%}, {high:+.1%}]"
     return f"{row.knob}: {words}; {effect}{told}{flaw}"

@@ -8,6 +8,11 @@ from ..schema import Case, CaseRow, Row
 from .plan import AUTO
 
 
+def asked(cases: Sequence[Case]) -> list[Case]:
+    """Every case that ``resolved`` may ask about."""
+    return [replace(case, backend=name) for case in cases if case.backend == AUTO for name in backends.names()]
+
+
 def resolved(cases: Sequence[Case], rows: Iterable[Row], unsupported: Callable[[Case], str | None]) -> list[Case]:
     """The cases, each ``auto`` replaced by the fastest backend where the rows hold at least two for that case.
 

@@ -3,7 +3,10 @@
 The command line, the Python API, sweeps, sampling and the store all go through ``planned`` and ``measured``.
 """
 
+import math
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -14,19 +17,20 @@ from .. import catalogue, store
 from ..checks import timing
 from ..environment import cores
 from ..measure.annotated import with_finding
-from ..measure.estimate import Estimate, estimate, quick_rates
-from ..measure.feasible import unsupported
+from ..measure.estimate import Estimate
 from ..measure.largest_batch import by_estimate
 from ..measure.sampling import planned_keys
 from ..sampling.images import sampler_for
 from ..sampling.plan import Plan
 from ..schema import KINDS, Case, CaseRow, Measurement, SamplingMeasurement, Second
 from ..timing import compare
+from ..timing.clock import RULES, Rules
 from ..timing.merge import merge
-from . import auto, process
+from . import auto, process, survey
 from .jobs import Allowance, Job, Limits, Report, open_results, run_jobs
 from .plan import Bundle, Request, bundles, plan
 
+SEARCHING = 0.5  # of a budget, at most, for the batch "max"
 SLOW_STEP_S = 1.0  # a case with slower steps is not timed twice for the A/A comparison
 
 
@@ -36,6 +40,7 @@ class Planned:
 
     bundles: list[Bundle]
     results: store.Results
+    took_s: Second = 0.0  # to plan, which a budget pays for: the batch "max" is found by running steps
 
     @property
     def cases(self) -> list[Case]:
@@ -49,20 +54,25 @@ class Planned:
         return [case for case in self.cases if not self.results.find(keys[case.id])]
 
 
-def planned(request: Request, out: Path | None = None) -> Planned:
+def planned(request: Request, out: Path | None = None, limits: Limits | None = None) -> Planned:
     """Resolve a request: threads, the batch "max", the backend "auto", counterparts; read the file.
 
-    Raises UsageError for what cannot be measured, and for a file that cannot be added to.
+    Searches for the batch "max" take at most half of the budget together, and keep the largest found by then. Raises
+    UsageError for what cannot be measured, and for a file that cannot be added to.
     """
+    started = time.monotonic()
+    limits = limits or Limits()
+    ends = started + min(limits.timeout_s, (limits.budget_s or math.inf) * SEARCHING)
     results = open_results(out)
-    cases = _with_threads(plan(request, largest_batch))
+    cases = _with_threads(plan(request, lambda case: largest_batch(case, max(0.0, ends - time.monotonic()))))
     for case in cases:  # what cannot be sampled is said before anything is measured
         if case.sampling:
             variant = catalogue.find(case.model)
             asked = Plan.of_text(case.sampling, variant)
             sampler_for(variant, asked.sampler, asked.steps)
-    cases = auto.resolved(cases, results.rows, unsupported)
-    return Planned(bundles(cases, request.compare_with), results)
+    survey.learn(auto.asked(cases))
+    cases = auto.resolved(cases, results.rows, survey.unsupported)
+    return Planned(bundles(cases, request.compare_with), results, time.monotonic() - started)
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,15 @@ def measured(found: Planned, settings: Settings | None = None, report: Report = 
     The first case that is measured is measured against itself too. What that A/A comparison could not exclude is the
     ``smallest_difference`` of every row of the run, and no comparison of the run claims less.
     """
-    session = _Session(settings or Settings(), report, found.results)
+    settings = settings or Settings()
+    session = _Session(settings, report, found.results)
+    limits = settings.limits
+    if limits.budget_s is not None:
+        limits = replace(limits, budget_s=max(0.0, limits.budget_s - found.took_s))
+    began = time.monotonic()
+    survey.learn(found.missing)
+    if limits.budget_s is not None:
+        limits = replace(limits, budget_s=max(0.0, limits.budget_s - (time.monotonic() - began)))
     jobs = [
         Job(
             tuple(_keys(bundle)),
@@ -91,7 +109,7 @@ def measured(found: Planned, settings: Settings | None = None, report: Report = 
         for bundle in found.bundles
     ]
     yielded: set[tuple[str, str | None]] = set()
-    for row in run_jobs(jobs, found.results, session.settings.limits):
+    for row in run_jobs(jobs, found.results, limits):
         assert isinstance(row, CaseRow)
         if (key := (row.case, row.compared_with)) not in yielded:  # cases may share a counterpart
             yielded.add(key)
@@ -102,23 +120,26 @@ def cases(
     request: Request, out: Path | None = None, settings: Settings | None = None, report: Report = lambda *_: None
 ) -> Iterator[CaseRow]:
     """Plan a request and measure it."""
-    return measured(planned(request, out), settings, report)
+    settings = settings or Settings()
+    return measured(planned(request, out, settings.limits), settings, report)
 
 
-def estimates(cases: Sequence[Case]) -> dict[str, Estimate | str]:
+def estimates(cases: Sequence[Case], cap_s: Second | None = None) -> dict[str, Estimate | str]:
     """Estimate memory and time of each case, by its id; a text explains why a case cannot run here."""
-    return {case.id: unsupported(case) or estimate(case, quick_rates(case.device)) for case in cases}
+    survey.learn(cases)
+    return {case.id: survey.unsupported(case) or survey.need(case, capped(case.device, cap_s)) for case in cases}
 
 
-def largest_batch(case: Case) -> int:
+def largest_batch(case: Case, timeout_s: Second = math.inf) -> int:
     """The largest batch that the case's memory allows, by doubling and bisection.
 
-    On a GPU each trial runs one step, in a process of its own.
+    On a GPU each trial runs one step, in a process of its own; after ``timeout_s`` the largest that fitted counts.
     """
     if case.device == "cpu":
         return by_estimate(case)
     found = {"batch": 0}
-    process.ask({"largest_batch": asdict(case)}, found.update, Limits().timeout_s)
+    with suppress(TimeoutError):
+        process.ask({"largest_batch": asdict(case)}, found.update, timeout_s)
     return max(1, found["batch"])
 
 
@@ -143,10 +164,10 @@ class _Session:
 
     def measure(self, bundle: Bundle, allowance: Allowance) -> list[CaseRow]:
         """The rows of a bundle, in the order of its cases."""
-        reason = next(filter(None, map(unsupported, bundle)), None)
+        reason = next(filter(None, map(survey.unsupported, bundle)), None)
         if reason:
             others = f"its counterpart cannot run: {reason}"
-            return [self._without(case, "skipped", unsupported(case) or others) for case in bundle]
+            return [self._without(case, "skipped", survey.unsupported(case) or others) for case in bundle]
         asked = list(bundle)
         if self.smallest_difference is None and len(bundle) == 1 and _is_quick(bundle[0]):
             asked.append(replace(bundle[0], repeat=2))
@@ -186,11 +207,13 @@ class _Session:
             else:
                 self.report(cases[0].id, message["what"], message["done"])
 
-        rules = {"noise": self.smallest_difference or 0.0} | self.settings.rules | _cap(allowance)
-        timeout_s = allowance.timeout_s
+        rules = {"noise": self.smallest_difference or 0.0} | self.settings.rules | _cap(allowance.cap_s)
         try:
-            ended = process.ask({"cases": [asdict(case) for case in cases], "rules": rules}, hear, timeout_s)
+            ended = process.ask({"cases": [asdict(case) for case in cases], "rules": rules}, hear, allowance.timeout_s)
         except TimeoutError:
+            if allowance.by_budget:
+                raise
+            timeout_s = self.settings.limits.timeout_s
             return [
                 self._without(case, "timeout", f"not finished after {timeout_s:.0f} s (--timeout)") for case in cases
             ]
@@ -206,14 +229,18 @@ class _Session:
         )
 
 
-def _cap(allowance: Allowance) -> dict[str, Second]:
+def capped(device: str, cap_s: Second | None) -> Rules:
+    """Rules of timing on a device with a cap; None for its default."""
+    return Rules(**{**asdict(RULES[device]), **_cap(cap_s)})
+
+
+def _cap(cap_s: Second | None) -> dict[str, Second]:
     """Rules that stop timing a case at its cap; the default of its clock where there is none."""
-    cap_s = allowance.cap_s
     return {} if cap_s is None else {"cap_s": cap_s, "min_s": min(3.0, cap_s)}
 
 
 def _is_quick(case: Case) -> bool:
-    return estimate(case, quick_rates(case.device)).step_s < SLOW_STEP_S
+    return survey.need(case).step_s < SLOW_STEP_S
 
 
 def _smallest_difference(rows: Sequence[CaseRow]) -> float | None:

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import store
-from ..environment import describe
 from ..errors import UsageError
 from ..schema import Row, Second
+from . import survey
 
 Report = Callable[[str, str, float], None]
 """Called with the id of the job that runs, the phase it is in and the share of its timing that is done."""
 
+USED_UP = "the budget was used up (--budget)"
 OVERHEAD = 2.0  # of a budget's share, about half goes to loading and proving
 
 
@@ -26,7 +27,13 @@ class Allowance:
     """The time a job may take."""
 
     cap_s: Second | None  # of timing one case; None for the default of its clock
-    timeout_s: Second  # of the whole job
+    ends: Second  # of the whole job, by time.monotonic()
+    by_budget: bool = False  # the budget ends before the time limit of the job
+
+    @property
+    def timeout_s(self) -> Second:
+        """Seconds that are left."""
+        return max(0.0, self.ends - time.monotonic())
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Job:
     """Rows that are measured together, in one go."""
 
     keys: tuple[store.Key, ...]  # of its rows, in their order
-    measure: Callable[[Allowance], Sequence[Row]]
+    measure: Callable[[Allowance], Sequence[Row]]  # raises TimeoutError where the budget ended it
     skip: Callable[[str], Sequence[Row]]  # its rows where it is not measured, with the reason
     timings: int = 1  # how many times a cap is spent: cases, and processes for each
 
@@ -55,7 +62,7 @@ def run_jobs(jobs: Sequence[Job], results: store.Results, limits: Limits) -> Ite
     reach are skipped and not stored, so that the next run measures them.
     """
     left = [job for job in jobs if not all(map(results.find, job.keys))]
-    ends = time.monotonic() + (limits.budget_s or math.inf)
+    ends = time.monotonic() + (math.inf if limits.budget_s is None else limits.budget_s)
     for job in jobs:
         if not left or job is not left[0]:
             yield from filter(None, map(results.find, job.keys))
@@ -63,20 +70,29 @@ def run_jobs(jobs: Sequence[Job], results: store.Results, limits: Limits) -> Ite
         allowance = _allowance(limits, ends - time.monotonic(), left)
         left.pop(0)
         if allowance is None:
-            yield from job.skip("the budget was used up (--budget)")
+            yield from job.skip(USED_UP)
             continue
-        for row in job.measure(allowance):
+        try:
+            measured = job.measure(allowance)
+        except TimeoutError:  # not to be stored where the budget ended it: the next run measures it
+            yield from job.skip(USED_UP)
+            continue
+        for row in measured:
             yield results.find((row.case, getattr(row, "compared_with", None))) or results.add(row)
 
 
 def _allowance(limits: Limits, remaining_s: Second, left: Sequence[Job]) -> Allowance | None:
     """The share of the first job of those left; None where the budget is used up."""
+    now = time.monotonic()
     if limits.budget_s is None:
-        return Allowance(limits.cap_s, limits.timeout_s)
+        return Allowance(limits.cap_s, now + limits.timeout_s)
     if remaining_s <= 0:
         return None
     share = remaining_s / len(left) / left[0].timings / OVERHEAD
-    return Allowance(min(limits.cap_s or math.inf, share), min(limits.timeout_s, remaining_s))
+    by_budget = remaining_s < limits.timeout_s
+    return Allowance(
+        min(limits.cap_s or math.inf, share), now + (remaining_s if by_budget else limits.timeout_s), by_budget
+    )
 
 
 def open_results(out: Path | None) -> store.Results:
@@ -85,8 +101,8 @@ def open_results(out: Path | None) -> store.Results:
     Raises UsageError for a file that cannot be written or was measured under other conditions.
     """
     results = store.Results(out)
-    here = describe() if results.rows else {}
+    here = survey.conditions() if results.rows else {}
     for row in results.rows:
         if row.environment and (changes := store.changed_conditions(row.environment, here)):
-            raise UsageError(f"{out} was measured under other conditions ({changes[0]}): give another --out")
+            raise UsageError(f"{out} was measured under different conditions ({changes[0]}): choose another --out")
     return results

@@ -75,25 +75,25 @@ def _check(request: Request) -> None:
             variant.require_res(res)
     for batch in request.batch or []:
         if batch != "max" and batch < 1:
-            raise UsageError(f"--batch {batch}: a batch holds at least 1 image")
+            raise UsageError(f"--batch {batch}: must be at least 1")
     for backend in request.backend:
         if backend != AUTO:
             backends.require(backend)
     for option, values, known in (("precision", request.precision, PRECISIONS), ("device", request.device, DEVICES)):
         for value in values:
             if value not in known:
-                raise UsageError(f"unknown {option} '{value}': there are {', '.join(known)}")
+                raise UsageError(f"unknown {option} '{value}'; choose from {', '.join(known)}")
     for asked in request.mode:
         first, *more = asked.split("+")
         if first not in MODES or len(set(more)) < len(more) or set(more) - TRAINING or (more and first != "train"):
             modes = (*MODES, *(f"train+{each}" for each in sorted(TRAINING)), "train+ema+checkpointing")
-            raise UsageError(f"unknown mode '{asked}': there are {', '.join(modes)}")
+            raise UsageError(f"unknown mode '{asked}'; choose from {', '.join(modes)}")
     if request.sampling and set(request.mode) != {"forward"}:
         raise UsageError(f"--sampling cannot be combined with --mode {','.join(request.mode)}: it times forward passes")
     if request.weights and len(set(request.model)) > 1:
         raise UsageError(f"--weights is a checkpoint of one model, but --model names {len(set(request.model))}")
     if request.threads is not None and request.threads < 1:
-        raise UsageError(f"--threads {request.threads}: at least 1 thread is needed")
+        raise UsageError(f"--threads {request.threads}: must be at least 1")
 
 
 Bundle = tuple[Case, ...]

@@ -135,7 +135,9 @@ def sample_order(
     if device == "cuda" and environment.default_device() != "cuda":
         raise UsageError("torch found no NVIDIA GPU; omit --device")
     if source != "random" and variant.family.module in sampler_names.OTHER_SCHEDULES:
-        raise UsageError(f"{variant.family.name} was trained on another noise schedule than the samplers here have")
+        raise UsageError(
+            f"{variant.family.name} was trained with a noise schedule that the samplers here do not support"
+        )
     made = images.sampler_for(variant, sampler, steps)
     located = None if source == "random" else locate.locate(source, variant, res)
     recipe = Recipe(
@@ -160,7 +162,7 @@ def _labels(labels: Sequence[int] | str, variant: catalogue.Variant) -> tuple[in
     classes = variant.signature.classes
     if isinstance(labels, str):
         if labels not in ("all", "random"):
-            raise UsageError(f"unknown classes '{labels}': give numbers, all or random")
+            raise UsageError(f"unknown classes '{labels}': specify numbers, all or random")
         return None if labels == "random" else tuple(range(classes))
     for label in labels:
         if not 0 <= label < classes:
@@ -171,6 +173,6 @@ def _labels(labels: Sequence[int] | str, variant: catalogue.Variant) -> tuple[in
 def _weights(weights: str | None, variant: catalogue.Variant) -> str:
     if weights is None and variant.shipped_weights is None:
         raise UsageError(
-            f"no weights of {variant.id} are part of convbench: give --weights with {locate.KINDS}; or random"
+            f"convbench ships no weights of {variant.id}: specify --weights with {locate.KINDS}; or random"
         )
     return weights or "shipped"

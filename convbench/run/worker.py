@@ -2,8 +2,8 @@
 
 A fresh process for each order gives every case the same allocator, library tuning and compiler state, and confines
 a crash, a kill or a lack of memory to one case. Orders: ``{"cases": [...], "rules": {...}}`` for cases to be timed
-interleaved; ``{"largest_batch": case}``. It writes JSON lines to stdout, progress first, then one row a case; output
-of libraries goes to stderr.
+interleaved; ``{"largest_batch": case}``; ``{"survey": [...]}``, what the machine can do for cases. It writes JSON lines
+to stdout, progress first, then one row a case; output of libraries goes to stderr.
 """
 
 import json
@@ -44,6 +44,11 @@ def _carry_out(order: Mapping[str, Any], send: Send) -> None:
         from ..measure.largest_batch import search
 
         search(Case(**order["largest_batch"]), lambda batch: send(batch=batch))
+        return
+    if "survey" in order:
+        from .survey import answer
+
+        send(**answer([Case(**case) for case in order["survey"]]))
         return
     from ..measure import forward, sampling
     from ..timing.clock import RULES, Rules

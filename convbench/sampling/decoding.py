@@ -31,7 +31,7 @@ def create_decoder(takes: Signature, vae: str | None, device: str) -> Decoder:
         return lambda x: x
     facts = decoder_of(takes)
     if facts.scale is None:
-        raise UsageError(f"latents of {facts.name} are normalised by statistics that convbench does not hold: {KEEP}")
+        raise UsageError(f"latents of {facts.name} are normalised by statistics that convbench does not have: {KEEP}")
     if vae is None:
         raise UsageError(f"the samples are latents: give {_advice(facts)}; or {KEEP}")
     return _autoencoder(vae, facts, facts.scale, device)

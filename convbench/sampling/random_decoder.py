@@ -27,6 +27,7 @@ class DecoderNetwork(nn.Module):
         self.autoencoder: Any = getattr(diffusers, facts.kind)(**facts.config)
         self.autoencoder.encoder = self.autoencoder.quant_conv = None
         self.scale = facts.scale or 1.0
+        self.name = facts.name
 
     def forward(self, x: Tensor) -> Tensor:
         pixels: Tensor = self.autoencoder.decode(x / self.scale, return_dict=False)[0]

@@ -70,7 +70,7 @@ class ShardedNpz:
     def begin(self) -> None:
         """Create the folder of parts, or resume one of the same recipe. Raises UsageError if its recipe differs."""
         if not self.file.parent.is_dir():
-            raise UsageError(f"cannot write {self.file}: there is no folder {self.file.parent}")
+            raise UsageError(f"cannot write {self.file}: the folder {self.file.parent} does not exist")
         if self.file.exists():
             self._require_same(self.record, f"{self.file} already exists")
             return

@@ -26,4 +26,5 @@ class Backend:
     open: Callable[[nn.Module, Case, tuple[Tensor, Tensor, Tensor]], AbstractContextManager[Step]]
     unsupported: Callable[[Case], str | None] = lambda case: None  # why this case cannot run; None if it can
     eager: bool = False  # launches one kernel an operator, so the launch rate limits it
+    launched_singly: bool = False  # by Python, a fused operation at a time: bound by the processor at small batches
     unranked: Callable[[Case], str | None] = lambda case: None  # why its rows may be listed and never ranked

@@ -106,6 +106,7 @@ class Measurement(CaseRow):
     macs: int | None = None  # of one image, torchprofile's convention
     macs_full: int | None = None  # the same with what tracers cannot see, without elementwise work
     winograd_macs: int | None = None
+    executed_macs: int | None = None  # the fewest that its algorithm may have executed, where that is below macs_full
     flops_per_s: float | None = None  # 2 * macs_full * images_per_s, and three times as many for a training step
     peak_flops_per_s: float | None = None  # best of this machine's measured rates at this precision
     mfu: float | None = None  # flops_per_s / peak_flops_per_s
@@ -113,6 +114,7 @@ class Measurement(CaseRow):
     limit_fraction: float | None = None  # images_per_s / limit_images_per_s
     limit_wall: str | None = None  # compute, memory or launch: the nearest wall
 
+    launches: int | None = None  # kernels that ran in one step, counted by a profiler
     zeros_ratio: float | None = None  # speed on zeros over speed on the random inputs
 
     kernels: dict[str, str] = field(default_factory=dict)  # what served attention and the like, where torch can tell
@@ -144,6 +146,8 @@ class SamplingMeasurement(CaseRow):
     guidance_s: Second | None = None  # what the forward of twice the batch takes beyond that; None without guidance
     sampler_s: Second | None = None  # the update of the state, its noise included
     decoder_s: Second | None = None  # None where nothing is decoded
+    decoder: str | None = None  # its name, where it has random weights; None for one with given weights, or none
+    decoder_macs: int | None = None  # of one image; None as above
     unattributed_s: Second | None = None  # a whole step beyond the sum of its parts; below zero where they overlap
     step_s: Second | None = None  # of the whole batch
     whole_s: Second | None = None  # of a trajectory run from end to end; None where that would have taken too long
@@ -233,6 +237,7 @@ class KernelTiming(Row):
     hot_s: Second | None = None  # on the same buffers again and again
     eager_s: Second | None = None  # what the unfused network runs
     compile_s: Second | None = None  # the same through torch.compile
+    launch_s: Second | None = None  # of the smallest kernel in a graph: part of every time, not subtracted
     over_eager: float | None = None
     over_compile: float | None = None
     bytes_per_s: float | None = None

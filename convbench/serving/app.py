@@ -102,7 +102,7 @@ class Service:
     async def _infer(self, request: Request) -> Response:
         self.require_model(request)
         if request.headers.get("content-encoding", "identity") != "identity":
-            raise Refused(415, "compressed requests are not read")
+            raise Refused(415, "compressed requests are not supported")
         async with self.bodies.arrived(request) as body:
             with connected(request):
                 asked = await self._read(body, request.headers.get("inference-header-content-length"))

@@ -30,7 +30,7 @@ class Bodies:
 
         Raises Refused if it is too long (413), too slow (408) or exceeds the budget (429), and ClientDisconnect.
         """
-        too_long = Refused(413, f"the body is longer than {self.most} bytes, the most that a right request can have")
+        too_long = Refused(413, f"the body is longer than {self.most} bytes, the most that a valid request can have")
         stated = request.headers.get("content-length", "0")
         if not stated.isdecimal() or int(stated) > self.most:
             raise too_long

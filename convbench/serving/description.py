@@ -29,7 +29,7 @@ def inputs(described: Any, model: str, batch: int, side: int | None) -> list[tup
         if not isinstance(given, list) or not 0 < len(given) <= MOST_AXES or not all(type(n) is int for n in given):
             raise wrong
         if port.get("datatype") not in tuple(DTYPES):
-            raise UsageError(f"{model} takes tensors of a type that no model of convbench does")
+            raise UsageError(f"{model} takes a tensor type that no convbench model uses")
         shape = [batch, *given[1:]]
         if len(shape) == 4:
             for axis, name in ((2, "height"), (3, "width")):
@@ -37,7 +37,7 @@ def inputs(described: Any, model: str, batch: int, side: int | None) -> list[tup
                 smallest = low[0] if isinstance(low, list) and low and type(low[0]) is int else -1
                 shape[axis] = (side or smallest) if shape[axis] == -1 else shape[axis]
         if -1 in shape:
-            raise UsageError(f"{model} takes images of any size, which the server does not limit: give --side")
+            raise UsageError(f"the server does not limit the image size of {model}: specify --side")
         if min(shape) < 1:
             raise wrong
         numbers += math.prod(shape)

@@ -74,7 +74,9 @@ def serve(artefact: Path, settings: ServerSettings, ready: Callable[[str], None]
             why = f"{type(batcher.failure).__name__}: {first_line(batcher.failure)}"
             raise ConvbenchError(f"the inference thread failed, and the server with it: {why}")
         if batcher.thread.is_alive():
-            raise StillRunning(f"a batch had not ended {settings.grace_s:g} s after the signal: ending without it")
+            raise StillRunning(
+                f"a batch was still running {settings.grace_s:g} s after the signal: stopping without it"
+            )
 
 
 @contextmanager
@@ -90,7 +92,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
     except (OSError, OverflowError) as error:
         listener.close()
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UsageError(f"cannot listen on {host}, port {port}: {reason}: give another --host or --port") from None
+        raise UsageError(f"cannot listen on {host}, port {port}: {reason}: choose another --host or --port") from None
     try:
         yield listener
     finally:
@@ -126,7 +128,7 @@ def opened(artefact: Path, settings: ServerSettings) -> Iterator[tuple[Served, R
 def _max_batch(manifest: Manifest, wanted: int | None) -> int:
     high = manifest.batch[1]
     if wanted is not None and wanted > high:
-        raise UsageError(f"--max-batch {wanted} does not suit this artefact: it takes at most {high} images")
+        raise UsageError(f"--max-batch {wanted} is too large: this artefact takes at most {high} images")
     return wanted or high
 
 

@@ -60,10 +60,10 @@ async def prepare(to: Connections, model: str | None, batch: int, side: int | No
     if model is None:
         models = await to.ask("POST", "/v2/repository/index")
         if not isinstance(models, list) or not all(map(description.is_named, models)):
-            raise UsageError("the server's list of models does not follow the KServe v2 protocol: give --model")
+            raise UsageError("the server's list of models does not follow the KServe v2 protocol: specify --model")
         names = [each["name"] for each in models]
         if len(names) != 1:
-            raise UsageError(f"the server has {', '.join(names[:20]) or 'no models'}: name one with --model")
+            raise UsageError(f"the server has {', '.join(names[:20]) or 'no models'}: specify one with --model")
         (model,) = names
     described = await to.ask("GET", f"/v2/models/{quote(model, safe='', errors='replace')}")
     values = np.random.default_rng(0)

@@ -106,7 +106,7 @@ def parse(body: bytes | bytearray, json_length: str | None, served: Served) -> I
         length = int(json_length)
     text = body if length == len(body) else body[:length]
     if excess := json_tensors.excess(text, served.numbers, served.lists):
-        raise Refused(400, f"the body is not JSON that a request can be: {excess}")
+        raise Refused(400, f"the body is not a valid request: {excess}")
     try:
         content = json.loads(text.decode())
     except (ValueError, RecursionError) as error:
@@ -126,7 +126,7 @@ def parse(body: bytes | bytearray, json_length: str | None, served: Served) -> I
         _require_fields(entry, "an input")
         port = ports.get(entry.get("name")) if isinstance(entry.get("name"), str) else None
         if port is None or port.name in found:
-            what = "is given twice" if port else "is no input"
+            what = "is given twice" if port else "is not an input"
             raise Refused(400, f"'{shown(entry.get('name'))}' {what}: the inputs are {', '.join(ports)}")
         found[port.name], at = _tensor(entry, port, body, at)
     if missing := [name for name in ports if name not in found]:
@@ -147,21 +147,21 @@ def _require_fields(given: Any, what: str) -> None:
             raise Refused(400, f"parameters of {what} must be a JSON object")
         if unknown := [key for key in fields if key not in allowed]:
             kind = "field" if fields is given else "parameter"
-            raise Refused(400, f"unknown {kind} '{shown(unknown[0])}' of {what}: there are {', '.join(allowed)}")
+            raise Refused(400, f"unknown {kind} '{shown(unknown[0])}' of {what}; choose from {', '.join(allowed)}")
 
 
 def _binary_output(content: dict[str, Any], served: Served) -> bool:
     binary = content.get("parameters", {}).get("binary_data_output", False)
     outputs = content.get("outputs") or []
     if not isinstance(outputs, list) or len(outputs) > 1:
-        raise Refused(400, "outputs must be a list of one, out")
+        raise Refused(400, "outputs must be a list with the single entry out")
     for output in outputs:
         _require_fields(output, "an output")
         if output.get("name") != served.manifest.outputs[0].name:
-            raise Refused(400, f"'{shown(output.get('name'))}' is no output: there is out")
+            raise Refused(400, f"'{shown(output.get('name'))}' is not an output; the only output is out")
         binary = output.get("parameters", {}).get("binary_data", binary)
     if not isinstance(binary, bool):
-        raise Refused(400, "binary_data and binary_data_output are true or false")
+        raise Refused(400, "binary_data and binary_data_output must be true or false")
     return binary
 
 
@@ -185,7 +185,7 @@ def _tensor(entry: dict[str, Any], port: Port, body: bytes | bytearray, at: int)
     if size != expected or isinstance(size, bool):
         raise Refused(400, f"{port.name} of shape {shape} has {expected} bytes, not {shown(size)}")
     if at + expected > len(body):
-        raise Refused(400, f"{port.name} has {expected} bytes, of which {max(0, len(body) - at)} came")
+        raise Refused(400, f"{port.name} has {expected} bytes, of which {max(0, len(body) - at)} arrived")
     values = np.frombuffer(body, np.dtype(port.dtype).newbyteorder("<"), math.prod(shape), at)
     return values.reshape(shape), at + expected
 
@@ -202,7 +202,7 @@ def _shaped(request: InferenceRequest, served: Served) -> InferenceRequest:
         if value.ndim != len(port.shape):
             raise Refused(400, f"{said}, not {list(value.shape)}")
         if port.name == "x" and not 1 <= len(value) <= served.max_batch:
-            raise Refused(400, f"x holds {len(value)} images: 1 to {served.max_batch} fit into a request")
+            raise Refused(400, f"x has {len(value)} images; a request may contain 1 to {served.max_batch}")
         if len(value) != len(request.x):
             raise Refused(400, f"{port.name} holds {len(value)} images, x {len(request.x)}")
         for axis, extent in enumerate(port.shape[1:], start=1):
@@ -221,7 +221,7 @@ def _shaped(request: InferenceRequest, served: Served) -> InferenceRequest:
 def _require_values(request: InferenceRequest, served: Served) -> None:
     for name, value in (("x", request.x), ("t", request.t), ("y", request.y)):
         if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise Refused(400, f"{name} holds values that are not finite")
+            raise Refused(400, f"{name} contains values that are not finite")
     last = served.last_class
     if last is not None and not ((request.y >= 0) & (request.y <= last)).all():
         raise Refused(400, f"y must lie between 0 and {last}")
@@ -235,7 +235,7 @@ def answer(request: InferenceRequest, out: Array, served: Served) -> tuple[bytes
     content |= {"outputs": [described]}
     if not request.binary:
         if not np.isfinite(out).all():
-            raise Refused(500, "the output holds values that are not finite")
+            raise Refused(500, "the output contains values that are not finite")
         beginning = json.dumps(content).removesuffix("}]}")
         text = f'{beginning}, "data": {json_tensors.text(out)}}}]}}'
         return text.encode(), {"content-type": "application/json"}

@@ -76,7 +76,7 @@ def safe_name(model: str) -> str:
     Raises UsageError for what cannot be an id.
     """
     if not ID.fullmatch(model):
-        raise UsageError(f"{ascii(model)[:80]} cannot be the id of a model: export the artefact again")
+        raise UsageError(f"{ascii(model)[:80]} is not a valid model id: export the artefact again")
     return re.sub(r"[^A-Za-z0-9_]", "_", model)
 
 

@@ -76,16 +76,25 @@ class Limit:
     wall: str  # compute, memory or launch
 
 
-def limit(counted: Count, batch: int, rates: Rates, launches: int = 0, weight_passes: int = 1) -> Limit:
+def limit(
+    counted: Count,
+    batch: int,
+    rates: Rates,
+    launches: int = 0,
+    weight_passes: int = 1,
+    executed_macs: int | None = None,
+) -> Limit:
     """Compute the roofline floor of one forward pass of a batch, in seconds.
 
-    Uses the walls of derived.py with ``macs_full`` for compute.
+    Uses the walls of derived.py with ``macs_full`` for compute, or with what was executed instead.
 
     Args:
         launches: operators that are launched one by one.
         weight_passes: times each weight is read or written.
+        executed_macs: of one image, where the algorithm that ran executes fewer than ``macs_full``.
     """
+    macs = counted.macs_full if executed_macs is None else executed_macs
     wall, seconds = derived.nearest_wall(
-        derived.roofline_walls(counted.macs_full * batch, counted.weight_bytes, asdict(rates), launches, weight_passes)
+        derived.roofline_walls(macs * batch, counted.weight_bytes, asdict(rates), launches, weight_passes)
     )
     return Limit(seconds, wall)

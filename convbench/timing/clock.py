@@ -27,6 +27,10 @@ class StoppedClock(RuntimeError):
     """The clock did not advance during a block."""
 
 
+LATENCY_STEPS = 100  # single steps waited for on a GPU, where blocks give no latency
+LATENCY_S = 2.0  # no further single step after this time: a slow network has fewer steps, and no 99 % quantile
+
+
 @dataclass(frozen=True)
 class Rules:
     """Rules for warm-up, block length and stopping."""
@@ -104,6 +108,14 @@ class CudaClock:
         run()
         torch.cuda.synchronize()
         return time.perf_counter() - start
+
+
+def single_steps(single: Callable[[], Second]) -> list[Second]:
+    """Seconds of single steps: at most ``LATENCY_STEPS``, and none after ``LATENCY_S``; at least one."""
+    steps = [single()]
+    while len(steps) < LATENCY_STEPS and sum(steps) < LATENCY_S:
+        steps.append(single())
+    return steps
 
 
 Clock = CpuClock | CudaClock

@@ -31,8 +31,8 @@ FORMULAS = {
     "flops_per_s": "2 * macs_full * images_per_s; three times that for a training step",
     "peak_flops_per_s": "largest of the measured rates of matrix products, 1x1 and 3x3 convolutions",
     "mfu": "flops_per_s / peak_flops_per_s",
-    "limit_images_per_s": "batch / the largest of: 2 * macs_full * batch / peak_flops_per_s; weight bytes / copy rate; "
-    "operators / launch rate",
+    "limit_images_per_s": "batch / the largest of: 2 * macs_full * batch / peak_flops_per_s, with executed_macs where "
+    "the algorithm that ran executes fewer; weight bytes / copy rate; operators / launch rate",
     "limit_wall": "largest of the three times: compute, memory or launch",
     "limit_fraction": "images_per_s / limit_images_per_s",
     "ratio": "median ratio of the seconds of paired blocks of both cases, timed interleaved",
@@ -159,7 +159,8 @@ def _stored_walls(row: Row) -> dict[str, Second]:
     rates, mode, limit = row["rates"], row.get("mode"), row.get("limit_images_per_s")
     launches = round(row["batch"] / limit * rates["launches_per_s"]) if limit and row["limit_wall"] == "launch" else 0
     weights = ELEMENT_BYTES * (row.get("params") or 0)
-    return roofline_walls(passes(mode) * row["batch"] * row["macs_full"], weights, rates, launches, state_passes(mode))
+    macs = row.get("executed_macs") or row["macs_full"]
+    return roofline_walls(passes(mode) * row["batch"] * macs, weights, rates, launches, state_passes(mode))
 
 
 def derive_ratio(row: Row, rows: Sequence[Row]) -> dict[str, Any]:

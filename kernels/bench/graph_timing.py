@@ -5,6 +5,7 @@ rotate with them.
 """
 
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...schema import Second
 from ...timing.intervals import percentile
 from .rows import Timing
 
 LAUNCHES = 20
 REPLAYS = 15
+WARM_UP_S: Second = 0.15  # a GPU that was idle needs about 0.1 s to reach its clock
 
 
 def buffer_sets(bytes_of_one: int, cache_bytes: int) -> int:
@@ -70,8 +73,7 @@ def capture(run: Callable[..., Any], sets: Sequence[tuple[Any, ...]], keep: int,
 
 def time_interleaved(graphs: Sequence[Graph]) -> list[Timing]:
     """Time one launch of each graph. Replays are interleaved, so that a drift of the clock affects all graphs alike."""
-    for each in graphs:
-        each.graph.replay()
+    _warm_up(graphs)
     rounds = [[_events() for _ in graphs] for _ in range(REPLAYS)]
     for events in rounds:
         for each, (start, end) in zip(graphs, events, strict=True):
@@ -83,6 +85,17 @@ def time_interleaved(graphs: Sequence[Graph]) -> list[Timing]:
         timing_of([start.elapsed_time(end) / 1e3 / each.launches for start, end in column])
         for each, column in zip(graphs, zip(*rounds, strict=True), strict=True)
     ]
+
+
+def _warm_up(graphs: Sequence[Graph]) -> None:
+    """Replay all graphs for ``WARM_UP_S``, each at least once."""
+    ends = time.perf_counter() + WARM_UP_S
+    while True:
+        for each in graphs:
+            each.graph.replay()
+        torch.cuda.synchronize()
+        if time.perf_counter() >= ends:
+            return
 
 
 def timing_of(seconds: Sequence[float]) -> Timing:

@@ -27,6 +27,7 @@ class Measured:
     eager: Timing  # cold, a graph of what the unfused network runs
     compiled: Timing | None  # cold, the same through torch.compile; None: not measured
     why_not_compiled: str
+    launch_s: Second  # of the smallest kernel in a graph: a part of every time above
     copy_bytes_per_s: float
     peak_flops_per_s: float  # of the units that compute the operation's products
     error: float
@@ -73,6 +74,7 @@ def measured_row(work: Work, measured: Measured, facts: dict[str, Any]) -> Kerne
         over_eager=measured.eager.p50 / cold,
         over_compile=compiled and compiled / cold,
         bytes_per_s=work.min_bytes / cold,
+        launch_s=measured.launch_s,
         copy_bytes_per_s=copy,
         copy_fraction=work.min_bytes / cold / copy,
         copy_fraction_hot=work.min_bytes / measured.hot.p50 / copy,

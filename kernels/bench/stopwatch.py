@@ -15,6 +15,7 @@ from .plan import Work
 from .rows import Measured, Unmeasured, row_for
 
 COPY_BYTES = 2**30
+COPIES = 4
 PRODUCT_SIDE = {"fp32": 4096, "fp16": 8192, "bf16": 8192}
 ON_CUDA_CORES = ("depthwise_gelu", "depthwise_7x7", "depthwise_3x3")  # their arithmetic runs on the FP32 units
 
@@ -27,6 +28,7 @@ class Stopwatch:
         self.cache_bytes = int(torch.cuda.get_device_properties(0).L2_cache_size)
         self.source = torch.randn(COPY_BYTES // 4, device=device)
         self.target = torch.empty_like(self.source)
+        self.smallest = torch.zeros(1, device=device)  # its launch takes nothing but what every launch takes
         self.peaks: dict[str, float] = {}
 
     def measure(self, work: Work) -> KernelTiming:
@@ -67,6 +69,9 @@ class Stopwatch:
                 graphs["compile"] = capture(torch.compile(kernel.eager, dynamic=False), sets, keep=count)
             except Exception as failure:  # the other columns are good without it
                 why_not = f"torch.compile failed: {type(failure).__name__}: {' '.join(str(failure).split())[:150]}"
+        # In the same rounds as the operation, so that both see the same clocks and the same heat.
+        graphs["copy"] = capture(self.target.copy_, [(self.source,)], keep=1, count=COPIES)
+        graphs["launch"] = capture(self.smallest.add_, [(1,)], keep=1)
         timed = dict(zip(graphs, time_interleaved(list(graphs.values())), strict=True))
         return Measured(
             cold=timed["cold"],
@@ -74,16 +79,12 @@ class Stopwatch:
             eager=timed["eager"],
             compiled=timed.get("compile"),
             why_not_compiled=why_not,
-            copy_bytes_per_s=self.copy_rate(),
+            launch_s=timed["launch"].p50,
+            copy_bytes_per_s=2 * COPY_BYTES / timed["copy"].p50,
             peak_flops_per_s=self.peak("fp32" if kernel.name in ON_CUDA_CORES else work.precision),
             error=error,
             error_eager=error_eager,
         )
-
-    def copy_rate(self) -> float:
-        """Bytes per second, read and written, of a copy far larger than the cache; measured again for every row."""
-        (timing,) = time_interleaved([capture(self.target.copy_, [(self.source,)], keep=1, count=4)])
-        return 2 * COPY_BYTES / timing.p50
 
     def peak(self, label: str) -> float:
         """FLOP/s of a large product of the library in that precision, without TF32."""

@@ -13,10 +13,13 @@ PRODUCTS = ("table", "ours", "library")
 """The choices of ``fuse``: by the table, or one of the two for every product."""
 
 
+TABLE = Path(__file__).with_suffix(".toml")
+
+
 @cache
 def table() -> dict[str, Any]:
     """Read product_dispatch.toml."""
-    return tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+    return tomllib.loads(TABLE.read_text("utf-8"))
 
 
 def rows(family: str, product: str) -> list[dict[str, Any]]:

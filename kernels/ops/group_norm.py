@@ -78,12 +78,12 @@ def check(
     require_nhwc(x=x)
     n, c = x.shape[:2]
     if groups < 1 or c % groups:
-        raise UsageError(f"{c} channels do not divide into {groups} groups")
+        raise UsageError(f"{c} channels cannot be divided into {groups} groups")
     require_shape((c,), weight=weight, beta=beta)
     if bias is not None:
         require_shape((c,), bias=bias)
     if (scale is None) != (shift is None):
-        raise UsageError("scale and shift must be given together")
+        raise UsageError("scale and shift must be specified together")
     if scale is not None and shift is not None:
         require_vectors(n, c, scale=scale, shift=shift)
 

@@ -1,17 +1,20 @@
 """The pictures that stored files give: each with a name, titles, the table it shows and the function that draws it."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convbench import catalogue
 from convbench.errors import UsageError
 
 from ..baseline import BASELINE, beside_baseline, conditions, is_ranked
 from ..labels import model_name, short_labels
 from ..runs import Runs, frame
-from . import fid, figures, implied_rates, macs_by_kind, ratio_bars, roofline, scaling
+from ..tables.rivals import rival_rows
+from . import fid, figures, implied_rates, macs_by_kind, ratio_bars, rivals, roofline, scaling
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,6 +56,27 @@ def pictures(runs: Runs, baseline: str = BASELINE) -> Iterator[Picture]:
         if sum(value is not None for value in table["images_per_s"]) > 1:
             name, title = f"fid-throughput-{words}", "FID over measured throughput"
             yield Picture(name, title, table, fid.fid_over_throughput, _shared(group))
+    yield from _rivals(runs)
+
+
+def _rivals(runs: Runs) -> Iterator[Picture]:
+    """The frontiers of today's rivals over MACs, and over images/s where several were measured.
+
+    None for files without any rival.
+    """
+    rows = rival_rows(runs)
+    quoted = {line["model"] for line in catalogue.quoted_lines()}
+    if not any(row["model"] in quoted for row in (*runs.measurements, *runs.counts)):
+        return
+    for res, (panel, words) in itertools.product((256, 512), rivals.PANELS.items()):
+        counted = rivals.drawable(rows, res, panel, "macs")
+        title = f"Rivals {words}, {res} px"
+        yield Picture(f"rivals-macs-{res}px-{panel}", f"{title}: FID over MACs", frame(counted), rivals.over_macs)
+        timed = rivals.drawable(rows, res, panel, "our_images_per_s")
+        if len({row["model"] for row in timed}) > 1:
+            first = next(row for row in runs.measurements if row["case"] == timed[0]["case"])
+            name = f"rivals-throughput-{_file_words(first, '')}-{panel}"
+            yield Picture(name, f"{title}: FID over throughput", frame(timed), rivals.over_speed, _shared([first]))
 
 
 def _scaling(rows: list[Row]) -> Iterator[Picture]:

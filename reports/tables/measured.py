@@ -9,7 +9,8 @@ Row = Mapping[str, Any]
 
 KEYS = (
     *("file", "model", "res", "batch", "backend", "precision", "device", "threads", "weights", "repeat", "mode"),
-    *("params", "macs", "winograd_macs", "images_per_s", "interval", "baseline_ratio", "baseline_interval"),
+    *("params", "macs", "winograd_macs", "executed_macs", "images_per_s", "interval", "baseline_ratio"),
+    "baseline_interval",
     *("latency_s_p50", "prepare_s", "limit_fraction", "ratio", "ratio_interval", "compared_with", "difference"),
     *("rank", "status", "verdict"),
 )

@@ -28,32 +28,39 @@ def source_note(source: Row) -> str:
     stated = source["gpu"].partition(" (")[0]
     return (
         f"Printed: {source['title']}, arXiv:{source['arxiv']}; GPU {stated}, batch {source['batch']}, precision "
-        f"{source['precision']}. It prints MACs under FLOPs."
+        f"{source['precision']}. It prints MACs as FLOPs."
     )
 
 
 def run_notes(ours: dict[str, Row], rows: Sequence[Row], source: Row, baseline: str) -> Iterator[str]:
     """The run behind our numbers, and what it lacks."""
     if not ours:
-        yield "Ours: these files hold no measurement of these models at this size."
+        yield "Ours: these files contain no measurement of these models at this size."
         return
     row = next(iter(ours.values()))
-    environment = row["environment"] or {}
-    gpus = [gpu["name"] for gpu in environment.get("gpus") or []] if row["device"] == "cuda" else []
-    threads = f", {row['threads']} threads" if row["threads"] else ""
-    machine = gpus[0] if gpus else f"{environment.get('cpu')}{threads}"
     yield (
-        f"Ours: {Path(row['file']).name}; {machine}, torch {environment.get('torch')}, {row['backend']}, "
-        f"{row['precision']}, batch {row['batch']}. Ratios are to {baseline} of the same run; for printed numbers, to "
-        "its line in the same table."
+        f"Ours: {machine_words(row)}. Ratios are to {baseline} of the same run; for printed numbers, to its line in "
+        "the same table."
     )
     if not any(each["replayed_images_per_s"] for each in rows):
-        yield "Replayed: these files hold no row of convbench replay for this table."
+        yield "Replayed: these files contain no `convbench replay` rows for this table."
     if any(each["over_printed_note"] for each in rows):
         yield f"Ours over printed: not comparable, {why_not_comparable(row, source)}."
     invalid = [each["label"] for each in rows if each["our_verdict"] == "INVALID"]
     if invalid:
         yield f"INVALID, so not shown: {', '.join(dict.fromkeys(invalid))}."
+
+
+def machine_words(row: Row) -> str:
+    """Name the file, machine and settings of a measurement."""
+    environment = row["environment"] or {}
+    gpus = [gpu["name"] for gpu in environment.get("gpus") or []] if row["device"] == "cuda" else []
+    threads = f", {row['threads']} threads" if row["threads"] else ""
+    machine = gpus[0] if gpus else f"{environment.get('cpu')}{threads}"
+    return (
+        f"{Path(row['file']).name}; {machine}, torch {environment.get('torch')}, {row['backend']}, {row['precision']}, "
+        f"batch {row['batch']}"
+    )
 
 
 def uncounted(rows: Sequence[Row], keys: Sequence[str]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from .paper_notes import QUALITY_NOTE, run_notes, source_note, uncounted, why_no
 
 Row = dict[str, Any]
 
+RIVALS = "rivals"
 NAMES = {"dic": "DiC", "dico": "DiCo", "fcdm": "FCDM"}
 QUALITY = {"inception_score": "inception_score", "precision": "quality_precision", "recall": "quality_recall"}
 
@@ -50,13 +51,15 @@ def known_tables() -> list[str]:
 
 
 def named_tables(text: str) -> list[str]:
-    """List the tables of ``all``, ``dic`` or ``dic:5,fcdm:2``. Raises UsageError for an unknown one."""
-    known, wanted = known_tables(), []
+    """List the tables of ``all``, ``dic``, ``dic:5,fcdm:2`` or ``rivals``. Raises UsageError for an unknown one."""
+    known, wanted = [*known_tables(), RIVALS], []
     for part in text.split(","):
         name = part.strip().lower()
-        matching = known if name == "all" else [table for table in known if name in (table, table.partition(":")[0])]
+        matching = [each for each in known if name in (each, each.partition(":")[0])]
+        if name == "all":
+            matching = known_tables()
         if not matching:
-            raise UsageError(f"--paper {part}: the tables are all, {', '.join(known)}")
+            raise UsageError(f"--paper {part}: unknown table; choose from all, {', '.join(known)}")
         wanted += matching
     return list(dict.fromkeys(wanted))
 

@@ -17,7 +17,7 @@ ELSEWHERE = {  # on a processor
     "triton_graphs": "CUDA graphs need an NVIDIA GPU",
 }
 HERE = [
-    pytest.param(name, marks=() if name in ("eager", "triton") else pytest.mark.slow)
+    pytest.param(name, marks=() if name == "eager" else pytest.mark.slow)
     for name in backends.names()
     if name not in ELSEWHERE
 ]

@@ -55,7 +55,8 @@ def test_they_are_proved_timed_and_built_once(built: Built) -> None:
         assert [wanted.to for wanted in built] == ["onnx", "openvino"], f"turn {turn}"
 
 
-def test_a_damaged_cache_is_built_anew(built: Built) -> None:
+@pytest.mark.slow
+def test_a_damaged_cache_is_built_again(built: Built) -> None:
     network = exported.network("dico")
     first = cache.prepared(network, CASE, "onnx", one_batch=False)
     assert cache.prepared(network, CASE, "onnx", one_batch=False).waited_s == 0 < first.waited_s
@@ -119,13 +120,43 @@ def fake_runtime(ran: str) -> Any:
 
 
 def test_a_silent_fallback_to_another_provider_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=0))
+    """On a stream of its own: the address of PyTorch's default stream, 0, means none to the provider."""
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: SimpleNamespace(cuda_stream=81))
     monkeypatch.setattr(onnxruntime.packages, "require", lambda name: fake_runtime("CPUExecutionProvider"))
-    with pytest.raises(UsageError, match="fell back to CPUExecutionProvider without a word"):
+    with pytest.raises(UsageError, match="silently fell back to CPUExecutionProvider"):
         onnxruntime.session(tmp_path / "model.onnx", "cuda")
     monkeypatch.setattr(onnxruntime.packages, "require", lambda name: fake_runtime("CUDAExecutionProvider"))
     asked = onnxruntime.session(tmp_path / "model.onnx", "cuda").asked
-    assert asked == [("CUDAExecutionProvider", {"user_compute_stream": "0", "use_tf32": "0"})]
+    assert asked == [("CUDAExecutionProvider", {"user_compute_stream": "81", "use_tf32": "0"})]
+
+
+class Ordered:
+    """A stream that says what it is asked to wait for."""
+
+    def __init__(self, name: str, said: list[str]) -> None:
+        self.name, self.said = name, said
+
+    def wait_stream(self, other: "Ordered") -> None:
+        self.said.append(f"{self.name} waits for {other.name}")
+
+
+def test_a_session_on_a_gpu_waits_for_its_inputs_and_pytorch_for_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The conversion of the inputs is queued on PyTorch's stream, and their memory must not be used again meanwhile."""
+    said: list[str] = []
+    torchs, own = Ordered("torch", said), Ordered("session", said)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: torchs)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: said.append(f"kept for {stream.name}"))
+    convert = torch.Tensor.float
+    monkeypatch.setattr(torch.Tensor, "float", lambda self: (said.append("converted"), convert(self))[1])
+    binding = SimpleNamespace(bind_output=lambda *_: None, bind_input=lambda *_: None)
+    session = SimpleNamespace(
+        stream=own, io_binding=lambda: binding, run_with_iobinding=lambda binding: said.append("runs")
+    )
+    out = torch.zeros(1, 4, 8, 8)
+    step = onnxruntime.bound_step(session, out)
+    assert step(torch.zeros(1, 4, 8, 8, dtype=torch.float16), torch.zeros(1), torch.zeros(1, dtype=torch.int64)) is out
+    order = ["session waits for torch", "runs", "torch waits for session"]
+    assert said == ["converted", "converted", *order, *["kept for session"] * 3]
 
 
 def run(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -160,7 +191,7 @@ def test_export_then_verify_on_the_command_line(
     ]
     assert [entry.name for entry in tmp_path.iterdir()] == ["dico"]
     code, out, err = run(export, capsys)
-    assert code == 2 and err == f"convbench: {path} exists: give another --out, or --force to replace it\n"
+    assert code == 2 and err == f"convbench: {path} exists: choose another --out, or --force to replace it\n"
 
     monkeypatch.chdir(path)
     names: dict[str, Any] = {}
@@ -182,10 +213,10 @@ def test_export_then_verify_on_the_command_line(
         ("verify nowhere", "nowhere is not an artefact"),
         ("export --model dico_s --to onnx --out {out} --batch 8..2", "must go from at least 1 upwards"),
         ("export --model dico_s --to onnx --out {out} --precision fp8", "fp8 is not built"),
-        ("export --model dico_s --to onnx --out {out} --res 100", "--res 100 does not suit dico_s"),
-        ("export --model dit_s_2 --to onnx --out {out} --dynamic", "--dynamic does not suit dit_s_2"),
+        ("export --model dico_s --to onnx --out {out} --res 100", "--res 100 is invalid for dico_s"),
+        ("export --model dit_s_2 --to onnx --out {out} --dynamic", "--dynamic is not possible for dit_s_2"),
         ("export --model dico_z --to onnx --out {out}", "dico_z"),
-        ("export --model dico_s --to onnx --out {out}/no/folder", "there is no folder"),
+        ("export --model dico_s --to onnx --out {out}/no/folder", "does not exist"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(

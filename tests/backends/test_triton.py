@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from convbench import backends
+from convbench.errors import UsageError
 from convbench.schema import Case
 
 
@@ -36,3 +37,28 @@ def test_what_a_gpu_needs(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     for name in ("triton", "triton_graphs"):
         assert backends.find(name).unsupported(Case("dico_s", 256, 1, device="cuda")) == reason
+
+
+@pytest.mark.parametrize("name", ["triton:ours", "triton:library", "triton_graphs:ours", "triton_graphs:library"])
+def test_what_computes_the_products_is_an_option_of_the_backend(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, plain = backends.find(name), backends.find(name.partition(":")[0])
+    assert backend.name == name and plain.unsupported is backend.unsupported
+    assert backend.launched_singly == name.startswith("triton:")
+    taken: list[str] = []
+
+    def fused_copy(model: Any, products: str = "table") -> Any:
+        taken.append(products)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("convbench.kernels.fused.fuse.fused_copy", fused_copy)
+    for each in (backend, plain):
+        with pytest.raises(KeyboardInterrupt), each.open(torch.nn.Identity(), Case("dico_s", 64, 1), ()):  # type: ignore[arg-type]
+            pass
+    assert taken == [name.partition(":")[2], "table"]
+
+
+def test_an_option_that_is_none_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"^no backend at 'triton_graphs:theirs'"):
+        backends.find("triton_graphs:theirs")
+    with pytest.raises(UsageError, match=r"^no backend at 'eager:backend': it is called eager$"):
+        backends.find("eager:backend")

@@ -143,7 +143,7 @@ def test_a_diffusers_config_is_verified_and_timed(
 def test_an_invalid_config_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UsageError, match=rf"^{tmp_path}/config.json is not the config of a diffusers model: "):
+    with pytest.raises(UsageError, match=rf"^{tmp_path}/config.json is not the configuration of a diffusers model: "):
         find(f"diffusers:{tmp_path}/config.json")
 
 

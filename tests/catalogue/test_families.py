@@ -148,7 +148,7 @@ def test_every_variant_accepts_multiples_of_its_step(id: str) -> None:
 def test_an_invalid_resolution_names_valid_ones(id: str, res: int, near: str) -> None:
     with pytest.raises(UsageError) as caught:
         find(id).require_res(res)
-    assert str(caught.value) == f"--res {res} does not suit {id}: it must be a positive multiple of {near}"
+    assert str(caught.value) == f"--res {res} is invalid for {id}: it must be a positive multiple of {near}"
     for better in map(int, re.findall(r"\d+", near.partition("such as")[2])):
         find(id).require_res(better)
 
@@ -220,14 +220,27 @@ def test_published_rows_belong_to_the_family_and_are_plausible(family: Family) -
         assert base == family.module if "[" in row["model"] else base in names, row
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family.readme], ids=by_module)
-def test_rows_of_a_readme_belong_to_the_family_without_speeds(family: Family) -> None:
-    for row in family.readme:
-        assert row.keys() <= {"model", "res", "training", "guidance", "sampler", "params_m", "fid", "sfid"}, row
-        assert row["model"] in family.facts["variants"] and row["res"] in (256, 512), row
+QUOTED_TEXT = {"where", "model", "training", "guidance", "aid", "sampler", "data"}
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family.quoted], ids=by_module)
+def test_quoted_rows_belong_to_the_family_and_name_their_source(family: Family) -> None:
+    for row in family.quoted:
+        assert row.keys() <= QUOTED_TEXT | {"res", "params_m", "gmacs", "images_per_s"} | {
+            "fid",
+            "sfid",
+            "inception_score",
+        }, row
+        assert row["model"] in family.facts["variants"] and row["res"] in (256, 512, 1024), row
+        assert re.fullmatch(r"(arXiv:\d{4}\.\d{5}, )?Tables? [\d and]+|README\.md|\w+\.py", row["where"]), row
+        assert all(isinstance(row[key], str) and row[key] for key in QUOTED_TEXT & row.keys()), row
         assert "fid" in row and all(low < row[key] <= high for key, (low, high) in NUMBERS.items() if key in row), row
-        if "params_m" in row:
-            assert abs(find(row["model"]).params / 1e6 - row["params_m"]) < 1
+    assert len({str(sorted(row.items())) for row in family.quoted}) == len(family.quoted)
+
+
+def test_every_rival_quotes_an_fid() -> None:
+    rivals = {"flowdcn", "lightningdit", "ddt", "edm2", "jit", "sana", "mdtv2"}
+    assert {family.module for family in FAMILIES if family.quoted} == rivals
 
 
 def test_no_row_appears_twice() -> None:

@@ -15,9 +15,11 @@ from convbench.checks.kernels import (
     check_precision,
     dominant_precisions,
     kernel_times,
+    launch_words,
     profile_kernels,
 )
 from convbench.precision import TF32_FLAGS
+from convbench.schema import Measurement
 
 DATA = tomllib.loads((Path(__file__).parents[1] / "data" / "kernel_names.toml").read_text("utf-8"))
 NAMES = [kernel for source in DATA["source"] for kernel in source["kernels"]]
@@ -175,3 +177,14 @@ def test_profiling_on_a_cpu_runs_no_step() -> None:
 
     x = torch.zeros(1)
     assert profile_kernels(step, (x, x, x)) == [] and calls.count == 0
+
+
+def test_a_row_of_a_backend_that_python_launches_says_what_that_takes() -> None:
+    row = Measurement(
+        **{"case": "x", "model": "dico_xl", "res": 256, "batch": 8},
+        images_per_s=800.0,
+        rates={"launches_per_s": 2e5},
+    )
+    assert launch_words(850, row) == (
+        "850 launches a step, one by one, take the processor 4.2 ms or more of 10.0: compare triton_graphs instead"
+    )

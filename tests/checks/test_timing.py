@@ -94,7 +94,7 @@ def test_a_larger_batch_takes_no_less_time() -> None:
     assert timing.check_monotonicity([smaller], row(4, 1.5)) is None
     assert timing.check_monotonicity([smaller], row(4, 0.985)) is None  # within 2 %
     assert timing.check_monotonicity([smaller], row(4, 0.9)) == Finding(
-        "MONO", "less time than the smaller batch 2: 0.9 s against 1 s", severity="SUSPECT"
+        "MONO", "took less time than the smaller batch 2: 0.9 s against 1 s", severity="SUSPECT"
     )
     assert timing.check_monotonicity([smaller], row(1, 0.9)) is None  # a smaller one may
 

@@ -159,20 +159,22 @@ MISTAKES = {
     "throughput --model dic_xll": "unknown model 'dic_xll': did you mean dic_xl",
     "flops --model dic_xll": "unknown model 'dic_xll': did you mean dic_xl",
     "throughput --model resnet": "unknown model 'resnet': `convbench models` lists all",
-    "throughput --model dic_s --res 250": "--res 250 does not suit dic_s: it must be a positive multiple of 32",
-    "flops --model dit_s_2 --res 100": "--res 100 does not suit dit_s_2: it must be a positive multiple of 16, such as",
+    "throughput --model dic_s --res 250": "--res 250 is invalid for dic_s: it must be a positive multiple of 32",
+    "flops --model dit_s_2 --res 100": "--res 100 is invalid for dit_s_2: it must be a positive multiple of 16, such "
+    "as",
     "throughput --model dic_s --res big": "Invalid value for '--res': 'big' is not a list of whole numbers",
-    "throughput --model dic_s --batch 0": "--batch 0: a batch holds at least 1 image",
+    "throughput --model dic_s --batch 0": "--batch 0: must be at least 1",
     "throughput --model dic_s --batch 1.5": "Invalid value for '--batch': '1.5' is not a list of whole numbers, or max",
-    "throughput --model dic_s --batch 1,,2": "Invalid value for '--batch': '1,,2' has an empty place between commas",
-    "throughput --model dic_s,": "Invalid value for '--model': 'dic_s,' has an empty place between commas",
-    "throughput --model ''": "Invalid value for '--model': '' has an empty place between commas",
-    "throughput --model dic_s --precision fp31": "unknown precision 'fp31': there are fp32, tf32, torch-default, bf16",
-    "env --precision fp31": "unknown precision 'fp31': there are fp32, tf32, torch-default, bf16",
-    "throughput --model dic_s --device tpu": "unknown device 'tpu': there are cpu, cuda",
+    "throughput --model dic_s --batch 1,,2": "Invalid value for '--batch': '1,,2' has an empty entry between commas",
+    "throughput --model dic_s,": "Invalid value for '--model': 'dic_s,' has an empty entry between commas",
+    "throughput --model ''": "Invalid value for '--model': '' has an empty entry between commas",
+    "throughput --model dic_s --precision fp31": "unknown precision 'fp31'; choose from fp32, tf32, torch-default, "
+    "bf16",
+    "env --precision fp31": "unknown precision 'fp31'; choose from fp32, tf32, torch-default, bf16",
+    "throughput --model dic_s --device tpu": "unknown device 'tpu'; choose from cpu, cuda",
     "throughput --model dic_s --backend eagre": "unknown backend 'eagre': did you mean eager?",
     "throughput --model dic_s --backend no.where:x": "no backend at 'no.where:x': No module named 'no'",
-    "throughput --model dic_s --threads 0": "--threads 0: at least 1 thread is needed",
+    "throughput --model dic_s --threads 0": "--threads 0: must be at least 1",
     "throughput --model dic_s --compare-with x": "--compare-with x: neither a model of `convbench models` nor",
     "throughput --model dic_s,dic_b --weights w.pt": "--weights is a checkpoint of one model, but --model names 2",
     "throughput --model dic_s --cap soon": "Invalid value for '--cap': 'soon' is not a time such as 90s, 30m or 2h",
@@ -184,12 +186,12 @@ MISTAKES = {
     "throughput --modle dic_s": "No such option '--modle'.",
     "flops --model dic_s --format xml": "Invalid value for '--format': 'xml' is not one of",
     "flops --model dic_s --by layer": "Invalid value for '--by': 'layer' is not one of",
-    "models --family resnet": "unknown family 'resnet': there are adm, ddt, dic, dico",
+    "models --family resnet": "unknown family 'resnet'; choose from adm, ddt, dic, dico",
     "compare a.jsonl": "Missing argument 'B'.",
     "compare a.jsonl b.jsonl": "cannot read a.jsonl: No such file or directory",
     "compare a.jsonl b.jsonl --fail-above lots": "Invalid value for '--fail-above': 'lots' is not a share such as 3%",
     "compare a.jsonl b.jsonl --fail-above 300%": "Invalid value for '--fail-above': '300%' is not between 0% and 100%",
-    "throughputs": "unknown command 'throughputs': there are models, flops, throughput",
+    "throughputs": "unknown command 'throughputs'; choose from models, flops, throughput",
     "--models": "No such option '--models'.",
 }
 
@@ -217,8 +219,8 @@ def test_a_result_file_that_cannot_be_written_is_one_line(dry: str, convbench: R
     (tmp_path / "other.json").write_text('{"hello": 1}')
     line = f"throughput --model dico_s --res 64 {dry} --out"
     for name, words in {
-        "nowhere/run.jsonl": f"cannot write {tmp_path}/nowhere/run.jsonl: there is no folder {tmp_path}/nowhere",
-        "file/run.jsonl": f"cannot write {tmp_path}/file/run.jsonl: there is no folder {tmp_path}/file",
+        "nowhere/run.jsonl": f"cannot write {tmp_path}/nowhere/run.jsonl: the folder {tmp_path}/nowhere does not exist",
+        "file/run.jsonl": f"cannot write {tmp_path}/file/run.jsonl: the folder {tmp_path}/file does not exist",
         "text.jsonl": f"{tmp_path}/text.jsonl line 1 is not JSON: not a result file of convbench",
         "other.json": f"{tmp_path}/other.json ends in something else than a measurement",
         ".": "Invalid value for '--out': File ",
@@ -644,7 +646,7 @@ def test_a_sweep_file_may_be_written_by_hand(convbench: Run, workers: Workers, t
         (model, 64, batch, "fp32") for model in ("dico_s", "fcdm_s") for batch in (1, 2)
     ]
     assert planned(convbench("throughput --dry-run --format json --batch 8 --model dico_s --sweep", sweep)) == [
-        ("dico_s", 64, 8, "fp32")  # what is given goes before the file
+        ("dico_s", 64, 8, "fp32")  # command-line options take precedence over the file
     ]
 
 

@@ -61,6 +61,9 @@ ARGUMENTS: dict[str, list[str]] = {
     "a time of nan": ["throughput", "--model", "dico_s", "--cap", "nan"],
     "a time of inf": ["throughput", "--model", "dico_s", "--cap", "inf"],
     "a model of dots": ["throughput", "--model", ".x:y"],
+    "a backend of dots": ["throughput", "--model", "dico_s", "--backend", ".x:y"],
+    "a backend without a name": ["throughput", "--model", "dico_s", "--backend", "x:"],
+    "a backend that is a sentence": ["throughput", "--model", "dico_s", "--backend", "os:x y"],
     "a model of two dots": ["flops", "--model", "..x:y"],
     "a module without a name": ["flops", "--model", ":y"],
     "a name that is a sentence": ["flops", "--model", "os:path; import sys"],
@@ -249,7 +252,7 @@ def test_errors_of_the_system_are_one_line(convbench: Callable[..., Shown], monk
     for error, words in (
         (OSError(28, "No space left on device"), "convbench: cannot write: No space left on device\n"),
         (PermissionError(13, "Permission denied", "/x"), "convbench: /x: Permission denied\n"),
-        (MemoryError(), "convbench: there is not enough memory for this\n"),
+        (MemoryError(), "convbench: not enough memory\n"),
     ):
         monkeypatch.setattr(options, "show", lambda *_, error=error, **__: raise_it(error))
         assert convbench("models") == (2, "", words)

@@ -393,8 +393,8 @@ def test_decoding_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ([], "specify exactly one of --out (grid.png) or --npz (FILE)"),
         (["--out", "a.png", "--npz", "a.npz"], "specify exactly one of --out"),
-        (["--out", "nowhere/a.png"], "there is no folder nowhere"),
-        (["--npz", "nowhere/a.npz"], "there is no folder nowhere"),
+        (["--out", "nowhere/a.png"], "the folder nowhere does not exist"),
+        (["--npz", "nowhere/a.npz"], "the folder nowhere does not exist"),
         (["--out", "a.png", "--latents"], "--latents requires --npz FILE"),
         (["--out", "a.png", "--class", "10"], "--class 10: dico_digits has the classes 0 to 9"),
         (["--out", "a.png", "--class", "3,,5"], "is not a list of classes"),
@@ -403,7 +403,7 @@ def test_decoding_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--out", "a.png", "--sampler", "idpm"], "did you mean iddpm?"),
         (["--out", "a.png", "--backend", "eger"], "did you mean eager?"),
         (["--out", "a.png", "--precision", "tf32"], "a CPU has no TF32 units"),
-        (["--out", "a.png", "--res", "9"], "--res 9 does not suit dico_digits"),
+        (["--out", "a.png", "--res", "9"], "--res 9 is invalid for dico_digits"),
         (["--out", "a.png", "--model", "dico_digit"], "did you mean dico_digits"),
         (["--out", "a.png", "--model", "dico_s"], "the samples are latents: give --vae"),
     ],
@@ -419,14 +419,14 @@ def test_what_cannot_be_is_one_line(
 
 def test_a_schedule_that_is_not_there(run: Run) -> None:
     code, said = run("--model", "uvit_l_2", "--weights", "w.pt", "--npz", "a.npz", "--latents", random=False)
-    assert code == 2 and "U-ViT was trained on another noise schedule than the samplers here have" in said
+    assert code == 2 and "U-ViT was trained with a noise schedule that the samplers here do not support" in said
     with pytest.raises(UsageError, match="no decoder is known for latents of 3 channels"):
         decoding.create_decoder(replace(find("dico_s").signature, channels=3, factor=4), None, "cpu")
 
 
 def test_a_model_without_shipped_weights_asks_for_some(run: Run) -> None:
     code, said = run("--model", "dico_s", "--out", "a.png", random=False)
-    assert code == 2 and "no weights of dico_s are part of convbench: give --weights with" in said
+    assert code == 2 and "convbench ships no weights of dico_s: specify --weights with" in said
 
 
 # ---- drift of engines ----

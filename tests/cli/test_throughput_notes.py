@@ -15,7 +15,7 @@ def row(model: str = "dico_s", half: float = 0.01, verdict: str = "VALID", **kno
     return Measurement.of(Case(model, 256, 1, threads=1), verdict=verdict, **(low_high | timed | known))
 
 
-NOISE = "Noise of this machine: differences below 6.1% are not told apart (A/A comparison of this run)."
+NOISE = "Noise of this machine: differences below 6.1% cannot be detected (A/A comparison of this run)."
 
 
 def test_the_noise_is_stated_once() -> None:
@@ -26,10 +26,10 @@ def test_the_noise_is_stated_once() -> None:
 @pytest.mark.parametrize(
     ("half", "words"),
     [
-        (0.04, "For intervals of ±2.0%: --cap 40s, about 2 min here."),  # 10 s * 4; 60 s + 30 s
-        (0.021, "For intervals of ±2.0%: --cap 20s, about 2 min here."),
-        (0.15, "For intervals of ±2.0%: --cap 570s, about 11 min here."),  # 562.5 s
-        (0.30, "Intervals of ±2.0% are out of reach here; for about ±3.9%: --cap 600s, about 11 min here."),
+        (0.04, "For intervals of ±2.0%: --cap 40s, about 2 min on this machine."),  # 10 s * 4; 60 s + 30 s
+        (0.021, "For intervals of ±2.0%: --cap 20s, about 2 min on this machine."),
+        (0.15, "For intervals of ±2.0%: --cap 570s, about 11 min on this machine."),  # 562.5 s
+        (0.30, "Intervals of ±2.0% are out of reach here; for about ±3.9%: --cap 600s, about 11 min on this machine."),
     ],
 )
 def test_what_to_type_for_the_interval_that_is_asked(half: float, words: str) -> None:
@@ -40,12 +40,12 @@ def test_what_to_type_for_the_interval_that_is_asked(half: float, words: str) ->
 def test_each_noisy_row_takes_as_long_as_it_needs() -> None:
     """30 s more for the one, 80 s more for the other, and 100 s as before."""
     noisy = [row(half=0.04, verdict="NOISY"), row("fcdm_s", half=0.06, verdict="NOISY")]
-    assert list(above(noisy, 100.0))[1] == "For intervals of ±2.0%: --cap 90s, about 4 min here."
+    assert list(above(noisy, 100.0))[1] == "For intervals of ±2.0%: --cap 90s, about 4 min on this machine."
 
 
 def test_processes_share_the_samples() -> None:
     noisy = row(half=0.04, verdict="NOISY", processes=2)
-    assert list(above([noisy], 60.0))[1] == "For intervals of ±2.0%: --cap 20s, about 2 min here."
+    assert list(above([noisy], 60.0))[1] == "For intervals of ±2.0%: --cap 20s, about 2 min on this machine."
 
 
 def test_noise_is_one_sentence_below_the_table_and_bias_one_for_each_row() -> None:
@@ -56,7 +56,7 @@ def test_noise_is_one_sentence_below_the_table_and_bias_one_for_each_row() -> No
         row("dit_s_2", 0.05, "INVALID", reason="FLOOR: z"),
     ]
     assert list(below(rows)) == [
-        "NOISY: the interval is wider than asked; the number is usable within it.",
+        "NOISY: the interval is wider than requested; the number is usable within it.",
         "FCDM-S: NOISY, not ranked: a reference",
         "DiC-S: SUSPECT, CLK: x; WIDE: y",
         "DiT-S/2: INVALID, FLOOR: z",

@@ -53,7 +53,8 @@ def test_an_onnx_file_computes_what_pytorch_computes(artefact: Artefact, family:
     assert found["trajectory"]["ok"]
     rows, takes = found["checks"], sizes.takes
     assert {row["batch"] for row in rows} == {1, 2, 3, 8}
-    assert min(row["t_from"] for row in rows) == takes.time(0) and max(row["t_to"] for row in rows) == takes.time(999)
+    assert min(row["t_from"] for row in rows) == pytest.approx(takes.time(0), rel=1e-7)  # as float32
+    assert max(row["t_to"] for row in rows) == pytest.approx(takes.time(999), rel=1e-7)
     if not takes.caption:
         assert max(row["y_to"] for row in rows) == 10 - (not takes.null_class)  # no class, or the last one
     sides = {(row["height"], row["width"]) for row in rows}
@@ -233,6 +234,7 @@ def test_int8_is_calibrated_on_a_trajectory_and_keeps_its_biases(artefact: Artef
     assert dequantized and not dequantized & whole
 
 
+@pytest.mark.slow
 def test_openvino_agrees_and_a_damaged_file_is_located(artefact: Artefact, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     network, sizes = exported.network("dico"), exported.sizes("dico")
@@ -262,7 +264,7 @@ def test_aotinductor_packs_its_weights_and_refuses_other_machines(artefact: Arte
     manifest = folder.read(path)
     assert manifest.details["convolutions"] == 38
     assert manifest.details["packed_operators"] == aoti.packed_operators(path / "model.pt2") == 38 + 12
-    with pytest.raises(UsageError, match=r"compiled by torch 2\.0\.0 and runs with no other"):
+    with pytest.raises(UsageError, match=r"compiled by torch 2\.0\.0 and does not run with torch"):
         aoti.require_runnable({**manifest.target, "torch": "2.0.0"})
     with pytest.raises(UsageError, match="compiled for a processor with AVX1024"):
         aoti.require_runnable({**manifest.target, "capability": "AVX1024"})
@@ -325,7 +327,7 @@ def test_a_wrong_export_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     [
         ("onnx", "fp8", "fp8 is not built"),
         ("aoti", "int8", r"--to aoti comes in fp32, not in int8"),
-        ("coreml", "fp32", "unknown target 'coreml': there are onnx, tensorrt, openvino, aoti"),
+        ("coreml", "fp32", "unknown target 'coreml'; choose from onnx, tensorrt, openvino, aoti"),
     ],
 )
 def test_what_is_not_built_is_refused_before_any_work(to: str, precision: str, message: str) -> None:

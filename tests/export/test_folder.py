@@ -94,7 +94,7 @@ def test_a_changed_and_a_missing_file_are_named(tmp_path: Path) -> None:
 
 def test_nothing_is_replaced_without_force(tmp_path: Path) -> None:
     path = artefact(tmp_path / "a")
-    with pytest.raises(UsageError, match=r"a exists: give another --out, or --force"), making(path):
+    with pytest.raises(UsageError, match=r"a exists: choose another --out, or --force"), making(path):
         pass
     with making(path, force=True) as partial:
         (partial / "new").touch()
@@ -219,6 +219,6 @@ def test_a_folder_without_manifest_says_what_makes_one(tmp_path: Path) -> None:
 
 
 def test_no_folder_to_write_into_is_known_at_once(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"there is no folder {tmp_path / 'no'}"):
+    with pytest.raises(UsageError, match=f"the folder {tmp_path / 'no'} does not exist"):
         folder.require_free(tmp_path / "no" / "a")
     assert os.listdir(tmp_path) == []

@@ -130,8 +130,7 @@ def test_verify_runs_a_model_from_outside_only_where_the_command_line_repeats_it
     assert shown[0] == 2
     assert last_line(shown) == (
         f"convbench: {artefact} was made from tiny:dico, which is not a model of convbench (unknown model 'tiny:dico': "
-        "did you mean dico_s or dico_l or dico_h?); where it is code of yours that may be run, repeat that name with "
-        "--model"
+        "did you mean dico_s or dico_l or dico_h?); if it is your code and may be run, repeat that name with --model"
     )
     shown = called(capsys, "verify", artefact, "--model", "tiny:dic")
     assert shown[0] == 2 and "is not the model that" in last_line(shown)
@@ -608,7 +607,7 @@ def test_the_source_of_weights_is_never_followed(
     rewrite(artefact, at("weights", "source", to=source))
     shown = called(capsys, "verify", artefact, "--model", "tiny:dico")
     assert shown[0] == 2 and asked == []
-    assert "no file is opened, nor a hub asked, because an artefact names it" in last_line(shown)
+    assert "an artefact cannot choose files to open or download" in last_line(shown)
 
 
 def test_every_subprocess_leaves_the_working_folder_alone(tmp_path: Path) -> None:

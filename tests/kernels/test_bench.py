@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -215,6 +216,13 @@ class Event:
         return 1e3 * (end.at - self.at) + 1e-3
 
 
+class Timeless(Event):
+    """One that does not read the clock."""
+
+    def record(self) -> None:
+        self.at = 0.0
+
+
 class HostGraph:
     def replay(self) -> None:
         """What it was captured from has run already."""
@@ -296,6 +304,51 @@ def test_the_stopwatch_measures_compile_too(host_gpu: stopwatch.Stopwatch, monke
     with pytest.raises(rows.Unmeasured, match=r"^CUDA out of memory$") as caught:
         host_gpu.time(replace(broken, kernel=replace(work.kernel, op=greedy)))
     assert caught.value.status == "out_of_memory"
+
+
+def test_graphs_are_warmed_up_and_replayed_interleaved(
+    host_gpu: stopwatch.Stopwatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the clock of an idle GPU has risen; then a replay of each in every round."""
+    said: list[str] = []
+    graphs = [graph_timing.Graph(SimpleNamespace(replay=partial(said.append, name)), 1) for name in "ab"]  # type: ignore[arg-type]
+    now = iter(0.04 * n for n in range(10_000))
+    monkeypatch.setattr(graph_timing.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(torch.cuda, "Event", Timeless)
+    graph_timing.time_interleaved(graphs)
+    assert 0.1 <= graph_timing.WARM_UP_S <= 0.2
+    warm = len(said) - 2 * graph_timing.REPLAYS
+    assert warm == 2 * 4  # 0.16 s
+    assert "".join(said) == "ab" * (len(said) // 2)
+
+
+def test_the_copy_and_the_launch_are_timed_in_the_rounds_of_the_operation(
+    host_gpu: stopwatch.Stopwatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[int] = []
+
+    def timed(graphs: Any) -> list[rows.Timing]:
+        rounds.append(len(graphs))
+        return [rows.Timing(1e-6 * n, 1e-6 * n, 1e-6 * n) for n in range(1, len(graphs) + 1)]
+
+    monkeypatch.setattr(stopwatch, "time_interleaved", timed)
+    work = Work(GATE[0], replace(SHAPE, channels=24, height=5, width=7), 4, "bf16", AT_LARGEST_BATCH)
+    measured = host_gpu.time(work)
+    assert rounds == [5, 1]  # cold, hot, eager, copy, launch; then the products, once for each precision
+    assert measured.copy_bytes_per_s == pytest.approx(2 * 2**12 / 4e-6)
+    assert (measured.cold.p50, measured.launch_s) == pytest.approx((1e-6, 5e-6))
+
+
+def test_no_row_starts_after_the_budget(tmp_path: Path) -> None:
+    """What it did not reach is measured by the next run."""
+    works, out = planned(), tmp_path / "kernels.jsonl"
+    gpu = SimulatedGpu(slower=20)
+    found = gpu.run(works, out, budget=100)
+    assert 0 < len(found) == len(gpu.asked) < len(works)
+    assert gpu.now <= 100 + 20 * (ROW_S + COMPILE_S)
+    rest = SimulatedGpu()
+    assert len(rest.run(works, out)) == len(works)
+    assert len(rest.asked) == len(works) - len(found)
 
 
 def test_the_facts_are_those_of_the_gpu_and_the_gate(host_gpu: stopwatch.Stopwatch) -> None:

@@ -118,10 +118,10 @@ def test_another_layout_is_refused(op: str) -> None:
 @pytest.mark.parametrize(
     ("op", "index", "wrong", "said"),
     [
-        ("group_norm_gelu", 3, 5, "24 channels do not divide into 5 groups"),
+        ("group_norm_gelu", 3, 5, "24 channels cannot be divided into 5 groups"),
         ("group_norm_gelu", 1, torch.ones(23), r"weight must have shape \(24,\)"),
         ("group_norm_gelu", 5, torch.ones(48)[::2], "bias must be contiguous"),
-        ("group_norm_gelu", 6, None, "scale and shift must be given together"),
+        ("group_norm_gelu", 6, None, "scale and shift must be specified together"),
         ("group_norm_gelu", 7, torch.ones(24, 2).t(), "shift must have adjacent channels"),
         ("gate_residual", 2, torch.ones(3, 24), r"gate must have shape \(2, 24\)"),
         ("gate_residual", 3, channels_last(torch.ones(2, 24, 5, 6)), "residual must be torch.float32"),

@@ -1,12 +1,16 @@
 """The stored choice between our 1x1 products and the library's: what is modelled follows from its formula."""
 
+import tomllib
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from tolerances import assert_close
 
 from convbench import precision
 from convbench.catalogue import find
+from convbench.kernels.bench import products
 from convbench.kernels.fused import product_dispatch
 
 
@@ -75,3 +79,54 @@ def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert product_dispatch.choose("dico", "conv5", torch.empty(1664, 1664), "table")  # a CPU runs every reference
     with pytest.raises(KeyError, match="no product conv6 of dico"):
         product_dispatch.rows("dico", "conv6")
+
+
+def test_measured_rows_take_the_place_of_those_of_their_generation() -> None:
+    """Of each product and level that was measured; the median of several batches."""
+    before = product_dispatch.TABLE.read_text("utf-8")
+    rows = [
+        {"family": "dico", "product": "conv4", "level": 2, "ratio": ratio}
+        for ratio in (0.7, 0.91234, 1.4)  # batches
+    ]
+    rows.append({"family": "fcdm", "product": "pwconv2", "level": 3, "ratio": 1.25})
+    after = products.written(before, "sm_90", rows, "made up, batch 64")
+    changed = [(a, b) for a, b in zip(before.splitlines(), after.splitlines(), strict=True) if a != b]
+    assert len(changed) == 2
+    found = {
+        (entry["family"], entry["name"], row["level"]): row
+        for entry in tomllib.loads(after)["products"]
+        for row in entry["rows"]
+        if row["basis"] == "measured"
+    }
+    assert found == {
+        ("dico", "conv4", 2): {
+            **{"gpu": "sm_90", "level": 2, "channels": 832, "ours": False, "ratio": 0.912},
+            **{"basis": "measured", "where": "made up, batch 64"},
+        },
+        ("fcdm", "pwconv2", 3): {
+            **{"gpu": "sm_90", "level": 3, "channels": 2048, "ours": True, "ratio": 1.25},
+            **{"basis": "measured", "where": "made up, batch 64"},
+        },
+    }
+    assert products.written(before, "sm_80", rows[:0], "nowhere") == before
+
+
+def test_every_product_is_measured_as_the_network_computes_it() -> None:
+    """Both ways give the same on the inputs of the bench, at each width of the XL networks."""
+    places = list(products.places())
+    assert {(place.family, place.name, place.level, place.channels) for place in places} == {
+        (product["family"], product["name"], row["level"], row["channels"]) for product, row in all_rows()
+    }
+    for place in places:
+        assert (place.shape.channels * place.shape.out_channels) % place.channels**2 == 0
+        if place.level > 1:
+            continue
+        small = replace(place.shape, channels=24 * place.shape.channels // place.channels, height=4, width=4)
+        small = replace(small, out_channels=24 * place.shape.out_channels // place.channels)
+        arguments = place.kernel.inputs(small, 2, torch.float32, "cpu", 3)
+        ours = place.kernel.op(*arguments)
+        library = products.LIBRARY[place.kernel.name](*arguments)
+        if place.kernel.name == "pointwise_squares":  # sums over runs of pixels, which only one of them splits
+            assert_close(ours[1].sum(1), library[1].sum(1), "fp32")
+            ours, library = ours[0], library[0]
+        assert_close(ours, library, "fp32")

@@ -309,7 +309,7 @@ def test_what_is_ignored_is_named(name: str, images: int, input: str, made_up: N
 def test_the_error_is_told(made_up: None) -> None:
     (result,) = measured(case("faulty:one_percent_off"))
     assert result.error_vs_fp32 == pytest.approx(0.01, rel=1e-3)
-    assert result.reason == "REF: relative error 1.0e-02 against fp32 eager, at most 5e-06 allowed"
+    assert result.reason == "REF: relative error 1.0e-02 against fp32 eager exceeds the limit of 5e-06"
 
 
 def test_an_error_that_is_no_number_stays_unknown(made_up: None) -> None:
@@ -436,7 +436,7 @@ def test_compiling_again_in_the_timed_part_is_found(made_up: None) -> None:
     (result,) = measured(case("faulty:compiles_again"))
     torch._dynamo.reset()
     assert (result.status, result.verdict, codes(result)) == ("wrong", "INVALID", {"COMP"})
-    assert result.reason.startswith("COMP: the step was compiled again while it was timed: ")
+    assert result.reason.startswith("COMP: the step was recompiled during timing: ")
     assert_not_timed(result)
 
 
@@ -532,5 +532,22 @@ def test_switches_that_do_not_fit_the_label_are_found(made_up: None, monkeypatch
     monkeypatch.setattr(forward.precision, "effective_label", lambda flags, precision, device: "torch-default")
     (result,) = measured(case(QUICKLY))
     assert (result.status, result.verdict) == ("wrong", "INVALID")
-    assert result.reason == "PREC: the switches read back say torch-default"
+    assert result.reason == "PREC: the precision switches read back as torch-default"
     assert result.images_per_s is None
+
+
+def test_the_limit_is_that_of_the_products_that_were_executed(made_up: None) -> None:
+    """A time between both limits is impossible for a step that executes every product, not for one that saves."""
+    full = counted(MODEL).macs_full
+    saved = 1_000_000
+    between = 2 * 2 * (full - saved / 2) / RATES.peak_flops_per_s
+    clock = functools.partial(Simulated, lambda first, steps, lane: between * steps)
+    (plain,) = measured(case(), clock=clock())
+    (saving,) = measured(case("faulty:saves_products"), clock=clock())
+    assert plain.executed_macs is None and saving.executed_macs == full - saved
+    assert "FLOOR" in codes(plain) and "FLOOR" not in codes(saving)
+    assert saving.limit_images_per_s == pytest.approx(RATES.peak_flops_per_s / (2 * (full - saved)))
+    assert saving.mfu == pytest.approx(saving.images_per_s * 2 * full / RATES.peak_flops_per_s)
+    below = 2 * 2 * (full - saved) / RATES.peak_flops_per_s * 0.9
+    (faster,) = measured(case("faulty:saves_products"), clock=Simulated(lambda first, steps, lane: below * steps))
+    assert "FLOOR" in codes(faster)

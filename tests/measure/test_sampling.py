@@ -14,6 +14,8 @@ from convbench import backends, cli
 from convbench.catalogue import find
 from convbench.errors import UsageError
 from convbench.measure import opening, sampling
+from convbench.sampling.decoders import decoders
+from convbench.sampling.guidance import guided
 from convbench.sampling.plan import Plan
 from convbench.sampling.random_decoder import random_decoder
 from convbench.schema import VERDICTS, Backend, Case, SamplingMeasurement
@@ -89,7 +91,10 @@ def test_an_interval_is_that_of_its_parts() -> None:
 @pytest.mark.usefixtures("made_up")
 def test_a_whole_trajectory_must_take_what_its_steps_promise() -> None:
     row = measured("steps=5,cfg=1", simulated(step=0.01, forward=0.008, sampler=0.001, whole=0.06))
-    assert row["verdict"] == "SUSPECT" and "LIN: a whole trajectory took 0.06 s, its steps 0.05 s" in row["reason"]
+    assert (
+        row["verdict"] == "SUSPECT"
+        and "LIN: a whole trajectory took 0.06 s, but its steps predict 0.05 s" in row["reason"]
+    )
     row = measured("steps=50,cfg=1", simulated(step=0.01, forward=0.008, sampler=0.001, whole=0.06))
     assert row["whole_s"] is None and row["verdict"] == "VALID"  # longer than the cap of QUICK, 0.1 s
 
@@ -256,7 +261,7 @@ def test_auto_takes_the_fastest_that_the_file_holds(run: Callable[..., Any], tmp
         (["--sampling", "cfg=-1"], "--sampling cfg=-1: the scale must be at least 0"),
         (["--sampling", "steps=5", "--mode", "train"], "--sampling cannot be combined with --mode train"),
         (["--sampling", "steps=5", "--compare-with", "nothing"], "neither a model of `convbench models` nor a backend"),
-        (["--sampling", "steps=5", "--out", "nowhere/a.jsonl"], "there is no folder nowhere"),
+        (["--sampling", "steps=5", "--out", "nowhere/a.jsonl"], "the folder nowhere does not exist"),
     ],
 )
 def test_what_cannot_be_is_one_line(run: Callable[..., Any], args: list[str], reason: str) -> None:
@@ -268,3 +273,32 @@ def test_a_dry_run_says_what_would_be_skipped(run: Callable[..., Any]) -> None:
     code, out, _ = run("--sampling", "steps=5", "--precision", "fp32,tf32", "--dry-run", "--format", "json")
     assert code == 0
     assert [row["skipped"] for row in json.loads(out)] == [None, "a CPU has no TF32 units; use fp32"]
+
+
+def test_a_network_that_takes_captions_is_given_some() -> None:
+    """With guidance, the second half of the batch has a caption of zeros."""
+    takes = replace(find("sana_600m").signature, caption=(3, 5))
+    captions, null = sampling.conditions_of(takes, Case("sana_600m", 64, 2))
+    assert captions.shape == (2, 3, 5) and captions.std() > 0.5
+    given: list[torch.Tensor] = []
+    guided(lambda x, t, y: given.append(y) or x, captions, null, 4.0)(torch.zeros(2, 32, 2, 2), torch.zeros(2))
+    assert torch.equal(given[0], torch.cat([captions, torch.zeros(2, 3, 5)]))
+    classes, null = sampling.conditions_of(MODEL.signature, ONE)
+    assert (classes.tolist(), null) == ([0, 1], 10)
+
+
+def test_a_row_names_its_random_decoder_and_counts_it() -> None:
+    pytest.importorskip("diffusers")
+    case = Case("dit_s_2", 256, 1, threads=1)
+    plan = Plan.of_text("steps=2,cfg=1,decode=yes", find("dit_s_2"))
+    facts = decoders()["sd_vae_f8"]
+    assert sampling.decoder_facts(case, plan) == {"decoder": "SD-VAE f8", "decoder_macs": facts.macs}
+    assert sampling.decoder_facts(case, replace(plan, decode=False)) == {}
+    assert sampling.decoder_facts(replace(case, model="jit_b_16"), plan) == {}  # pixels need none
+
+
+def test_a_plan_of_sampling_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["throughput", "--model", "dico_digits", "--res", "8", "--sampling", "steps=2,cfg=1", "--dry-run"])
+    out = capsys.readouterr().out
+    assert not stopped.value.code and "steps=2,cfg=1,decode=no" in out

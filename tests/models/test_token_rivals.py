@@ -107,7 +107,7 @@ def test_output_follows_the_signature(id: str) -> None:
 # ---- outputs of the official implementations ----
 
 
-@pytest.mark.parametrize("id", GOLDENS)
+@pytest.mark.parametrize("id", [pytest.param(id, marks=pytest.mark.slow if "_b_" in id else ()) for id in GOLDENS])
 def test_output_in_float32_and_float64(id: str) -> None:
     """At timesteps far outside of training, which show every digit of the timestep code, and inside."""
     stored = golden(id)
@@ -143,6 +143,7 @@ def test_samples_of_a_batch_are_independent(family: str) -> None:
     assert_close(alone, model(x.double(), t, y), "fp64")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("id", SMALLEST)
 @pytest.mark.parametrize(("kind", "row"), [(torch.bfloat16, "bf16"), (torch.float16, "fp16")], ids=["bf16", "fp16"])
 def test_half_precision_is_close_to_float32(id: str, kind: torch.dtype, row: str) -> None:

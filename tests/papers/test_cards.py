@@ -140,7 +140,7 @@ def test_check_names_problems_and_fails(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("[a", "is not TOML"), ("", "holds no card"), (None, "cannot read")],
+    [("[a", "is not TOML"), ("", "contains no card"), (None, "cannot read")],
     ids=["torn", "empty", "no"],
 )
 def test_a_file_that_cannot_be_read(
@@ -178,6 +178,7 @@ def test_our_card_has_the_rules_of_the_clock(device: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_our_card_is_what_a_step_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     check_card("cpu", monkeypatch)
 

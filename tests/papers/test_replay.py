@@ -82,7 +82,7 @@ def test_factors_take_the_replayed_number_to_ours(dico: list[dict[str, Any]]) ->
 @pytest.mark.slow
 def test_a_flaw_is_named_in_its_row(dico: list[dict[str, Any]]) -> None:
     found = by_knob(dico)
-    assert found["conditioning"]["flaw"] == "validity, not speed: the batch is not one of independent images"
+    assert found["conditioning"]["flaw"] == "validity, not speed: the images of the batch are not independent"
     assert (found["conditioning"]["before"], found["conditioning"]["after"]) == ("[1]", "[batch]")
     assert found["statistic"]["before"] == "total of 2 steps"
     assert found["autograd"]["flaw"] is None
@@ -94,7 +94,9 @@ def test_what_a_card_does_not_know_is_not_flipped(paper: str) -> None:
     found = by_knob(rows_of(paper))
     assert {knob for knob in differences.KNOBS if found[knob]["exists_here"]} == FLIPPED[paper]
     assert found["sync_end"]["before"] == "?"
-    assert found["input"]["reason"] == "not stated, and not to be seen in the released code; done our way throughout"
+    assert (
+        found["input"]["reason"] == "not stated and not visible in the released code; our setting was used throughout"
+    )
 
 
 @pytest.mark.slow
@@ -387,7 +389,7 @@ def test_the_command_appends_its_rows(
     code, text, said = run([*args, "--format", "json"], capsys)
     rows = json.loads(text)
     assert code == 0
-    assert "On a CPU: batch 2 in place of 64, the S model at 256 px unless" in said
+    assert "On a CPU: batch 2 instead of 64, the S model at 256 px unless" in said
     assert [json.loads(line)["knob"] for line in out.read_text().splitlines()] == [row["knob"] for row in rows]
     assert len({row["case"] for row in read(out)}) == len(rows)
     kept = out.read_bytes()
@@ -400,12 +402,14 @@ def test_the_command_appends_its_rows(
     ("args", "code", "words"),
     [
         ([], 2, "missing PAPER, e.g. convbench replay dico"),
-        (["dici"], 2, "unknown paper 'dici': there are dic, dic_poster, dico, fcdm"),
-        (["dico", "--res", "70"], 2, "--res 70 does not suit dico_s"),
+        (["dici"], 2, "unknown paper 'dici'; choose from dic, dic_poster, dico, fcdm"),
+        (["dico", "--res", "70"], 2, "--res 70 is invalid for dico_s"),
         (["dico", "--model", "dico_x"], 2, "unknown model 'dico_x'"),
-        (["dico", "--tf32-experiment"], 2, "--tf32-experiment cannot be combined with a paper or --model"),
+        (["dico", "--tf32-experiment"], 2, "--tf32-experiment cannot be combined with a paper"),
+        (["dico", "--budget", "9m"], 2, "--budget bounds the TF32 experiment; use --timeout for a replay"),
+        (["dico", "--model", "dico_s,dico_b"], 2, "a replay takes one --model, not 2"),
         (["--tf32-experiment"], 3, "needs an NVIDIA GPU of compute capability 8.0"),
-        (["dico", "--out", "/nowhere/at/all.jsonl"], 2, "there is no folder"),
+        (["dico", "--out", "/nowhere/at/all.jsonl"], 2, "does not exist"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(

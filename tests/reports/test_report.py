@@ -185,8 +185,8 @@ def test_json_holds_every_key_as_it_was_stored(run: Path, capsys: pytest.Capture
         (["--columns", "model,images_per_sec"], "unknown column 'images_per_sec': did you mean images_per_s"),
         (["--sort", "imags_per_s"], "unknown key to sort by 'imags_per_s': did you mean images_per_s"),
         (["--baseline", "dit_xl2"], "unknown model 'dit_xl2': did you mean dit_xl_2"),
-        (["--baseline", "dit_s_2"], "--baseline dit_s_2 is in none of these files: there are dit_xl_2, dic_xl"),
-        (["--where", "batch=2"], "no row has batch=2: there are 1"),
+        (["--baseline", "dit_s_2"], "--baseline dit_s_2 is in none of these files; choose from dit_xl_2, dic_xl"),
+        (["--where", "batch=2"], "no row has batch=2; choose from 1"),
         (["--where", "bach=1"], "unknown key 'bach': did you mean batch"),
         (["--where", "batch"], "--where batch: expected key=value"),
     ],
@@ -207,7 +207,7 @@ def test_a_wrong_name_is_answered_with_the_nearest(
         ('{"a": 1}\n', 2, "is not a measurement: not a result file"),
         ('[{"a": 1}]', 2, "row 1 is not a row of convbench: a"),
         ("[1]", 2, "is not a list of rows"),
-        ('[{"model": ', 2, "is not JSON: not a file of convbench, or cut off"),
+        ('[{"model": ', 2, "is not JSON: not written by convbench, or truncated"),
         ('{"schema": 99, "case": "x"}\n', 2, "was written by a newer convbench (schema 99): upgrade"),
         (json.dumps(ROWS[0] | {"images_per_s": "fast"}) + "\n", 2, "row 1 has images_per_s 'fast'"),
         (json.dumps(ROWS[0] | {"images_per_s": None}) + "\n", 2, "row 1 has images_per_s None"),
@@ -234,7 +234,7 @@ def test_a_torn_line_is_said_and_left_out(run: Path, capsys: pytest.CaptureFixtu
     run.write_bytes(run.read_bytes()[:-9])
     code, out, err = called(capsys, run)
     assert code == 0 and "dico_xl" in out and "fcdm_xl" not in out
-    assert err == f"{run}: left out its last line, which is incomplete (the run was killed)\n"
+    assert err == f"{run}: ignored its last line, which is incomplete (the run was killed)\n"
 
 
 def test_files_are_told_apart_by_what_they_hold(tmp_path: Path) -> None:

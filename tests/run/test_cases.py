@@ -26,7 +26,7 @@ from convbench.measure import estimate, feasible
 from convbench.measure import largest_batch as batches
 from convbench.measure.largest_batch import bisect
 from convbench.run import cases as front
-from convbench.run import process
+from convbench.run import process, survey
 from convbench.run.cases import Planned, Settings, largest_batch, measured, planned
 from convbench.run.jobs import Limits, Report, open_results
 from convbench.run.plan import Request
@@ -368,7 +368,7 @@ def test_what_cannot_run_is_skipped_in_words_and_the_rest_goes_on(
     assert [row["status"] for row in rows] == ["skipped"] * 6 + ["ok"]
     assert rows[0]["reason"] == "a CPU has no TF32 units; use fp32"
     assert rows[1]["reason"].startswith("torch found no NVIDIA GPU")
-    assert re.fullmatch(r"needs about \d{4,6}\.\d GiB, \d+\.\d GiB are free", rows[2]["reason"])
+    assert re.fullmatch(r"needs about \d{4,6}\.\d GiB, but only \d+\.\d GiB are free", rows[2]["reason"])
     assert rows[3]["reason"] == "needs a licence"
     assert rows[4]["reason"] == "its counterpart cannot run: needs a licence"
     assert rows[5]["reason"] == "needs a licence"
@@ -383,7 +383,7 @@ def test_memory_in_words_is_the_estimate(workers: Workers, monkeypatch: pytest.M
     (row,) = run(alone(big))
     needed = estimate.estimate(big, estimate.quick_rates("cpu")).needed_bytes
     assert needed > 3 * 2**30
-    assert row["reason"] == f"needs about {needed / 2**30:.1f} GiB, 3.0 GiB are free"
+    assert row["reason"] == f"needs about {needed / 2**30:.1f} GiB, but only 3.0 GiB are free"
 
 
 def test_what_the_worker_refuses_is_a_usage_error(workers: Workers, tmp_path: Path) -> None:
@@ -479,11 +479,50 @@ def test_a_cap_is_the_smaller_of_its_own_and_the_share_of_the_budget(workers: Wo
     assert [rules["cap_s"] for rules in workers.rules] == [2.0, pytest.approx(500, rel=0.1)]
 
 
+@pytest.mark.parametrize(("timeout_s", "stored"), [(5.0, ["timeout"]), (50.0, [])])
+def test_a_case_that_the_budget_ends_is_left_for_the_next_run(
+    timeout_s: float, stored: list[str], workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own time limit is a result, which is stored; a case never has more than what is left of the budget."""
+    given: list[float] = []
+
+    def hangs(order: Any, hear: Any, timeout_s: float) -> process.Ended:
+        given.append(timeout_s)
+        raise TimeoutError
+
+    monkeypatch.setattr(process, "ask", hangs)
+    out = tmp_path / "run.jsonl"
+    (row,) = run(alone(case()), out, settings=Settings(Limits(timeout_s=timeout_s, budget_s=10.0)))
+    assert given == [pytest.approx(min(timeout_s, 10.0), abs=1.0)]
+    assert [each["status"] for each in lines_of(out)] == stored if stored else not out.exists()
+    assert row["reason"] == ("not finished after 5 s (--timeout)" if stored else "the budget was used up (--budget)")
+
+
+def test_the_search_for_the_largest_batch_is_paid_from_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends with half of the budget at the latest, and keeps the largest batch that fitted by then."""
+    given: list[float] = []
+
+    def searches(order: Any, hear: Any, timeout_s: float) -> process.Ended:
+        given.append(timeout_s)
+        for batch in (2, 4, 8):
+            hear({"batch": batch})
+        raise TimeoutError
+
+    monkeypatch.setattr(process, "ask", searches)
+    request = Request(["dico_s"], [64], batch=["max"], device=["cuda"])
+    found = planned(request, limits=Limits(budget_s=100.0))
+    assert [each.batch for each in found.cases] == [8]
+    assert given == [pytest.approx(50.0, abs=1.0)]
+    assert 0 < found.took_s < 50
+    assert planned(request, limits=Limits(timeout_s=7.0)).cases == found.cases
+    assert given[1] == pytest.approx(7.0, abs=1.0)
+
+
 def test_auto_measures_every_backend_that_can_run_where_the_file_holds_none(
     workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speeds = {"eager": 0.02, "compile": 0.01}
-    monkeypatch.setattr(front, "unsupported", lambda case: None if case.backend in speeds else "not here")
+    monkeypatch.setattr(survey, "unsupported", lambda case: None if case.backend in speeds else "not here")
     workers.answer = lambda each: answer(each, speeds[each.backend])
     request = Request(["dico_s"], [64], backend=["auto"], threads=1)
     rows = [row.to_json() for row in front.cases(request, tmp_path / "run.jsonl")]

@@ -99,24 +99,24 @@ REFUSED = {
     "nothing like a model": ({"model": ["resnet50"]}, "unknown model 'resnet50': `convbench models` lists all"),
     "a resolution between": (
         {"res": [256, 250]},
-        "--res 250 does not suit dico_s: it must be a positive multiple of 32, such as 224 or 256",
+        "--res 250 is invalid for dico_s: it must be a positive multiple of 32, such as 224 or 256",
     ),
-    "no resolution": ({"res": [0]}, "--res 0 does not suit dico_s: it must be a positive multiple of 32"),
-    "a negative resolution": ({"res": [-32]}, "--res -32 does not suit dico_s: it must be a positive multiple of 32"),
+    "no resolution": ({"res": [0]}, "--res 0 is invalid for dico_s: it must be a positive multiple of 32"),
+    "a negative resolution": ({"res": [-32]}, "--res -32 is invalid for dico_s: it must be a positive multiple of 32"),
     "an odd resolution": (
         {"model": ["dit_s_8"], "res": [160, 96, 32]},
-        "--res 160 does not suit dit_s_8: it must be a positive multiple of 64, such as 128 or 192",
+        "--res 160 is invalid for dit_s_8: it must be a positive multiple of 64, such as 128 or 192",
     ),
-    "no batch": ({"batch": [1, 0]}, "--batch 0: a batch holds at least 1 image"),
-    "a negative batch": ({"batch": [-4]}, "--batch -4: a batch holds at least 1 image"),
+    "no batch": ({"batch": [1, 0]}, "--batch 0: must be at least 1"),
+    "a negative batch": ({"batch": [-4]}, "--batch -4: must be at least 1"),
     "an unknown precision": (
         {"precision": ["fp32", "fp31"]},
-        "unknown precision 'fp31': there are fp32, tf32, torch-default, bf16, fp16",
+        "unknown precision 'fp31'; choose from fp32, tf32, torch-default, bf16, fp16",
     ),
-    "an unknown device": ({"device": ["tpu"]}, "unknown device 'tpu': there are cpu, cuda"),
+    "an unknown device": ({"device": ["tpu"]}, "unknown device 'tpu'; choose from cpu, cuda"),
     "a backend misspelt": ({"backend": ["compil"]}, "unknown backend 'compil': did you mean compile?"),
-    "an unknown backend": ({"backend": ["xyz"]}, "unknown backend 'xyz': there are "),
-    "no threads": ({"threads": 0}, "--threads 0: at least 1 thread is needed"),
+    "an unknown backend": ({"backend": ["xyz"]}, "unknown backend 'xyz': choose from "),
+    "no threads": ({"threads": 0}, "--threads 0: must be at least 1"),
     "one checkpoint for two models": (
         {"model": ["dico_s", "dico_b"], "weights": "a.pt"},
         "--weights is a checkpoint of one model, but --model names 2",
@@ -170,5 +170,5 @@ def test_a_counterpart_that_cannot_be_is_refused() -> None:
         UsageError, match=r"^--compare-with fastest: neither a model of `convbench models` nor a backend"
     ):
         bundles(plan(Request(["dico_s"])), "fastest")
-    with pytest.raises(UsageError, match=r"^--res 288 does not suit dit_s_8: it must be a positive multiple of 64"):
+    with pytest.raises(UsageError, match=r"^--res 288 is invalid for dit_s_8: it must be a positive multiple of 64"):
         bundles(plan(Request(["dico_s"], res=[288])), "dit_s_8")

@@ -156,7 +156,7 @@ HARM: dict[str, tuple[Any, str]] = {
     "a negative shape": ({"inputs": [{**X, "shape": [-1, -8]}]}, "does not follow the KServe v2 protocol"),
     "a huge shape": ({"inputs": [{**X, "shape": [-1, 2**40]}]}, "more than 67108864: lower --batch"),
     "a huge side": ({"inputs": [X], "parameters": {"height": [2**40], "width": [1]}}, "more than 67108864"),
-    "no side": ({"inputs": [X], "parameters": {"height": [], "width": {}}}, "does not limit: give --side"),
+    "no side": ({"inputs": [X], "parameters": {"height": [], "width": {}}}, "does not limit the image size of"),
     "an error that a terminal obeys": (404, "m: a?[31m\u00e9b"),
 }
 
@@ -266,12 +266,12 @@ def test_on_the_command_line(artefact: Path, capsys: pytest.CaptureFixture[str])
         assert code == 0 and row["failed"] == 0 and row["images_per_s"] > 0 and row["concurrency"] == 2
         code, out, err = run(f"{address} --slo 10s --duration 100ms")
         assert code == 0 and "within 10000 ms: " in out
-        assert "1 to 8 fit into a request" in run(f"{address} --batch 9")[2]
+        assert "a request may contain 1 to 8" in run(f"{address} --batch 9")[2]
         assert "there is tiny_dico" in run(f"{address} --model other")[2]
         assert "has the height 9" in run(f"{address} --side 9")[2]
     for line, message in {
         "http://127.0.0.1:9": "no answer from http://127.0.0.1:9",
-        "http://127.0.0.1:9 --rate 1 --slo 1s": "exclude each other: give one",
+        "http://127.0.0.1:9 --rate 1 --slo 1s": "cannot be combined; specify one",
     }.items():
         code, out, err = run(line)
         assert (code, out) == (2, "") and message in err

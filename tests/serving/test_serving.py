@@ -82,15 +82,18 @@ BAD: dict[str, tuple[Any, str]] = {
     "not UTF-8": (b'{"id": "\xff\xfe"}', "the body is not JSON"),
     "too deep": (b"[" * 100_000, "the body is not JSON"),
     "a list": ([], "the request must be a JSON object"),
-    "misspelt field": ({"input": []}, "unknown field 'input' of the request: there are id, parameters, inputs"),
+    "misspelt field": ({"input": []}, "unknown field 'input' of the request; choose from id, parameters, inputs"),
     "misspelt field of an input": (changed(data_type="FP32"), "unknown field 'data_type' of an input"),
     "unknown parameter": (changed(parameters={"shared_memory_region": "a"}), "unknown parameter 'shared_memory_reg"),
     "no inputs": ({}, "inputs must be a list of tensors"),
     "an input missing": ({"inputs": changed()["inputs"][:2]}, "y missing: the inputs are x, t, y"),
     "an input twice": ({"inputs": changed()["inputs"][:1] * 2}, "'x' is given twice"),
-    "unknown input": (changed(name="latents"), "'latents' is no input: the inputs are x, t, y"),
-    "name of another kind": (changed(name=["x"]), "is no input"),
-    "unknown output": (changed() | {"outputs": [{"name": "noise"}]}, "'noise' is no output: there is out"),
+    "unknown input": (changed(name="latents"), "'latents' is not an input: the inputs are x, t, y"),
+    "name of another kind": (changed(name=["x"]), "is not an input"),
+    "unknown output": (
+        changed() | {"outputs": [{"name": "noise"}]},
+        "'noise' is not an output; the only output is out",
+    ),
     "wrong type": (changed(datatype="FP16"), "x must be FP32, not FP16"),
     "no data": (changed(data=None), "x needs either data or the parameter binary_data_size"),
     "negative shape": (changed(shape=[1, 4, -8, 8]), "the shape of x must be a list of positive whole numbers"),
@@ -99,9 +102,9 @@ BAD: dict[str, tuple[Any, str]] = {
     "texts": (changed(data=["1"] * 256), "the data of x is not a list of float32 numbers"),
     "nothing": (changed(data=[None] * 256), "the data of x is not a list of float32 numbers"),
     "booleans": (changed(data=[True] * 256), "the data of x is not a list of float32 numbers"),
-    "too large for its type": (changed(data=[1e300] * 256), "x holds values that are not finite"),
-    "not finite": (changed(data=[float("nan")] * 256), "x holds values that are not finite"),
-    "too many images": (served.content(served.inputs(9, 8)), "x holds 9 images: 1 to 8 fit into a request"),
+    "too large for its type": (changed(data=[1e300] * 256), "x contains values that are not finite"),
+    "not finite": (changed(data=[float("nan")] * 256), "x contains values that are not finite"),
+    "too many images": (served.content(served.inputs(9, 8)), "x has 9 images; a request may contain 1 to 8"),
     "wrong channels": (served.content(served.inputs(1, 8, channels=3)), "x must have the shape [N, 4, 4*h4, 4*w4]"),
     "no multiple": (served.content(served.inputs(1, 10)), "x has the height 10: 8 to 16 in steps of 4 are possible"),
     "too small": (served.content(served.inputs(1, 4)), "x has the height 4"),
@@ -148,7 +151,7 @@ def binary(given: dict[str, Array], sizes: dict[str, Any] | None = None) -> tupl
     [
         ({"t": 5}, 0, None, "t of shape [1] has 4 bytes, not 5"),
         ({"t": True}, 0, None, "t of shape [1] has 4 bytes, not True"),
-        ({}, 3, None, "y has 8 bytes, of which 5 came"),
+        ({}, 3, None, "y has 8 bytes, of which 5 arrived"),
         ({}, -2, None, "2 bytes follow the last binary tensor"),
         ({}, 0, "100000000", "Inference-Header-Content-Length is not the length"),
         ({}, 0, "-5", "Inference-Header-Content-Length is not the length"),
@@ -361,7 +364,7 @@ def test_limits_back_pressure_and_failures_over_http(what: Served) -> None:
         bad["t"][:] = 666
         assert post(address, bad) == (500, {"error": "the artefact failed: the number of the beast"})
         bad["t"][:] = 777
-        assert post(address, bad)[1] == {"error": "the output holds values that are not finite"}
+        assert post(address, bad)[1] == {"error": "the output contains values that are not finite"}
         assert post(address, served.inputs(1, 8))[0] == 200
         for path, message in {
             "/v2/models/dico/infer": "unknown model 'dico': there is tiny_dico",

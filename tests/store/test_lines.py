@@ -148,8 +148,8 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pat
     (tmp_path / "file").write_text("x")
     os.mkfifo(tmp_path / "pipe")
     expected = {
-        "nowhere/run.jsonl": f"there is no folder {tmp_path}/nowhere",
-        "file/run.jsonl": f"there is no folder {tmp_path}/file",
+        "nowhere/run.jsonl": f"the folder {tmp_path}/nowhere does not exist",
+        "file/run.jsonl": f"the folder {tmp_path}/file does not exist",
         "pipe": "it is not an ordinary file",
         ".": "it is not an ordinary file",
         "x" * 300: "File name too long",

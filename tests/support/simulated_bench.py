@@ -27,6 +27,7 @@ MEASURED = Measured(
     eager=timing(150e-6),
     compiled=timing(75e-6),
     why_not_compiled="",
+    launch_s=1.5e-6,
     copy_bytes_per_s=4e12,
     peak_flops_per_s=6e14,
     error=1.6e-3,

@@ -420,6 +420,7 @@ def test_many_tensors_are_refused_at_once(tmp_path: Path) -> None:
         container.require_sane_header(tmp_path / "w.safetensors")
 
 
+@pytest.mark.slow
 def test_names_of_tensors_do_not_control_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = dict(models.create(MODEL, res=8).state_dict())
     for save, name in ((save_file, "w.safetensors"), (torch.save, "w.pt")):

@@ -6,6 +6,7 @@ from .bench_kernels import bench_kernels
 from .check_kernels import check_kernels
 from .compile_kernels import compile_kernels
 from .list_kernels import list_kernels
+from .product_kernels import product_kernels
 
 
 class ListByDefault(click.Group):
@@ -34,7 +35,7 @@ class ListByDefault(click.Group):
 @click.group(
     "kernels",
     cls=ListByDefault,
-    commands=[list_kernels, check_kernels, bench_kernels, compile_kernels],
+    commands=[list_kernels, check_kernels, bench_kernels, product_kernels, compile_kernels],
     short_help="list, check, time and compile the fused kernels",
     epilog="\b\nExamples:\n  convbench kernels\n  convbench kernels check --precision bf16",
     subcommand_metavar="[COMMAND] [ARGS]...",
@@ -42,5 +43,5 @@ class ListByDefault(click.Group):
 def command() -> None:
     """Fused Triton kernels: list, check, time and compile them. Without a command, list them.
 
-    On a CPU the operations run their PyTorch references. No command loads weights or builds a network.
+    On a CPU, the operations run their PyTorch reference implementations. No command loads weights or builds a network.
     """

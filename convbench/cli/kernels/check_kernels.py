@@ -24,7 +24,7 @@ ON_CPU = (
 @selection.precision(default=",".join(selection.PRECISIONS))
 @options.form()
 def check_kernels(names: list[str] | None, precision: list[str], form: str) -> int:
-    """Compare each fused operation with its float64 reference, on the GPU or else on the CPU.
+    """Compare each fused operation with its float64 reference, on the GPU if there is one, otherwise on the CPU.
 
     Exits with 1 if an error exceeds its limit.
     """

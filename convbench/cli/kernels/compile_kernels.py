@@ -34,7 +34,7 @@ TARGETS = ("sm_80", "sm_90", "sm_100")
 @selection.precision(default="bf16")
 @options.form()
 def compile_kernels(targets: list[str], names: list[str] | None, precision: list[str], form: str) -> int:
-    """Compile the kernels ahead of time: registers, stack, spills, shared memory and vector loads of each.
+    """Compile the kernels ahead of time and print the registers, stack, spills, shared memory and vector loads of each.
 
     Needs Triton, but no GPU. Exits with 1 if a kernel does not compile.
     """

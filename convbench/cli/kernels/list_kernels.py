@@ -20,7 +20,7 @@ NOTE = (
 @selection.kernel()
 @options.form()
 def list_kernels(names: list[str] | None, form: str) -> int:
-    """List the fused Triton kernels, one operation each, with the modules of a network that they replace."""
+    """List the fused Triton kernels, one operation each, and the network modules that they replace."""
     from ... import catalogue
 
     rows = []

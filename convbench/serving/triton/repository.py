@@ -20,6 +20,8 @@ BACKENDS = {  # that can run a target; the first is taken unless another is aske
     "tensorrt": ("tensorrt",),
     "openvino": ("openvino", "python"),
     "aoti": ("python",),
+    "ncnn": (),
+    "mnn": (),
 }
 TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
 ENTRIES = (".onnx", ".plan", ".xml", ".pt2")  # never a .py, which Triton's Python would import
@@ -65,6 +67,9 @@ def deploy(artefact: Path, out: Path, wanted: Deployment, force: bool = False) -
 def chosen(manifest: Manifest, wanted: Deployment) -> str:
     """The backend. Raises UsageError where what is wanted cannot be."""
     able = BACKENDS[manifest.to]
+    if not able or "kernels" in manifest.target:
+        what = f"{manifest.to} files" if not able else "files with --conv winograd"
+        raise UsageError(f"Triton runs no {what}: export with --to onnx, or serve it with `convbench serve`")
     backend = wanted.backend or able[0]
     if backend not in able:
         raise UsageError(f"--backend {backend} does not run {manifest.to}: {', '.join(able)} can")
@@ -77,16 +82,16 @@ def chosen(manifest: Manifest, wanted: Deployment) -> str:
         )
     if wanted.max_batch and wanted.max_batch > manifest.batch[1]:
         raise UsageError(
-            f"--max-batch {wanted.max_batch} does not suit this artefact: it takes at most {manifest.batch[1]} images"
+            f"--max-batch {wanted.max_batch} is too large: this artefact takes at most {manifest.batch[1]} images"
         )
     entry = manifest.entry
     if entry not in manifest.files or not FILE.fullmatch(entry) or not entry.endswith(ENTRIES):
         raise UsageError(f"{ascii(entry)[:80]} is not a listed file that Triton can run: export the artefact again")
     takes = manifest.signature
     if wanted.guidance and (takes.caption or not takes.null_class):
-        raise UsageError(f"--guidance does not suit {manifest.model}: it has no index that means no class")
+        raise UsageError(f"--guidance is not possible for {manifest.model}: it has no index for the null class")
     if wanted.guidance and takes.guidance_interval:
-        raise UsageError(f"--guidance does not suit {manifest.model}: it is guided within an interval of t alone")
+        raise UsageError(f"--guidance is not possible for {manifest.model}: it is guided only within an interval of t")
     return backend
 
 

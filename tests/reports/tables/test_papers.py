@@ -131,9 +131,10 @@ def test_replays_have_a_column_of_their_own() -> None:
 
 def test_names_of_tables() -> None:
     assert named_tables("all") == known_tables()
+    assert named_tables("rivals,fcdm:2") == ["rivals", "fcdm:2"]
     assert named_tables("dico") == ["dico:1", "dico:2", "dico:5"]
     assert named_tables("fcdm:2, dic:5,dic:5") == ["fcdm:2", "dic:5"]
-    with pytest.raises(UsageError, match="--paper dic:6: the tables are all, dic:3, dic:4"):
+    with pytest.raises(UsageError, match="--paper dic:6: unknown table; choose from all, dic:3, dic:4"):
         named_tables("dic:6")
 
 

@@ -196,14 +196,14 @@ def test_each_backend_gets_its_file_and_configuration(
         (
             {"model": "sana_600m", "signature": find("sana_600m").signature},
             {"guidance": True},
-            "--guidance does not suit sana_600m: it has no index",
+            "--guidance is not possible for sana_600m: it has no index",
         ),
         (
             {"model": "jit_b_16", "signature": find("jit_b_16").signature},
             {"guidance": True},
-            "--guidance does not suit jit_b_16: it is guided within an interval",
+            "--guidance is not possible for jit_b_16: it is guided only within an interval",
         ),
-        ({}, {"max_batch": 9}, "--max-batch 9 does not suit this artefact: it takes at most 8 images"),
+        ({}, {"max_batch": 9}, "--max-batch 9 is too large: this artefact takes at most 8 images"),
     ],
 )
 def test_what_triton_cannot_run_is_refused(

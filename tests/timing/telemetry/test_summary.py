@@ -135,7 +135,7 @@ def test_throttling_is_described_in_words() -> None:
 
 def test_a_changing_clock_is_throttling() -> None:
     found = check_throttling({"throttle_bits": None, "sm_clock_hz_min": 1900e6, "sm_clock_hz_max": 1980e6})
-    assert str(found) == "THRT: the SM clock ran from 1900 to 1980 MHz"
+    assert str(found) == "THRT: the SM clock varied from 1900 to 1980 MHz"
 
 
 def test_another_process_on_the_gpu() -> None:
@@ -157,7 +157,7 @@ def test_contention_on_a_processor() -> None:
     quiet = {"cores_of_others": 0.1, "cores_stolen": 0.0, "cores_waited": 0.05, "cores_of_this": 1.0}
     assert check_contention(quiet) is None and check_contention(dict.fromkeys(quiet)) is None
     busy = {**quiet, "cores_of_others": 0.5, "cores_of_others_peak": 1.25}
-    assert str(check_contention(busy)) == "CONT: other processes used 0.50 cores, at most 1.25"
+    assert str(check_contention(busy)) == "CONT: other processes used 0.50 cores, 1.25 at the peak"
     assert str(check_contention({**quiet, "cores_stolen": 0.2})) == "CONT: the hypervisor took 0.20 cores"
     waits = check_contention({**quiet, "cores_waited": 0.25, "cores_of_this": 0.75})
     assert str(waits) == "CONT: this process waited for a core during 25% of its runnable time"

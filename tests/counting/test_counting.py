@@ -377,6 +377,8 @@ def test_a_small_network_by_hand() -> None:
     assert found.macs == found.macs_full + 288 + 288
     assert found.winograd_macs == found.macs - CONV + CONV * 4 // 9
     assert found.winograd_macs_all == found.macs - (STEM + CONV) + (STEM + CONV) * 4 // 9
+    assert found.winograd4_macs_all == found.macs - (STEM + CONV) + (STEM + CONV) // 4
+    assert found.dense_3x3_macs == STEM + CONV
     assert found.without(["block.conv/conv3x3_s1"]) == found.macs - CONV
     assert found.without(["conv/conv3x3_s1", "block/mul"]) == found.macs - CONV - 288
     assert found.without(["lock.conv/conv3x3_s1", "conv/mul"]) == found.macs  # whole names, and both parts
@@ -478,7 +480,7 @@ def test_flops_returns_a_number_for_each_convention(id: str) -> None:
 def test_flops_refuses_invalid_arguments() -> None:
     with pytest.raises(UsageError, match="did you mean dic_xl"):
         flops("dic_xll")
-    with pytest.raises(UsageError, match="--res 250 does not suit dic_s"):
+    with pytest.raises(UsageError, match="--res 250 is invalid for dic_s"):
         flops("dic_s", 250)
 
 

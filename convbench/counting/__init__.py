@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
+from .meta import result_of
+
 ELEMENTWISE = frozenset({"mul", "norm", "pool_mean", "einsum", "resize"})
 """Kinds that are not matrix products: part of ``macs``, not of ``macs_full``."""
 
@@ -39,6 +41,9 @@ between tokens, four more with the weights of its corners; no convention defines
 
 WINOGRAD = (4, 9)
 """F(2x2, 3x3) needs 16 products where the direct form needs 36 (Lavin and Gray 2016)."""
+
+WINOGRAD4 = (36, 144)
+"""F(4x4, 3x3) needs 36 products where the direct form needs 144."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,11 @@ class Count:
         return sum(op.bytes for op in self.operations)
 
     @property
+    def dense_3x3_macs(self) -> int:
+        """MACs of dense stride-1 3x3 convolutions."""
+        return sum(op.macs for op in self.operations if op.kind == "conv3x3_s1")
+
+    @property
     def winograd_macs(self) -> int:
         """MACs by the papers' rule: 4/9 of the dense 3x3 convolutions inside blocks, everything else in full."""
         return self._with_winograd(lambda op: op.in_block)
@@ -107,9 +117,14 @@ class Count:
         """MACs with 4/9 of every dense stride-1 3x3 convolution, everything else in full."""
         return self._with_winograd(lambda op: True)
 
-    def _with_winograd(self, applies: Callable[[Operation], bool]) -> int:
+    @property
+    def winograd4_macs_all(self) -> int:
+        """The same with 1/4 of them, by F(4x4, 3x3) on whole tiles."""
+        return self._with_winograd(lambda op: True, WINOGRAD4)
+
+    def _with_winograd(self, applies: Callable[[Operation], bool], share: tuple[int, int] = WINOGRAD) -> int:
         dense = sum(op.macs for op in self.operations if op.kind == "conv3x3_s1" and applies(op))
-        numerator, denominator = WINOGRAD
+        numerator, denominator = share
         return self.macs - dense + dense * numerator // denominator  # exact: every such count is a multiple of 9
 
     def without(self, parts: list[str]) -> int:
@@ -235,7 +250,9 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = result_of(func, args, kwargs)
+        if out is None:
+            out = func(*args, **kwargs)
         if isinstance(out, Tensor) and out.device.type == "meta":
             self._record(getattr(func, "__name__", ""), args, kwargs, out)
         return out

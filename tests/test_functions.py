@@ -38,7 +38,7 @@ def test_export_and_verify(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a" / "manifest.json").read_text("utf-8"))["batch"] == [1, 1]
     with pytest.raises(UsageError, match=r"^--batch 3\.\.2: give one number"):
         convbench.export("dico_digits", "onnx", tmp_path / "b", res=64, batch=(3, 2))
-    with pytest.raises(UsageError, match=r"^unknown target 'onx': there are onnx, "):
+    with pytest.raises(UsageError, match=r"^unknown target 'onx'; choose from onnx, "):
         convbench.export("dico_digits", "onx", tmp_path / "b", res=64)
     with pytest.raises(UsageError, match=r"^--model dic_s is not the model"):
         convbench.verify(tmp_path / "a", model="dic_s")
@@ -59,9 +59,9 @@ def test_sample_gives_the_images_of_the_command(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"count": 0}, "count is 0: it must be at least 1"),
-        ({"labels": "some"}, "unknown classes 'some': give numbers, all or random"),
+        ({"labels": "some"}, "unknown classes 'some': specify numbers, all or random"),
         ({"labels": [10]}, "--class 10: dico_digits has the classes 0 to 9"),
-        ({"model": "dico_s"}, "no weights of dico_s are part of convbench"),
+        ({"model": "dico_s"}, "convbench ships no weights of dico_s"),
     ],
 )
 def test_sample_refuses(arguments: dict[str, object], message: str) -> None:
