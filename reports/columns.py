@@ -106,7 +106,7 @@ COLUMNS: dict[str, Column] = {
     "utilisation": Column("busy", percent),
     "p99_poisson_s": Column("p99 s", significant),
     "p99_bursty_s": Column("p99 bursty s", significant),
-    "p99_bursty_interval": Column("95 %", compute=interval_text("p99_bursty_s"), spare=7),
+    "p99_poisson_interval": Column("95 %", compute=interval_text("p99_poisson_s"), spare=7),
     "headroom_one_failed": Column("capacity / demand, one failed", scaled(1, 2)),
     "licence_words": Column("licence", left=True, spare=1),
     "changed": Column("changed with it", left=True),

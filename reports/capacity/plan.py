@@ -19,11 +19,11 @@ from .queueing import ARRIVALS, Server, arrival_times, simulate
 Row = dict[str, Any]
 
 MEASURED, MODELLED = "measured", "modelled, not measured"
-LOADS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # of capacity, at which the tail is simulated
+LOADS = tuple(step / 20 for step in range(1, 20))  # of capacity, at which the tail is simulated
 MOST_ROUNDS, FEWEST_IMAGES, MOST_IMAGES = 20_000, 400, 2000  # of one simulation
 MOST_SIMULATED = 60  # ways; those that cost more than so many others are not simulated
 MODELLED_BATCH = 32
-MOST_ADDED = 5  # devices beyond those that the simulated loads ask for
+MOST_TRIED = 5  # numbers of devices, from the one that the simulated loads ask for
 MILLION, DAY, HOUR = 1e6, 86_400.0, 3600.0
 
 
@@ -38,6 +38,7 @@ class Demand:
     latency_s: Second | None  # that 99 % of images may take
     max_delay_s: Second = 0.005  # of the batcher
     commercial: bool = False
+    arrivals: str = "poisson"  # under which the latency must hold, one of ARRIVALS
 
     @property
     def rate(self) -> float:
@@ -84,9 +85,9 @@ class Way:
         return {}
 
     def tail_s(self, load: float) -> Second:
-        """Simulated 99th percentile at a share of capacity under bursty arrivals, the harder ones."""
+        """Simulate the 99th percentile at a share of capacity, under the arrivals that the demand names."""
         if load not in self._tails:
-            self._tails[load] = percentile(self._latencies(load, "bursty"), 0.99) or math.inf
+            self._tails[load] = percentile(self._latencies(load, self.demand.arrivals), 0.99) or math.inf
         return self._tails[load]
 
     def _latencies(self, load: float, kind: str) -> list[Second]:
@@ -113,10 +114,7 @@ class Way:
         while bad - good > 1:
             middle = (good + bad) // 2
             good, bad = (middle, bad) if self.tail_s(LOADS[middle]) <= limit_s else (good, middle)
-        if good < 0 or bad == len(LOADS):
-            return LOADS[good] if good >= 0 else 0.0
-        a, b = self.tail_s(LOADS[good]), self.tail_s(LOADS[bad])
-        return LOADS[good] + (LOADS[bad] - LOADS[good]) * (limit_s - a) / (b - a)
+        return LOADS[good] if good >= 0 else 0.0
 
 
 def ways(rows: Sequence[Mapping[str, Any]], devices: Sequence[PlannedDevice] | None, demand: Demand) -> Iterator[Way]:
@@ -259,14 +257,15 @@ def _row(way: Way, reason: str | None) -> Row:
     if devices is None:
         return row | {"reason": "needs more devices than can be counted"}
     tails = {}
-    for more in range(MOST_ADDED + 1):  # between the simulated loads the tail is not quite a straight line
-        utilisation = demand.rate / (devices + more) / capacity
+    for _ in range(MOST_TRIED):  # the same arrivals at another rate: the tail is not quite monotonic
+        utilisation = demand.rate / devices / capacity
         tails = {kind: way.tail_interval_s(utilisation, kind) for kind in ARRIVALS}
-        if limit is None or max(tail for tail, *_ in tails.values()) <= limit:
+        if limit is None or tails[demand.arrivals][0] <= limit:
             break
+        devices += max(1, devices // 20)
     else:
-        return row | {"reason": f"99 % take longer than {limit:g} s even with {devices + MOST_ADDED} devices"}
-    devices, counts = devices + more, [count and count + more for count in counts]
+        return row | {"reason": f"99 % take longer than {limit:g} s even with {devices} devices"}
+    counts = [count and max(count, count + devices - (counts[0] or 0)) for count in counts]
     row |= {
         "devices": devices,
         "devices_low": counts[1],
