@@ -74,7 +74,7 @@ def recommendations(rows: Sequence[Row], commercial: bool = False) -> list[Recom
     """
     groups: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in sorted(rows, key=lambda row: row.get("measured_at") or ""):
-        if row["kind"] != "throughput" or not is_ranked(row) or not has_speeds(row) or (row["repeat"] or 1) != 1:
+        if row["kind"] != "throughput" or not is_ranked(dict(row)) or not has_speeds(row) or (row["repeat"] or 1) != 1:
             continue
         if row["verdict"] == "SUSPECT" or (commercial and not licences(row["model"]).commercial):
             continue

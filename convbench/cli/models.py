@@ -46,8 +46,8 @@ def command(family: str | None, ablations: bool, commercial: bool, form: str) ->
     for variant in catalogue.variants().values():
         if family in (None, variant.family.module):
             source = variant.family.facts["source"]
-            known = licences_of(variant)
-            if commercial and not known.commercial:
+            stated = licences_of(variant)
+            if commercial and not stated.commercial:
                 continue
             rows.append(
                 {
@@ -56,9 +56,9 @@ def command(family: str | None, ablations: bool, commercial: bool, form: str) ->
                     "family": variant.family.name,
                     "source": source["repository"],
                     "commit": source["commit"],
-                    "licence": known.code,
-                    "weights_licence": known.weights,
-                    "licence_words": known.words,
+                    "licence": stated.code,
+                    "weights_licence": stated.weights,
+                    "licence_words": stated.words,
                     "paper": variant.family.facts["arxiv"],
                     "res": variant.res,
                     "params": variant.params,

@@ -62,12 +62,15 @@ def curves(rows: Sequence[Row], res: int, steps: int, cfg: float) -> Iterator[Cu
     for (kind, name, *values), batches in groups.items():
         prefix = "finished_" if kind == "sampling" else ""
         speeds = [f"{prefix}images_per_s{end}" for end in ("", "_high", "_low")]
-        seconds = {batch: tuple(batch / row[key] for key in speeds) for batch, row in sorted(batches.items())}
+        seconds = {
+            batch: (batch / row[speeds[0]], batch / row[speeds[1]], batch / row[speeds[2]])
+            for batch, row in sorted(batches.items())
+        }
         largest = batches[max(batches)]
         yield Curve(
             dict(zip(SHARED, values, strict=True)),
             name,
-            seconds,  # type: ignore[arg-type] # three of them
+            seconds,
             tuple(dict.fromkeys(row["verdict"] for row in batches.values())),
             kind == "sampling",
             largest.get("joules_per_image"),

@@ -44,8 +44,8 @@ def cost_over_load(rows: list[Row], images_per_day: float) -> "Figure":
         counts = [max(1, math.ceil(load / row["images_per_day_per_device"] - 1e-9)) for load in loads]
         unit = row["cost_per_million"] / row["devices"] * images_per_day if priced else 1.0
         values = [unit * count / (load if priced else 1.0) for count, load in zip(counts, loads, strict=True)]
-        style = {"color": "0.55", "ls": ":"} if is_modelled else {"color": colour, "ls": dashes}
-        axes.plot(loads, values, drawstyle="steps-mid", lw=1.4, **style)
+        shown, line = ("0.55", ":") if is_modelled else (colour, dashes)
+        axes.plot(loads, values, drawstyle="steps-mid", lw=1.4, color=shown, ls=line)
         ends.append((_label(row), loads[-1], values[-1], "0.4" if is_modelled else colour))
     axes.axvline(images_per_day, color=QUIET, lw=0.8)
     axes.set_xscale("log")
