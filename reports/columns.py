@@ -7,6 +7,7 @@ from typing import Any
 from .computed import counterpart, decoded_per_s, half_interval, interval_text, number_or_note, rank, sampling_share
 from .formats import (
     as_printed,
+    commercial_use,
     error,
     exact_percent,
     limit,
@@ -108,7 +109,7 @@ COLUMNS: dict[str, Column] = {
     "p99_bursty_s": Column("p99 bursty s", significant),
     "p99_poisson_interval": Column("95 %", compute=interval_text("p99_poisson_s"), spare=7),
     "headroom_one_failed": Column("capacity / demand, one failed", scaled(1, 2)),
-    "licence_words": Column("licence", left=True, spare=1),
+    "licence_words": Column("commercial use", commercial_use, left=True, spare=1),
     "changed": Column("changed with it", left=True),
     "a": Column("A images/s", significant),
     "b": Column("B images/s", significant),
