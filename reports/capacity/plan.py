@@ -23,6 +23,7 @@ LOADS = tuple(step / 20 for step in range(1, 20))  # of capacity, at which the t
 MOST_ROUNDS, FEWEST_IMAGES, MOST_IMAGES = 20_000, 400, 2000  # of one simulation
 MOST_SIMULATED = 60  # ways; those that cost more than so many others are not simulated
 MODELLED_BATCH = 32
+CLIENT_S: Second = 0.001  # from the answer to a step to the request for the next: the sampler's update and the network
 MOST_TRIED = 5  # numbers of devices, from the one that the simulated loads ask for
 MILLION, DAY, HOUR = 1e6, 86_400.0, 3600.0
 
@@ -78,7 +79,8 @@ class Way:
         if self.method == "image" and not curve.whole:
             seconds = [demand.steps * each for each in seconds]
         rounds = demand.steps if self.method == "step" else 1
-        return Server(tuple(seconds), rounds, demand.max_delay_s)
+        think_s = CLIENT_S if self.method == "step" else 0.0
+        return Server(tuple(seconds), rounds, demand.max_delay_s, think_s)
 
     @cached_property
     def _tails(self) -> dict[float, Second]:

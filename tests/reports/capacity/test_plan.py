@@ -77,7 +77,10 @@ def test_a_limit_on_latency_leaves_devices_idle_or_drops_a_way() -> None:
     assert bursts[0]["devices"] > tight[0]["devices"] and bursts[0]["p99_bursty_s"] <= 5
     none = plan(rows(), [CORE], demand(latency_s=0.9))
     assert {row["rank"] for row in none} == {None}
-    assert none[0]["reason"] == "one image alone takes 1 s, more than 0.9 s"
+    assert {row["method"]: row["reason"] for row in none} == {
+        "step": "one image alone takes 1.01 s, more than 0.9 s",
+        "image": "one image alone takes 1 s, more than 0.9 s",
+    }
 
 
 def test_the_cheapest_comes_first_and_ties_are_ties() -> None:
@@ -131,7 +134,7 @@ def test_rows_of_other_sizes_and_machines_are_one_line() -> None:
 
 
 FILES = {
-    "[x]\npeak = 'h1000'": "did you mean h100",
+    "[x]\npeak = 'h1000'": "h100_sxm or h100_pcie?",
     "[x]\nmatch = 'a'\nprice = 1": "price_per_hour",
     "[x]\nmatch = 'a'\nprice_per_hour = -1": "price_per_hour of x is -1",
     "[x]\nmatch = 1": "match 1, not a text",

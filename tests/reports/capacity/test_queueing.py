@@ -34,13 +34,23 @@ def test_an_image_of_several_rounds_joins_those_that_run() -> None:
     assert latencies(Server((1.0, 1.0), rounds=2, delay_s=0.5), 0.0) == [3.0]  # each round waits for a full batch
 
 
-def test_many_rounds_at_once_are_those_one_by_one() -> None:
-    """Rounds of a lone batch are jumped over; thinking for no time between them keeps the result and the jump."""
-    server = Server((0.5, 0.75, 0.9), rounds=40, delay_s=0.01)
+@pytest.mark.parametrize("think_s", [0.0, 0.001])
+def test_many_rounds_at_once_are_those_one_by_one(think_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds of a batch that has the server for itself are jumped over."""
+    server = Server((0.5, 0.75, 0.9), rounds=40, delay_s=0.01, think_s=think_s)
     arrivals = [0.0, 3.3, 4.0, 90.0, 90.0, 90.0, 140.0]
-    slow = Server(server.service_s, server.rounds, server.delay_s, think_s=1e-12)
-    assert latencies(server, *arrivals) == pytest.approx(latencies(slow, *arrivals), abs=1e-6)
-    assert latencies(server, 0.0) == [round(40 * 0.51, 9)]
+    jumped = latencies(server, *arrivals)
+    monkeypatch.setattr("convbench.reports.capacity.queueing._repeat", lambda *given: given[3])
+    assert jumped == pytest.approx(latencies(server, *arrivals), abs=1e-6)
+    assert latencies(server, 0.0) == [pytest.approx(40 * (0.51 + think_s) - think_s)]
+
+
+def test_steps_of_clients_that_take_a_moment_alternate() -> None:
+    """While the first client thinks, the second's request is old enough to start alone: they never share a batch."""
+    server = Server((1.0, 1.0), rounds=3, delay_s=0.01, think_s=0.001)
+    together, apart = latencies(server, 0.0, 0.0), latencies(server, 0.0, 0.5)
+    assert together == [3.002, 3.002]
+    assert apart[0] > 5 and apart[1] > 5
 
 
 def test_full_queues_refuse() -> None:
