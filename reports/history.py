@@ -169,7 +169,7 @@ def _cores(environment: Mapping[str, Any]) -> str:
 
 
 def changes(series: Series, position: int) -> list[str]:
-    """What changed in the environment with a step, in words such as "torch: 2.12.0 → 2.13.0"."""
+    """List what changed in the environment with a step, in words such as "torch: 2.12.0 → 2.13.0"."""
     found: dict[str, None] = {}
     for place in range(max(1, position - NEAR), min(len(series.points), position + NEAR + 1)):
         before, after = _flat(series.environment(place - 1)), _flat(series.environment(place))
@@ -198,7 +198,7 @@ def _flat(environment: Mapping[str, Any], name: str = "") -> dict[str, Any]:
 
 
 def notes(found: History) -> list[str]:
-    """What a reader of the steps has to know."""
+    """Count points and steps, and what was left out, in words."""
     counted = sum(len(series.points) for series in found.series)
     lines = [f"{counted} points of {len(found.series)} series; {sum(len(each.steps) for each in found.series)} steps."]
     short = sum(len(series.points) < FEWEST for series in found.series)

@@ -23,7 +23,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from convbench.reports.capacity.queueing import Server, simulate  # noqa: E402
+from convbench.reports.capacity.queueing import BatchServer, simulate  # noqa: E402
 from convbench.serving import connection, load  # noqa: E402
 from convbench.timing.intervals import percentile  # noqa: E402
 
@@ -97,7 +97,7 @@ def main() -> None:
             after = curve(address, asked.max_batch)
             service = [(a + b) / 2 for a, b in zip(before, after, strict=True)]
             times = arrivals(rate, asked.seconds)
-            simulated = simulate(Server(service, delay_s=DELAY_S, queue=QUEUE), times)
+            simulated = simulate(BatchServer(service, delay_s=DELAY_S, queue=QUEUE), times)
             tail = percentile(simulated.latencies_s, 0.99) or 0.0
             speed = len(simulated.latencies_s) / max(simulated.ended_s, asked.seconds)
             ratios = [row["images_per_s"] / speed, (row["latency_s_p99"] or 0.0) / tail]

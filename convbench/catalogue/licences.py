@@ -12,7 +12,7 @@ UNKNOWN = "commercial use not known to be allowed"
 
 @dataclass(frozen=True)
 class Licences:
-    """What is known of a model; None where it is not."""
+    """Licences of a model; None where they are not known."""
 
     code: str | None  # of the official code; ours is our own
     weights: str | None  # of the authors' weights
@@ -24,7 +24,7 @@ class Licences:
 
     @property
     def words(self) -> str:
-        """Why a model may not be for commercial use, in words; "" where it may."""
+        """Reason in words against commercial use; "" where it is allowed."""
         known = [each for each in (self.code, self.weights) if each is not None]
         if any(each in _table()["forbidden"] for each in known):
             return FORBIDDEN

@@ -35,7 +35,7 @@ class Ask(Protocol):
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did."""
+    """The result of a push."""
 
     added: int
     held: int  # were there before

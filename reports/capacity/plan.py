@@ -14,7 +14,7 @@ from convbench.timing.intervals import percentile
 
 from .curves import Curve, curves, is_usable
 from .devices import PlannedDevice
-from .queueing import ARRIVALS, Server, arrival_times, simulate
+from .queueing import ARRIVALS, BatchServer, arrival_times, simulate
 
 Row = dict[str, Any]
 
@@ -30,7 +30,7 @@ MILLION, DAY, HOUR = 1e6, 86_400.0, 3600.0
 
 @dataclass(frozen=True)
 class Demand:
-    """What has to be served."""
+    """A load to serve, and the conditions of it."""
 
     images_per_day: float
     steps: int
@@ -68,7 +68,7 @@ class Way:
     basis: str = MEASURED
 
     @cached_property
-    def server(self) -> Server:
+    def server(self) -> BatchServer:
         """One device, as it is simulated."""
         demand, curve = self.demand, self.curve
         passes = 1 if curve.whole else demand.passes
@@ -80,7 +80,7 @@ class Way:
             seconds = [demand.steps * each for each in seconds]
         rounds = demand.steps if self.method == "step" else 1
         think_s = CLIENT_S if self.method == "step" else 0.0
-        return Server(tuple(seconds), rounds, demand.max_delay_s, think_s)
+        return BatchServer(tuple(seconds), rounds, demand.max_delay_s, think_s)
 
     @cached_property
     def _tails(self) -> dict[float, Second]:
@@ -167,7 +167,7 @@ def _modelled(found: Sequence[Curve], device: PlannedDevice, demand: Demand) -> 
 
 
 def why_none(rows: Sequence[Mapping[str, Any]], demand: Demand) -> str:
-    """Why no stored row can serve the demand, with what there is."""
+    """Explain why no stored row can serve the demand, with what there is."""
     usable = [row for row in rows if is_usable(row)]
     if not usable:
         return "no stored row holds a valid measurement: convbench throughput --out makes some"
@@ -204,7 +204,7 @@ def plan(rows: Sequence[Mapping[str, Any]], devices: Sequence[PlannedDevice] | N
 
 
 def _order(row: Row) -> tuple[bool, float]:
-    """By cost; without prices by the number of devices."""
+    """Order rows by cost; without prices by the number of devices."""
     cost = row["cost_per_million"]
     return cost is None, row["devices"] if cost is None else cost
 

@@ -16,7 +16,7 @@ ARRIVALS = ("poisson", "bursty")
 
 
 @dataclass(frozen=True)
-class Server:
+class BatchServer:
     """One device with its batcher."""
 
     service_s: Sequence[Second]  # of a batch of 1, 2, … images; as many as fit into one
@@ -56,7 +56,7 @@ def arrival_times(rate: float, count: int, kind: str, seed: int = 0) -> list[Sec
     return found
 
 
-def simulate(server: Server, arrivals: Sequence[Second]) -> Simulated:
+def simulate(server: BatchServer, arrivals: Sequence[Second]) -> Simulated:
     """Simulate every request of images that arrive at these times."""
     most, delay = len(server.service_s), server.delay_s
     left = [server.rounds] * len(arrivals)
@@ -110,7 +110,7 @@ def simulate(server: Server, arrivals: Sequence[Second]) -> Simulated:
     return Simulated([end - at for end, at in done], refused, max((end for end, _ in done), default=0.0))
 
 
-def _repeat(server: Server, batch: list[int], left: list[int], now: Second, arrival: Second) -> Second:
+def _repeat(server: BatchServer, batch: list[int], left: list[int], now: Second, arrival: Second) -> Second:
     """Let a batch that has the server for itself run on, round by round, as long as nothing else comes or ends."""
     size = len(batch)
     waits = server.delay_s if size < len(server.service_s) else 0.0
