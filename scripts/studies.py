@@ -105,6 +105,6 @@ if __name__ == "__main__":
     elif sys.argv[1:] == ["simulate"]:
         print(simulated_runs.table(1000))
     elif sys.argv[1:] == ["history"]:
-        print(simulated_history.table(10, 1000, 100))
+        print(simulated_history.table(20, 1000, 200))
     else:
         sys.exit(__doc__)

@@ -19,8 +19,7 @@ MOST_OUT = 12  # ways that fall out and are shown in a table
     "plan-capacity",
     short_help="devices, cost and latency for a demand",
     epilog="\b\nExamples:\n  convbench plan-capacity --images-per-day 1e5 --steps 50 --res 256\n"
-    "  convbench plan-capacity --store run.jsonl --images-per-day 1e6 --steps 50 --cfg 1.5\n"
-    "    --res 256 --latency-p99 60s --devices examples/devices.toml --plot plan.svg",
+    "  convbench plan-capacity --images-per-day 1e6 --steps 50 --latency-p99 60s --plot plan.svg",
 )
 @click.option(
     "--images-per-day",

@@ -40,7 +40,7 @@ def push(sources: tuple[str, ...], to: str) -> None:
     "pull",
     short_help="write rows of a store to a result file",
     epilog="\b\nExamples:\n  convbench store pull duckdb:///all.db --out all.jsonl\n"
-    "  convbench store pull postgresql://bench@db.example/convbench --where model=dico_s --out dico.jsonl",
+    "  convbench store pull postgresql://bench@db/all --where model=dico_s --out dico.jsonl",
 )
 @click.argument("source", metavar="STORE")
 @click.option(

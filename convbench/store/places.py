@@ -93,7 +93,8 @@ def stored_rows(text: str) -> list[tuple[str, Row]]:
         return store.rows()
     found = []
     for path in paths(text):
-        if path.suffix != ".json":  # what --format json printed has rows of no store
+        # What --format json printed is no result file: of a folder it is passed over.
+        if path.suffix != ".json" or not Path(text).is_dir():
             rows = read(path)
             name = run_name(path, rows)
             found += [(name, row) for row in rows]
