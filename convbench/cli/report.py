@@ -108,11 +108,6 @@ def command(
     if paper is not None:
         _paper_tables(read, paper, columns, where, form)
     if all(output is None for output in (plots, html, explain, paper)):
-        from ..reports.recommend import recommendations
-        from ..reports.selection import where as kept
-
-        for found in recommendations(kept(read.measurements, where or []))[:MOST_RECOMMENDED]:
-            options.say(found.words, err=True)
         _table(read, columns, sort, where, baseline, form)
 
 
@@ -128,6 +123,7 @@ def _table(
     runs: "Runs", columns: list[str] | None, sort: str | None, where: list[str] | None, baseline: str | None, form: str
 ) -> None:
     from ..reports import selection
+    from ..reports.recommend import recommendations
     from ..reports.tables import measured
 
     rows = selection.sorted_rows(selection.compared_rows(runs, where or [], baseline), sort)
@@ -135,6 +131,9 @@ def _table(
     notes = list(measured.notes(rows, keys))
     if columns and form in ("json", "csv"):
         rows = selection.narrowed(rows, keys)
+    if form == "table" and columns is None:
+        for found in recommendations(rows)[:MOST_RECOMMENDED]:
+            options.say(found.words)
     options.show(rows, keys, form, notes)
 
 

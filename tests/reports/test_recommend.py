@@ -1,7 +1,11 @@
 """Recommendations: the fastest of one machine and set of conditions; ties are ties."""
 
-from stored import measured
+from pathlib import Path
 
+import pytest
+from stored import measured, write_lines
+
+from convbench.cli import main
 from convbench.reports.plots.figures import svg
 from convbench.reports.plots.speeds import sorted_speeds
 from convbench.reports.recommend import recommendations
@@ -54,3 +58,15 @@ def test_commercial_leaves_out_what_is_not_known_to_allow_it() -> None:
         for model, speed in (("fcdm_s", 30.0), ("dic_s", 25.0), ("dico_s", 20.0), ("dig_s_2", 9.0))
     ]
     assert [row["model"] for row in recommendations(rows, commercial=True)[0].rows] == ["dico_s", "dig_s_2"]
+
+
+def test_a_report_opens_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_lines(tmp_path / "a.jsonl", [measured("dico_s", 10.0), measured("dico_s", 20.0, backend="aoti")])
+    sentence = "For 256 px, batch 1, fp32 on test, 1 core, 1 thread: DiCo-S with aoti, 20 images/s [19.8, 20.2]"
+    with pytest.raises(SystemExit):
+        main(["report", str(file)])
+    assert capsys.readouterr().out.startswith(sentence)
+    with pytest.raises(SystemExit):
+        main(["report", str(file), "--html", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert page.index(sentence) < page.index("fastest first") < page.index('<section id="table"')
