@@ -92,7 +92,9 @@ def stored_rows(text: str) -> list[tuple[str, Row]]:
     if store := tables(text):
         return store.rows()
     found = []
-    for path in paths(text):
+    if not (named_files := paths(text)):
+        raise UsageError(f"no .jsonl or .json file in {text}")
+    for path in named_files:
         # What --format json printed is no result file: of a folder it is passed over.
         if path.suffix != ".json" or not Path(text).is_dir():
             rows = read(path)
