@@ -47,7 +47,7 @@ else
 	$(pip) setuptools wheel
 	scripts/install-torch $(python)
 	$(pip) --no-build-isolation --editable '.[$(extras)]'
-	$(pip) --no-deps nvidia-modelopt onnxconverter-common
+	$(pip) --no-deps nvidia-modelopt onnxconverter-common apache-otava
 endif
 	$(python) -m pip install $(quiet) --no-deps \
 	--target $(VENV)/triton-$(oldest_triton) triton==$(oldest_triton)

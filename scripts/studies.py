@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Does convbench tell the truth about itself? Six studies, with their counts, and one of a model.
+"""Does convbench tell the truth about itself? Seven studies, with their counts, and one of a model.
 
     python scripts/studies.py aa       20 A/A comparisons: how many say "same"
     python scripts/studies.py slowed   20 comparisons with a step slowed by 10 %: how many say "faster"
@@ -8,6 +8,7 @@
     python scripts/studies.py simulate 1,000 runs with recorded noise and each bias: the table of docs/protocol.md
     python scripts/studies.py honest   200 A/A comparisons of five models: how many say "faster" or "slower"
     python scripts/studies.py cheats   every backend of tests/support/cheats.py, 20 times: how many are caught
+    python scripts/studies.py history  histories of 1,000 commits without and with a step: docs/howto/keep-history.md
 
 `honest 50` makes 50 comparisons, `cheats 5` runs each backend five times. All but `simulate` measure this machine and
 take minutes. Run them alone: on a shared core they measure the neighbour.
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 import cheats  # noqa: E402
+import simulated_history  # noqa: E402
 import simulated_runs  # noqa: E402
 import tiny  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
@@ -194,5 +196,7 @@ if __name__ == "__main__":
         cheated(int(sys.argv[2]) if sys.argv[2:] else CAUGHT)
     elif sys.argv[1:] == ["simulate"]:
         print(simulated_runs.table(1000))
+    elif sys.argv[1:] == ["history"]:
+        print(simulated_history.table(20, 1000, 200))
     else:
         sys.exit(__doc__)
