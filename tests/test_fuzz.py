@@ -7,26 +7,35 @@ most on a slow core. ``FUZZ=100`` in the environment tries a hundred times as ma
 import copy
 import io
 import json
+import math
 import os
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import exported
 import pytest
+import served
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from stored import measured
 
+from convbench import store
 from convbench.errors import ConvbenchError
 from convbench.export import folder
+from convbench.reports import runs
+from convbench.serving import protocol
 from convbench.serving.served import Served
 from convbench.weights.read import read_state_dict
 
 pytestmark = pytest.mark.slow
 
 TIMES = int(os.environ.get("FUZZ", "1"))
+MEMORY = 32 * 2**20
 
 
 def fuzzed(examples: int) -> Any:
@@ -107,7 +116,7 @@ def read_or_refused(read: Callable[[], Any]) -> bool:
     """Whether it was read. A refusal is one line."""
     try:
         read()
-    except ConvbenchError as refused:
+    except (ConvbenchError, protocol.Refused) as refused:
         assert str(refused) and len(str(refused)) < 4000
         assert "\n" not in str(refused) and "Traceback" not in str(refused)
         return False
@@ -180,5 +189,64 @@ def test_a_changed_manifest_is_read_or_refused(artefact: Path, tmp_path: Path) -
     def target(content: bytes) -> None:
         (tmp_path / "manifest.json").write_bytes(content)
         read_or_refused(lambda: Served(folder.read(tmp_path), 8).max_body_bytes)
+
+    target()
+
+
+# ---- requests ----
+
+
+def test_a_changed_request_is_read_or_refused_at_little_cost(artefact: Path) -> None:
+    what = Served(replace(folder.read(artefact), batch=(1, 8)), 8)
+    request = served.content(served.inputs(1, 8)) | {"id": "a", "parameters": {"binary_data_output": False}}
+    request["outputs"] = [{"name": "out"}]
+    head, raw = served.binary(served.inputs(2, 8))
+
+    def parsed(body: bytes, length: str | None) -> None:
+        asked = protocol.parse(body, length, what)
+        assert asked.x.dtype == "float32" and 1 <= len(asked.x) == len(asked.t) == len(asked.y) <= 8
+        assert math.isfinite(asked.x.sum()) and asked.y.min() >= 0 and asked.y.max() <= 10
+
+    @fuzzed(800)
+    @given(
+        changed_trees(request).map(lambda tree: (text(tree), None))
+        | changed_bytes(text(request)).map(lambda body: (body, None))
+        | changed_trees(json.loads(head)).map(lambda tree: (text(tree) + raw, str(len(text(tree)))))
+        | st.tuples(changed_bytes(head + raw), st.sampled_from([str(len(head)), "0", "-1", "x", "9" * 11]))
+    )
+    def target(case: tuple[bytes, str | None]) -> None:
+        tracemalloc.reset_peak()
+        read_or_refused(lambda: parsed(*case))
+        assert tracemalloc.get_traced_memory()[1] < MEMORY
+
+    tracemalloc.start()
+    try:
+        target()
+    finally:
+        tracemalloc.stop()
+
+
+# ---- result files ----
+
+
+@pytest.mark.parametrize("name", ["run.jsonl", "run.json"])
+def test_a_changed_result_file_is_read_or_refused(name: str, tmp_path: Path) -> None:
+    """A file that is read can be reported."""
+    path = tmp_path / name
+    row = measured(
+        "dico_s", 100.0, block_s=[0.01, 0.02], ratio=1.1, ratio_low=1.0, ratio_high=1.2, smallest_difference=0.1
+    )
+    rows = [json.loads(json.dumps(row)), measured("dit_xl_2", 50.0)]
+
+    def of(tree: list[Any]) -> bytes:
+        return b"\n".join(map(text, tree)) + b"\n" if name == "run.jsonl" else text(tree)
+
+    @fuzzed(400)
+    @given(changed_trees(rows).map(of) | changed_bytes(of(rows)))
+    def target(content: bytes) -> None:
+        path.write_bytes(content)
+        read_or_refused(lambda: runs.read_runs([path]))
+        if name == "run.jsonl":
+            read_or_refused(lambda: store.load(path))
 
     target()

@@ -1,9 +1,12 @@
 """Slow, silent and vanishing clients of a real server process on loopback: it answers others, and it stops."""
 
 import json
+import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -186,3 +189,15 @@ def test_an_answer_that_nobody_takes_is_dropped(artefact: Path) -> None:
     with served.process(str(artefact), "--client-timeout", "500ms") as (_, address), unread(address):
         until(lambda: closed(address, "answer") == 1)
         assert right(address) == 200
+
+
+@pytest.mark.slow
+def test_a_server_under_attack_answers_every_request_right(artefact: Path) -> None:
+    """Twenty seconds of scripts/faults.py: a reset, a SIGTERM behind retrying clients, and two more attacks."""
+    options = ["--seconds", "20", "--requests", "200", "--clients", "16"]
+    command = [sys.executable, served.ROOT / "scripts" / "faults.py", artefact, *options]
+    environment = {**os.environ, "PYTHONPATH": str(served.ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| answers | 200 right |" in done.stdout and "| surprises | none |" in done.stdout
+    assert "1 SIGTERM and restart" in done.stdout
