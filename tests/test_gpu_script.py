@@ -8,6 +8,7 @@ versions of that machine's packages, and everything that only a GPU shows.
 import json
 import re
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -140,8 +141,11 @@ def test_a_command_is_ended_at_its_bound(deaf: bool, script: dict[str, Any], tmp
     file.write_text(f"{ignore}import time\n\ndef test_sleeps():\n    time.sleep(600)\n")
     step = {"run": "pytest", "args": [str(file), "-m", ""], "processes": 0}
     script["run_command"].__globals__["END_S"] = 1.0 if deaf else 60.0
-    began = time.monotonic()
-    code, printed = script["run_command"](step, tmp_path / "gpu", 8.0)
+    began, before = time.monotonic(), signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a shell's background job
+    try:
+        code, printed = script["run_command"](step, tmp_path / "gpu", 8.0)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert code is None and time.monotonic() - began < 300
     assert deaf or "KeyboardInterrupt" in printed
 
