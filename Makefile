@@ -20,13 +20,16 @@ oldest_triton := 3.6.0
 # It carries tritonserver 2.51 with the Python backend, and wants an older numpy than the rest.
 pytriton := 0.7.0
 
+# Changes the program for `make mutants`; in an environment of its own, as it needs nothing of ours.
+cosmic_ray := 8.7.0
+
 pytest := OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses $(JOBS) --dist worksteal --durations 10
 
 # Torch, oneDNN and MKL as on a processor that ends at AVX2, and the tests whose numbers depend on it.
 avx2    := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 numeric := tests/models tests/sampling tests/checks tests/test_precision.py
 
-.PHONY: help setup bench test test-slow test-all test-avx2 lint wheel lock audit docs tables serving site gpu clean
+.PHONY: help setup bench test test-slow test-all test-avx2 mutants lint wheel lock audit docs tables serving site gpu clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -44,7 +47,7 @@ else
 	$(pip) setuptools wheel
 	scripts/install-torch $(python)
 	$(pip) --no-build-isolation --editable '.[$(extras)]'
-	$(pip) --no-deps nvidia-modelopt onnxconverter-common
+	$(pip) --no-deps nvidia-modelopt onnxconverter-common apache-otava
 endif
 	$(python) -m pip install $(quiet) --no-deps \
 	--target $(VENV)/triton-$(oldest_triton) triton==$(oldest_triton)
@@ -63,6 +66,11 @@ test-all: test test-slow ## every test that needs no GPU
 
 test-avx2: setup ## the numerical tests, including slow ones, with AVX2 instructions only
 	$(avx2) $(pytest) -m "not gpu" $(ARGS) $(numeric)
+
+mutants: setup ## change lines of the program at random, and see whether its tests notice: an hour; not part of CI
+	test -x .venv-mutants/bin/cosmic-ray || { $(PYTHON) -m venv .venv-mutants && \
+	.venv-mutants/bin/pip install --disable-pip-version-check --quiet cosmic-ray==$(cosmic_ray); }
+	OMP_NUM_THREADS=1 .venv-mutants/bin/python scripts/mutants.py --python $(abspath $(python)) $(ARGS)
 
 lint: setup ## style, format, types
 	$(VENV)/bin/ruff check
@@ -104,5 +112,5 @@ gpu: ## everything that needs an NVIDIA GPU, with this machine's own python3: PA
 	$(PYTHON) scripts/gpu $(PARTS)
 
 clean: ## remove the environment, builds and caches
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-mutants build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

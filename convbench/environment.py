@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ def describe() -> dict[str, Any]:
     """Describe everything about this machine and its software that can affect a number."""
     return {
         "convbench": __version__,
+        "commit": _commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
@@ -49,6 +51,22 @@ def free_bytes(device: str) -> int:
     with suppress(OSError, ValueError):  # no limit
         free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return free
+
+
+def _commit() -> str | None:
+    """The commit that is measured: $CONVBENCH_COMMIT, that of a GitHub workflow, or of the checkout of convbench."""
+    for variable in ("CONVBENCH_COMMIT", "GITHUB_SHA"):
+        if named := os.environ.get(variable):
+            return named
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
 
 
 def _cpu_name() -> str:

@@ -128,7 +128,7 @@ def _verdict(found: dict[str, Any]) -> dict[str, Any]:
         size = "not finite or of another shape" if row["relative_l2"] is None else f"{row['relative_l2']:.1e}"
         reasons.append(
             f"{len(failed)} of {len(rows)} comparisons are wrong: relative error {size} at batch {row['batch']} of "
-            f"{row['height']}x{row['width']}, at most {found['limit']:.0e} allowed"
+            f"{row['height']}x{row['width']} exceeds the limit of {found['limit']:.0e}"
         )
         if found["layer"]:
             reasons.append(found["layer"]["text"])

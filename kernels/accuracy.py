@@ -55,7 +55,7 @@ def check_accuracy(kernel: Kernel, shape: Shape, label: str, device: str) -> dic
     """
     with torch.inference_mode(), precision.applied(label):
         error, error_eager, explained = errors(kernel, kernel.inputs(shape, BATCH, DTYPES[label], device, 0))
-    limit = max(TIMES_EAGER[label] * error_eager, explained)
+    limit = kernel.amplification * max(TIMES_EAGER[label] * error_eager, explained)
     return {
         "kernel": kernel.name,
         "where": shape.label,

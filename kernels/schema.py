@@ -47,6 +47,9 @@ class Compilation:
     aligned: tuple[str, ...]  # divisible by 16, which a launch detects by itself
     num_warps: int
     num_stages: int
+    work: tuple[
+        int, ...
+    ] = ()  # elements that a thread computes, and trips of its loops, in code order; () if not counted
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class Kernel:
     flops: Callable[[Shape, int], int]  # shape, batch; 2 per multiply-accumulate; elementwise work is not counted
     compilations: Callable[[str], tuple[Compilation, ...]]  # a key of DTYPES -> what ships for it
     shipped: Any = field(default=None, repr=False)  # the module's SHIPPED table
+    amplification: float = 1.0  # of rounding errors by the operation's algorithm, over that of the eager form
+    timed: tuple[str, ...] = ("fp32", "fp16", "bf16")  # precisions that a network uses it in: the bench times these
 
 
 def normal(*shape: int, dtype: torch.dtype, device: str, seed: int, scale: float = 1.0, shift: float = 0.0) -> Tensor:

@@ -6,7 +6,8 @@ from typing import Any
 
 from convbench.errors import NothingMeasured
 from convbench.schema.rowcheck import has_speeds
-from convbench.store import changed_conditions, read
+from convbench.store import changed_conditions
+from convbench.store.places import stored_rows
 from convbench.timing.compare import compare_rows
 
 Row = dict[str, Any]
@@ -28,22 +29,22 @@ class RunComparison:
 def compare(a: str | Path, b: str | Path) -> list[Row]:
     """Compare run ``b`` with run ``a``, as ``convbench compare`` does.
 
-    Returns one row per case that both files hold, with the keys of ``RunComparison.rows``: ``ratio`` is the images/s of
+    Returns one row per case that both hold, with the keys of ``RunComparison.rows``: ``ratio`` is the images/s of
     ``b`` over those of ``a`` with its 95 % interval, ``difference`` one of faster, slower and same.
 
     Raises:
         NothingMeasured: the files have no measured case in common.
         UsageError: a file that cannot be read.
     """
-    found = compared_runs(Path(a), Path(b)).rows
+    found = compared_runs(str(a), str(b)).rows
     if not found:
         raise nothing_in_common(a, b)
     return found
 
 
-def compared_runs(a: Path, b: Path) -> RunComparison:
-    """Compare two files; no rows where they have no measured case in common."""
-    before, after = runs = [{row["case"]: row for row in read(path)} for path in (a, b)]
+def compared_runs(a: str, b: str) -> RunComparison:
+    """Compare two places, files or stores, by the latest row of each case; no rows without a common measured case."""
+    before, after = runs = [_latest(stored_rows(place)) for place in (a, b)]
     matched = [case for case in before if case in after]
     usable = [case for case in matched if all(_is_usable(run[case]) for run in runs)]
     notes = [f"only in {a}: {case}" for case in before if case not in after]
@@ -55,6 +56,12 @@ def compared_runs(a: Path, b: Path) -> RunComparison:
 def nothing_in_common(a: str | Path, b: str | Path) -> NothingMeasured:
     """Create the error for two runs without a common case."""
     return NothingMeasured(f"{a} and {b} have no measured case in common")
+
+
+def _latest(rows: list[tuple[str, Row]]) -> Run:
+    """The latest row of each case; of one moment, the last."""
+    ordered = sorted((row for _, row in rows), key=lambda row: row.get("measured_at") or "")
+    return {row["case"]: row for row in ordered}
 
 
 def _compared(before: Row, after: Row) -> Row:

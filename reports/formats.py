@@ -59,3 +59,8 @@ def limit(value: float) -> str:
 def number_or_words(digits: int) -> Callable[[Any], str]:
     """A number with that many decimals; words that stand in its place as they are."""
     return lambda value: value if isinstance(value, str) else f"{value:.{digits}f}"
+
+
+def commercial_use(words: str) -> str:
+    """Answer whether licences allow commercial use, from what ``Licences.words`` says."""
+    return {"": "yes", "not for commercial use": "no"}.get(words, "not known")

@@ -28,7 +28,7 @@ def report(
     """Report on stored runs, as ``convbench report`` does.
 
     Args:
-        runs: files of ``--out`` and of ``--format json``, or folders of them.
+        runs: files of ``--out`` and of ``--format json``, folders or globs of them, or stores.
         columns: keys of the columns to return, in that order; all of them by default.
         sort: key to sort by, the largest first where more is better; "-key" reverses the order.
         where: conditions such as "res=256"; of two conditions on one key, one has to hold.
@@ -47,7 +47,7 @@ def report(
     paths = [runs] if isinstance(runs, str | Path) else list(runs)
     if html is not None:
         require_writable(Path(html))
-    read = read_runs([Path(path) for path in paths])
+    read = read_runs(paths, where)
     for note in read.notes:
         warnings.warn(note, stacklevel=2)
     rows = selection.sorted_rows(selection.compared_rows(read, where, baseline), sort)

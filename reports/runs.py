@@ -10,7 +10,9 @@ from convbench.files import MOST_JSON, json_value, opened, read_bytes
 from convbench.schema import KINDS, Measurement
 from convbench.schema.rowcheck import row_problem
 from convbench.schema.upgrade import regraded, renamed
-from convbench.store import read
+from convbench.store import places, read
+from convbench.store.identity import FILTERS
+from convbench.store.tables import Tables
 
 from .listed_rows import LISTS, TYPES, incomplete, list_of, listed_problem
 
@@ -69,17 +71,27 @@ def records(table: "DataFrame") -> list[Row]:
     return [dict(zip(keys, values, strict=True)) for values in table.itertuples(index=False, name=None)]
 
 
-def read_runs(paths: Iterable[Path]) -> Runs:
-    """Read files, and the .jsonl and .json files of folders.
+def read_runs(asked: Iterable[Path | str], conditions: Sequence[str] = ()) -> Runs:
+    """Read files, the .jsonl and .json files of folders, and stores.
+
+    Args:
+        asked: places as ``convbench.store.places`` explains them.
+        conditions: ``key=value`` texts, as of --where: of a store only the rows that meet them are read, and those that
+            a report compares with them. Rows of files are all read.
 
     Raises:
         UsageError: a file that cannot be read, that convbench did not write, or that a newer convbench wrote.
         NothingMeasured: the files hold no row.
     """
     runs = Runs()
-    files = [file for path in paths for file in _files(path)]
-    if not files:
-        raise UsageError(f"no .jsonl or .json file in {', '.join(map(str, paths))}")
+    texts = list(dict.fromkeys(map(str, asked)))
+    stores = {text: store for text in texts if (store := places.queried(text))}
+    files = [file for text in texts if text not in stores for file in places.paths(text)]
+    if not files and not stores:
+        raise UsageError(f"no .jsonl or .json file in {', '.join(texts)}")
+    for store in stores.values():
+        for number, (run, row) in enumerate(_stored(store, conditions), start=1):
+            _place(runs, row, run or store.name, number)
     for file in dict.fromkeys(files):
         rows, torn = _rows(file)
         if torn:
@@ -89,14 +101,26 @@ def read_runs(paths: Iterable[Path]) -> Runs:
         for number, row in enumerate(rows, start=1):
             _place(runs, row, file, number)
     if not runs.counted():
-        raise NothingMeasured(f"no measurement in {', '.join(map(str, files))}")
+        raise NothingMeasured(
+            f"no measurement in {', '.join([*map(str, files), *(each.name for each in stores.values())])}"
+        )
     return runs
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.suffix in (".jsonl", ".json"))
-    return [path]
+def _stored(store: Tables, conditions: Sequence[str]) -> list[tuple[str, Row]]:
+    """The rows of a store that meet the conditions, with those they are compared with."""
+    wanted: dict[str, list[str]] = {}
+    for key, equals, value in (condition.partition("=") for condition in conditions):
+        if equals and key in FILTERS:
+            wanted.setdefault(key, []).append(value)
+    rows = store.rows(wanted)
+    if not rows and wanted:
+        for key, values in wanted.items():
+            held = store.values(key)
+            if unknown := [value for value in values if value not in held]:
+                raise UsageError(f"no row has {key}={unknown[0]}: there are {', '.join(held[:12])}")
+        raise UsageError(f"no row has {', '.join(conditions)} together")
+    return rows
 
 
 def _rows(file: Path) -> tuple[list[Row], bool]:
@@ -127,7 +151,7 @@ def _ends(file: Path) -> tuple[bytes, bytes]:
         raise UsageError(f"cannot read {file}: {error.strerror}") from None
 
 
-def _place(runs: Runs, row: Row, file: Path, number: int) -> None:
+def _place(runs: Runs, row: Row, file: Path | str, number: int) -> None:
     kind = row.get("kind")
     stored = isinstance(kind, str) and kind in PLACES and "case" in row
     listed = None if stored else list_of(row)

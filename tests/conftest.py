@@ -11,6 +11,12 @@ import pytest
 GPU = Path(__file__).parent / "gpu"
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With -m gpu, import the tests in tests/gpu alone: a machine with a GPU need not have what the others import."""
+    other = collection_path.suffix == ".py" and GPU not in collection_path.parents
+    return True if other and config.getoption("markexpr") == "gpu" else None
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m takes its choice
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test in tests/gpu."""

@@ -36,7 +36,7 @@ def test_export_and_verify(tmp_path: Path) -> None:
     assert built["status"] == found["status"] == "passed"
     assert len(found["checks"]) == len(built["checks"]) > 0
     assert json.loads((tmp_path / "a" / "manifest.json").read_text("utf-8"))["batch"] == [1, 1]
-    with pytest.raises(UsageError, match=r"^--batch 3\.\.2: give one number"):
+    with pytest.raises(UsageError, match=r"^--batch 3\.\.2: specify a number of images"):
         convbench.export("dico_digits", "onnx", tmp_path / "b", res=64, batch=(3, 2))
     with pytest.raises(UsageError, match=r"^unknown target 'onx'; choose from onnx, "):
         convbench.export("dico_digits", "onx", tmp_path / "b", res=64)

@@ -26,3 +26,6 @@ def test_the_limits_of_the_checks() -> None:
     assert (kernels.MINOR, sampling.WHOLE_AGREES) == (0.02, 0.1)
     assert (compare.DELTA, compare.LEAST_PAIRS, compare.LEAST_AA_PAIRS) == ({"cpu": 0.03, "cuda": 0.01}, 20, 3)
     assert derived.TOLERANCE == 1e-9
+    assert (timing.OUTSIDE_AGREES, timing.OUTSIDE_S, timing.ZEROS, timing.FRESH) == (0.1, 0.2, 0.25, 0.1)
+    assert (timing.FRESH_STEPS, timing.FRESH_PAIRS, timing.FRESH_CONFIRMING) == (8, 3, 9)
+    assert (timing.LINEAR_PAIRS, timing.CONFIRMING_PAIRS) == (3, 9)

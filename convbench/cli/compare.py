@@ -1,6 +1,5 @@
 """``convbench compare``: two stored runs."""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -30,10 +29,10 @@ class Share(click.ParamType):  # type: ignore[type-arg] # generic in the newest 
     "compare",
     short_help="compare two stored runs, case by case",
     epilog="\b\nExamples:\n  convbench compare before.jsonl after.jsonl\n"
-    "  convbench compare before.jsonl after.jsonl --fail-above 3% --format markdown",
+    "  convbench compare duckdb:///main.db after.jsonl --fail-above 3% --format markdown",
 )
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@click.argument("a")
+@click.argument("b")
 @click.option(
     "--fail-above",
     type=Share(),
@@ -41,8 +40,10 @@ class Share(click.ParamType):  # type: ignore[type-arg] # generic in the newest 
     help="Exit with 1 if a case became slower by more than this, e.g. 3%.",
 )
 @options.form()
-def command(a: Path, b: Path, fail_above: float | None, form: str) -> int:
+def command(a: str, b: str, fail_above: float | None, form: str) -> int:
     """Compare run B with run A: the ratio of images/s for each case in both, with its 95 % interval.
+
+    A and B are result files, folders or globs of them, or stores (`convbench store`). The latest row of a case counts.
 
     A case counts as faster or slower only if its whole interval lies beyond the smallest difference that both runs can
     detect. With --fail-above, a case fails if its whole interval lies below 1 minus that share.

@@ -48,7 +48,7 @@ def command(model: list[str], res: list[int], by: str | None, profiler: str | No
     winograd4_macs_all the same count 1/4: F(4x4,3x3), which the backend winograd runs
     macs_full          every product, including those that profilers miss (linear attention, scans)
     macs_as_printed    without the products that the papers' profilers missed (DiG, DiM, DiMSUM)
-    dcn_samples        weighted samples of deformable convolutions (FlowDCN); not part of any count above
+    dcn_samples        weighted samples of deformable convolutions (FlowDCN); in no count above
     """
     from .. import catalogue
     from ..models import counts

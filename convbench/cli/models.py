@@ -7,7 +7,7 @@ import click
 from . import options
 
 ABLATION_KEYS = ("model", "label", "printed_in", "gmacs_printed", "macs", "params_m_printed", "params", "remark")
-KEYS = ("model", "name", "params", "macs", "source", "licence", "weights_licence", "runs")
+KEYS = ("model", "name", "params", "macs", "source", "licence", "weights_licence", "licence_words", "runs")
 
 
 @click.command(
@@ -19,8 +19,9 @@ KEYS = ("model", "name", "params", "macs", "source", "licence", "weights_licence
 @click.option(
     "--ablations", is_flag=True, help="List the papers' ablations and the @key=value changes that a model id accepts."
 )
+@click.option("--commercial", is_flag=True, help="List only models whose licences are known to allow commercial use.")
 @options.form()
-def command(family: str | None, ablations: bool, form: str) -> None:
+def command(family: str | None, ablations: bool, commercial: bool, form: str) -> None:
     """List every known model: id, size (at the resolution in `res`), official code and its licence, and whether it runs
     here.
 
@@ -29,6 +30,7 @@ def command(family: str | None, ablations: bool, form: str) -> None:
     The licences are those of the official code and of the authors' weights; neither is part of convbench.
     """
     from .. import catalogue
+    from ..catalogue.licences import licences_of
     from ..errors import UsageError
 
     if ablations:
@@ -44,6 +46,9 @@ def command(family: str | None, ablations: bool, form: str) -> None:
     for variant in catalogue.variants().values():
         if family in (None, variant.family.module):
             source = variant.family.facts["source"]
+            stated = licences_of(variant)
+            if commercial and not stated.commercial:
+                continue
             rows.append(
                 {
                     "model": variant.id,
@@ -51,8 +56,9 @@ def command(family: str | None, ablations: bool, form: str) -> None:
                     "family": variant.family.name,
                     "source": source["repository"],
                     "commit": source["commit"],
-                    "licence": source["licence"],
-                    "weights_licence": _weights_licence(variant),
+                    "licence": stated.code,
+                    "weights_licence": stated.weights,
+                    "licence_words": stated.words,
                     "paper": variant.family.facts["arxiv"],
                     "res": variant.res,
                     "params": variant.params,
@@ -61,7 +67,7 @@ def command(family: str | None, ablations: bool, form: str) -> None:
                     "remark": variant.remark,
                 }
             )
-    if family is None:
+    if family is None and not commercial:
         rows += [_printed_only(id, system) for id, system in catalogue.printed_only().items()]
     notes = [f"{row['model']}: {row['remark']}." for row in rows if row["remark"]]
     if form in ("json", "csv"):
@@ -78,15 +84,8 @@ def _main_licence(licence: str | None) -> str | None:
     return f"{main} (mostly)" if exceptions else licence
 
 
-def _weights_licence(variant: Any) -> str | None:
-    """Licence that the authors state for their weights; None if unknown."""
-    facts = variant.family.facts
-    listed = [entry["licence"] for entry in facts.get("official", {}).get(variant.id, [])]
-    return facts["source"].get("weights_licence") or next(iter(listed), None)
-
-
 def _printed_only(id: str, system: dict[str, Any]) -> dict[str, Any]:
-    unknown = dict.fromkeys(("family", "commit", "res", "params", "macs", "weights_licence"))
+    unknown = dict.fromkeys(("family", "commit", "res", "params", "macs", "weights_licence", "licence_words"))
     return {
         "model": id,
         "name": system["name"],

@@ -10,7 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from .. import backends, catalogue
-from ..errors import printable
+from ..errors import UsageError, printable
 from ..run.plan import DEVICES
 from ..schema import PRECISIONS
 
@@ -103,6 +103,38 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         if not 0 < seconds <= self.most_s:
             self.fail(f"'{value}' must be greater than 0 and at most {most}", param, ctx)
         return seconds
+
+
+def store() -> Decorator:
+    return click.option(
+        "--store",
+        multiple=True,
+        metavar="PLACE",
+        help="Stored rows: a file, folder or glob, duckdb:///FILE, postgresql://…, a .parquet folder; may be repeated "
+        "[default: $CONVBENCH_STORE, else the folder results].",
+    )
+
+
+def where() -> Decorator:
+    return click.option(
+        "--where", type=CommaList(), metavar="KEY=VALUE[,…]", help="Keep rows such as res=256,batch=32,batch=64."
+    )
+
+
+def conditions(texts: Sequence[str]) -> dict[str, list[str]]:
+    """The values of each key of ``key=value`` texts. Raises UsageError for a text of another form."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--where {text}: expected key=value, such as batch=32")
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def fits(row: dict[str, Any], wanted: dict[str, list[str]]) -> bool:
+    """True if a row has one of the values of each key."""
+    return all(str(row.get(key)) in values for key, values in wanted.items())
 
 
 def res(default: str) -> Decorator:

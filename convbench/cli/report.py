@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ..reports.runs import Runs
 
 FORMATS = (*options.FORMATS, "latex")
+MOST_RECOMMENDED = 3  # lines above a table
 
 
 @click.command(
@@ -19,7 +20,7 @@ FORMATS = (*options.FORMATS, "latex")
     epilog="\b\nExamples:\n  convbench report run.jsonl --sort images_per_s --format latex\n"
     "  convbench report run.jsonl counts.json --paper dic:5,fcdm:2 --plots pictures",
 )
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN…")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN…")
 @click.option(
     "--paper",
     is_flag=False,
@@ -63,7 +64,7 @@ FORMATS = (*options.FORMATS, "latex")
     help="latex uses booktabs rules; json and csv contain every key, in base units.",
 )
 def command(
-    runs: tuple[Path, ...],
+    runs: tuple[str, ...],
     paper: str | None,
     explain: str | None,
     html: Path | None,
@@ -74,7 +75,8 @@ def command(
     baseline: str | None,
     form: str,
 ) -> None:
-    """Report on RUN…: files written by --out or with --format json, or folders of them.
+    """Report on RUN…: files written by --out or with --format json, folders or globs of them, or stores
+    (`convbench store`).
 
     Prints the table of measurements unless --paper, --explain, --html or --plots is given. These can be combined, but
     --paper only with --plots.
@@ -88,7 +90,7 @@ def command(
     _refuse(paper, {"--html": html, "--explain": explain, "--sort": sort, "--baseline": baseline})
     if html is not None:
         require_writable(html)
-    read = read_runs(runs)
+    read = read_runs(runs, where or [])
     for note in read.notes:
         options.say(note, err=True)
     if plots is not None:
@@ -121,6 +123,7 @@ def _table(
     runs: "Runs", columns: list[str] | None, sort: str | None, where: list[str] | None, baseline: str | None, form: str
 ) -> None:
     from ..reports import selection
+    from ..reports.recommend import recommendations
     from ..reports.tables import measured
 
     rows = selection.sorted_rows(selection.compared_rows(runs, where or [], baseline), sort)
@@ -128,6 +131,9 @@ def _table(
     notes = list(measured.notes(rows, keys))
     if columns and form in ("json", "csv"):
         rows = selection.narrowed(rows, keys)
+    if form == "table" and columns is None:
+        for found in recommendations(rows)[:MOST_RECOMMENDED]:
+            options.say(found.words)
     options.show(rows, keys, form, notes)
 
 

@@ -9,7 +9,7 @@ import click
 from ..errors import UsageError
 from ..files import read_toml, write_whole
 
-LEFT_OUT = {"out", "dry_run", "form", "sweep"}  # where and how, not what
+LEFT_OUT = {"store", "out", "dry_run", "form", "sweep"}  # where and how, not what
 NAMES_CODE = ("model", "backend", "compare_with")  # whose values may name a module to import
 
 

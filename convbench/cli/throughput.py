@@ -94,6 +94,11 @@ SAMPLING_NOTE = (
     "are written to FILE.toml.",
 )
 @click.option(
+    "--store",
+    metavar="STORE",
+    help="Push each row to this store too, once it is in --out; a store that fails stops nothing (`convbench store`).",
+)
+@click.option(
     "--sweep",
     type=click.Path(dir_okay=False, path_type=Path),
     is_eager=True,
@@ -144,6 +149,7 @@ def command(
     sampling: str | None,
     compare_with: str | None,
     out: Path | None,
+    store: str | None,
     cap: float | None,
     processes: int,
     budget: float | None,
@@ -176,6 +182,8 @@ def command(
         sampling=sampling,
         compare_with=compare_with,
     )
+    if store and not out:
+        raise click.UsageError("--store needs --out: rows are written there first")
     limits = Limits(cap, timeout, budget)
     plan = planned(request, out, limits)
     rows = _planned_rows(plan, cap, price)
@@ -188,7 +196,16 @@ def command(
     if out:
         sweep.write(out.with_name(out.name + ".toml"), ctx, device=list(request.device))
     expected = {row["case"]: row.get("total_s") or 1.0 for row in rows}
-    return _measure(plan, Settings(limits, processes), expected, form, bool(sampling))
+    settings = Settings(limits, processes)
+    if store is None:
+        return _measure(plan, settings, expected, form, bool(sampling))
+    from ..store.mirror import Mirror
+
+    mirror = Mirror(plan.results, store)
+    code = _measure(plan, settings, expected, form, bool(sampling))
+    if left := mirror.finish():
+        options.say(left, err=True)
+    return code
 
 
 def _measure(plan: "Planned", settings: "Settings", expected: dict[str, float], form: str, sampling: bool) -> int:

@@ -23,7 +23,7 @@ COMPILE_S = {  # assumed for a GPU, where none of the networks has been compiled
     "cuda": {"compile": 75.0, "triton": 15.0, "triton_graphs": 15.0},
 }
 TUNE_STEPS = 5  # worth of steps in which cuDNN tries its algorithms on a GPU
-CHECKS = 15  # blocks that are timed for the checks after a measurement
+CHECKS = 21  # blocks that are timed for the checks after a measurement
 WORKSPACE = 2.0  # activations, over the least that must live at one time: layouts, libraries, fragmentation
 PROCESS_BYTES = 500e6
 
@@ -81,7 +81,7 @@ def estimate(case: Case, rates: Rates, rules: Rules | None = None, threads: int 
         PROCESS_BYTES + weights + activations,
         step,
         create_s=START_S[case.device] + counted.params / WEIGHTS_PER_S / (threads or cores()),
-        tune_s=compiling + (6 + (case.batch > 1) + (TUNE_STEPS if on_gpu else 0)) * step,
+        tune_s=compiling + (10 + (case.batch > 1) + (TUNE_STEPS if on_gpu else 0)) * step,
         warm_s=max(rules.warmup_s, step) if on_gpu else 0.0,
         time_s=timing + checks,
     )

@@ -5,7 +5,7 @@
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from ..errors import ConvbenchError
 from ..schema import Case, Measurement, Second
 from ..timing import compare, derived, memory
 from ..timing.calibration import limit
-from ..timing.clock import RULES, Clock, CudaClock, Lane, Rules, clock_of, rotate_inputs, single_steps, time_lanes
+from ..timing.clock import RULES, Clock, CudaClock, Lane, Rotation, Rules, clock_of, single_steps, time_lanes
 from ..timing.intervals import percentile
 from ..timing.telemetry.recorder import Recorder
 from ..timing.telemetry.summary import joules_per_image
@@ -38,6 +38,7 @@ class Timed:
     lane: Lane
     load: dict[str, float | None]
     seen: list[Finding]  # by the checks of the machine
+    errors: list[float]  # of the output that each block left behind
     peak_bytes: int | None
     environment: dict[str, Any]
 
@@ -146,10 +147,12 @@ class _Bundle:
         return rows
 
     def _interleave(self, opened: list[Opened]) -> list[Timed]:
-        lanes = [
-            Lane(rotate_inputs(each.step, each.sets), functools.partial(precision.applied, each.case.precision))
-            for each in opened
-        ]
+        lanes, errors = [], []
+        for each in opened:
+            rotation, found = Rotation(each.step, each.sets), list[float]()
+            errors.append(found)
+            look = functools.partial(_note_error, rotation, each.proof.outputs, found)
+            lanes.append(Lane(rotation, functools.partial(precision.applied, each.case.precision), after=look))
         delta = compare.DELTA[self.device]
 
         def settled() -> bool:
@@ -171,13 +174,16 @@ class _Bundle:
             )
         load, peak = recorder.summary(), memory.peak_bytes(self.device)
         seen = machine.check_machine(load, recorder.facts)
+        blocks_s = sum(lane.timed_s for lane in lanes)
+        if (outside := recorder.outside()) and (differing := timing.check_outside(blocks_s, *outside)):
+            seen.append(differing)
         if asked := timing.check_allocations(memory.device_allocations(self.device) - allocated):
             seen.append(asked)
         facts = {"telemetry": recorder.facts, "telemetry_reason": recorder.reason}
         self.stamp["environment"] = self.stamp["environment"] | facts
         return [
-            Timed(each, lane, load, seen, peak, self.stamp["environment"])
-            for each, lane in zip(opened, lanes, strict=True)
+            Timed(each, lane, load, seen, found, peak, self.stamp["environment"])
+            for each, lane, found in zip(opened, lanes, errors, strict=True)
         ]
 
     def _noise(self, timed: Sequence[Timed]) -> float:
@@ -196,6 +202,9 @@ class _Bundle:
             changed = output.check_unchanged(opened.step, opened.sets[0], opened.proof.outputs[0], case.precision)
             linear = timing.check_linearity(lane, clock, case.device, rules.noise)
             zeros_ratio = timing.zeros_ratio(lane, lambda: opened.step(*zeros), clock)
+            skipping = timing.check_zeros(zeros_ratio, lane, lambda: opened.step(*zeros), clock, rules.noise)
+            fresh = output.check_fresh(opened.step, opened.fresh, opened.subject.fresh_reference, case.precision)
+            repeated = timing.check_fresh(lane, functools.partial(_on_fresh_inputs, opened), clock, rules.noise)
             latencies = _latencies(lane, clock)
             rates = opened.rates.best(rates_of(case))
         passes, state = derived.passes(case.mode), derived.state_passes(case.mode)
@@ -205,7 +214,11 @@ class _Bundle:
         flops = derived.flops_per_s(case.mode, counted.macs_full, speed)
         findings = [
             changed,
+            output.check_during(timed.errors, case.precision),
+            fresh,
+            repeated,
             linear,
+            skipping,
             timing.check_clocks(lane.blocks),
             timing.check_floor(median(samples), floor.seconds),
             timing.check_drift(samples, rules),
@@ -250,6 +263,8 @@ class _Bundle:
             if _is_repeat(other.opened.case, first.opened.case):
                 found = compare.compare_blocks(first.lane.block_s, other.lane.block_s, delta)
                 rows[i] = with_ratio(rows[i], rows[0].case, found)
+                if told_apart := timing.check_repeat(found):
+                    rows[0], rows[i] = with_finding(rows[0], told_apart), with_finding(rows[i], told_apart)
             elif not (rows[0].unranked or rows[i].unranked):  # a row that is never ranked is compared with itself only
                 found = compare.compare_blocks(other.lane.block_s, first.lane.block_s, delta)
                 rows[0] = with_ratio(rows[0], rows[i].case, found)
@@ -258,6 +273,18 @@ class _Bundle:
 
 def _is_repeat(case: Case, of: Case) -> bool:
     return replace(case, repeat=1) == replace(of, repeat=1)
+
+
+def _note_error(rotation: Rotation, outputs: Sequence[torch.Tensor], errors: list[float]) -> None:
+    """Add the error of the output that the latest step left, against that of the proof, (B, C or 2C, H, W) each."""
+    assert rotation.output is not None
+    errors.append(output.worst_error(rotation.output, outputs[rotation.latest]))
+
+
+def _on_fresh_inputs(opened: Opened) -> Callable[[], object]:
+    x, t, y = (value.to(opened.case.device) for value in output.fresh_inputs(opened.case))
+    x = x.to(opened.sets[0][0].dtype)
+    return lambda: opened.step(x, t, y)
 
 
 def _with_kernel_names(row: Measurement, opened: Opened) -> Measurement:

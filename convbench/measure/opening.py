@@ -28,12 +28,14 @@ Report = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Subject:
-    """A network with its inputs, and the output of fp32 eager for the first of them."""
+    """A network with its inputs, and the output of fp32 eager for the first and for those that backends do not get."""
 
     model: nn.Module
     counted: Count
     sets: list[Inputs]
     reference: Tensor
+    fresh: Inputs
+    fresh_reference: Tensor
     kernels: dict[str, str]
     load_s: Second
 
@@ -67,6 +69,12 @@ class Opened:
     executed_macs: int | None = None  # of one image, of a backend whose step says what it saved
 
     @property
+    def fresh(self) -> Inputs:
+        """The inputs kept from the backend, in the precision of the case: x (B, C, H, W), t (B,) and y (B,)."""
+        x, t, y = self.subject.fresh
+        return x.to(self.sets[0][0].dtype), t, y
+
+    @property
     def counted(self) -> Count:
         """The counts of one image."""
         return self.subject.counted
@@ -90,11 +98,15 @@ def subject_of(case: Case, report: Report) -> Subject:
     started = time.perf_counter()
     model = create(case.model, case.weights, case.device, case.res)
     loaded = time.perf_counter() - started
-    sets = [(x.to(case.device), t.to(case.device), y.to(case.device)) for x, t, y in output.input_sets(case)]
+    *sets, fresh = (
+        (x.to(case.device), t.to(case.device), y.to(case.device))
+        for x, t, y in [*output.input_sets(case), output.fresh_inputs(case)]
+    )
     report("reference", 0)
     with precision.applied("fp32"), operators_seen() as served:
-        reference = model(*sets[0])
-    return Subject(model, count_variant(catalogue.find(case.model), case.res), sets, reference, served, loaded)
+        reference, fresh_reference = model(*sets[0]), model(*fresh)
+    counted = count_variant(catalogue.find(case.model), case.res)
+    return Subject(model, counted, sets, reference, fresh, fresh_reference, served, loaded)
 
 
 def open_case(case: Case, subject: Subject, model: nn.Module, clock: Clock, stack: ExitStack) -> Opened:
@@ -119,6 +131,8 @@ def open_case(case: Case, subject: Subject, model: nn.Module, clock: Clock, stac
         clock.wait()
         prepare_s = time.perf_counter() - started - getattr(step, "waited_s", 0.0)
         proof = output.prove(step, sets, subject.reference, case.precision, first, takes)
+        if changed := output.check_inputs(sets, output.input_sets(case)):
+            proof.findings.append(changed)
         if trains and (wrong := training.prove_gradient(forward, model, sets[0], case)):
             proof.findings.append(wrong)
         found = precision.effective_label(

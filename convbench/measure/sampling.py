@@ -32,7 +32,7 @@ from ..sampling.sampler import Model, Sampler
 from ..schema import Case, SamplingMeasurement, Second
 from ..timing import compare, derived, memory
 from ..timing.calibration import limit
-from ..timing.clock import RULES, Clock, Lane, Rules, clock_of, rotate_inputs, time_lanes
+from ..timing.clock import RULES, Clock, Lane, Rotation, Rules, clock_of, time_lanes
 from ..timing.telemetry.recorder import Recorder
 from .annotated import with_ratio
 from .failure import failure, wrong
@@ -144,7 +144,7 @@ class _Bundle:
                 alone = self._opened(case, stack if beside else own)
                 if alone.proof.findings:
                     return alone.proof.findings
-                plain = Lane(rotate_inputs(alone.step, alone.sets), around)
+                plain = Lane(Rotation(alone.step, alone.sets), around)
                 if not beside:  # an engine of another batch size may not live beside the one that is used
                     time_lanes([plain], self.clock, self.short)
         opened = self._opened(case if plan.cfg == 1 else replace(case, batch=2 * case.batch), stack)

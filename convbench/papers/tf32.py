@@ -29,7 +29,7 @@ from ..run import process
 from ..run.jobs import Allowance, Job, Limits, Report, open_results, run_jobs
 from ..schema import Case, Row, Second, TF32Cell
 from ..timing.calibration import Rates
-from ..timing.clock import Lane, clock_of, rotate_inputs
+from ..timing.clock import Lane, Rotation, clock_of
 from ..timing.intervals import median_interval, ratio_interval
 from .differences import printed
 from .replay import few_blocks, input_sets, settings, time_together
@@ -150,7 +150,7 @@ def measure_batch(
         for (model, network), (conv, matmul) in itertools.product(networks.items(), SWITCHES):
             flags: dict[str, str] = {}
             sets = input_sets(Case(model, res, batch, device=device))
-            lane = Lane(rotate_inputs(network, sets), partial(_around, conv, matmul, flags))
+            lane = Lane(Rotation(network, sets), partial(_around, conv, matmul, flags))
             cells.append(Cell(model, (conv, matmul), lane, flags))
         started = datetime.now(UTC).isoformat(timespec="seconds")
         lanes = [cell.lane for cell in cells]

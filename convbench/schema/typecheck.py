@@ -2,8 +2,8 @@
 
 import math
 import types
-from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, fields
 from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -27,21 +27,26 @@ def problem(value: Any, kind: Any) -> str | None:
     """
     if kind is Any:
         return None if _is_plain(value) else f"{shown(value)} with something in it that is not plain JSON"
-    if get_origin(kind) in (Union, types.UnionType):
-        found = [problem(value, each) for each in get_args(kind)]
-        return None if None in found else found[0]
-    if get_origin(kind) in (list, tuple, dict):
+    origin, inner = _parts(kind)
+    if origin in (Union, types.UnionType):
+        found = None
+        for each in inner:
+            if (reason := problem(value, each)) is None:
+                return None
+            found = found or reason
+        return found
+    if origin in (list, tuple, dict):
         return _inside(value, kind)
-    if isinstance(kind, type) and is_dataclass(kind):
+    if kind not in SCALARS:
         return record_problem(value, kind)
-    good, words = {
-        int: (_is_whole(value), "a whole number"),
-        float: (_is_whole(value) or (isinstance(value, float) and math.isfinite(value)), "a finite number"),
-        bool: (isinstance(value, bool), "true or false"),
-        str: (_is_text(value), "a text"),
-        type(None): (value is None, "None"),
-    }[kind]
-    return None if good else f"{shown(value)}, not {words}"
+    is_one, words = SCALARS[kind]
+    return None if is_one(value) else f"{shown(value)}, not {words}"
+
+
+@cache
+def _parts(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The origin and the arguments of a type such as ``list[int]``."""
+    return get_origin(kind), get_args(kind)
 
 
 def record_problem(value: Any, record: type) -> str | None:
@@ -77,15 +82,15 @@ def shown(value: Any) -> str:
 
 
 def _inside(value: Any, kind: Any) -> str | None:
-    inner = get_args(kind)
-    if get_origin(kind) is dict:
+    origin, inner = _parts(kind)
+    if origin is dict:
         if not isinstance(value, dict):
             return f"{shown(value)}, not an object"
         found = [problem(key, str) or problem(each, inner[1]) for key, each in value.items()]
     else:
         if not isinstance(value, list):
             return f"{shown(value)}, not a list"
-        if get_origin(kind) is tuple and Ellipsis not in inner:
+        if origin is tuple and Ellipsis not in inner:
             if len(value) != len(inner):
                 return f"a list of {len(value)} values, not of {len(inner)}"
             found = [problem(each, of) for each, of in zip(value, inner, strict=True)]
@@ -118,3 +123,16 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
 
 def _is_number_or_text(value: Any) -> bool:
     return math.isfinite(value) if isinstance(value, float) else _is_text(value)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+SCALARS: Mapping[Any, tuple[Callable[[Any], bool], str]] = {
+    int: (_is_whole, "a whole number"),
+    float: (_is_finite, "a finite number"),
+    bool: (lambda value: isinstance(value, bool), "true or false"),
+    str: (_is_text, "a text"),
+    type(None): (lambda value: value is None, "None"),
+}

@@ -135,6 +135,7 @@ class Lane:
     )
     blocks: list[Block] = field(default_factory=list)
     steps_per_block: int = 1
+    after: Callable[[], object] = lambda: None  # called after each timed block, when its clock has stopped
 
     @property
     def block_s(self) -> list[Second]:
@@ -187,18 +188,27 @@ def time_lanes(
             for lane in lanes if turn % 2 == 0 else lanes[::-1]:
                 with lane.around():
                     lane.blocks.append(_block(lane, clock, lane.steps_per_block))
+                    lane.after()
             turn += 1
             report(min(1.0, min(lane.timed_s for lane in lanes) / rules.cap_s))
 
 
-def rotate_inputs(step: Step, sets: Sequence[Inputs]) -> Callable[[], object]:
-    """Make a callable that runs the step with the next input set at each call, so that no result can be reused.
+@dataclass(eq=False)
+class Rotation:
+    """A callable that runs the step with the next input set at each call, so that no result can be reused.
 
-    Args:
-        sets: x (B, C, H, W), t (B,) and y (B,) or (B, tokens, width) each.
+    ``sets`` holds x (B, C, H, W), t (B,) and y (B,) or (B, tokens, width) each; ``latest`` is the number of the set
+    that was run last, and ``output`` what came out, (B, C or 2C, H, W).
     """
-    rotation = itertools.cycle(sets)
-    return lambda: step(*next(rotation))
+
+    step: Step
+    sets: Sequence[Inputs]
+    latest: int = -1
+    output: Tensor | None = None
+
+    def __call__(self) -> None:
+        self.latest = (self.latest + 1) % len(self.sets)
+        self.output = self.step(*self.sets[self.latest])
 
 
 def _warm_up(lane: Lane, clock: Clock, rules: Rules) -> None:

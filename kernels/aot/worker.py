@@ -68,7 +68,7 @@ def compile_one(compilation: Compilation, target: str) -> Row:
         "num_stages": compilation.num_stages,
         "enable_fp_fusion": True,  # as at launch; Triton 3.10 turns it off by default
     }
-    key = json.dumps([triton.__version__, capability(target), source.hash(), options, CACHE_VERSION])
+    key = json.dumps([triton.__version__, capability(target), source.hash(), options, CACHE_VERSION, *compilation.work])
     kept = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
     try:
         return {**json.loads(kept.read_text()), "cached": True}
@@ -77,7 +77,7 @@ def compile_one(compilation: Compilation, target: str) -> Row:
 
     start = time.perf_counter()
     compiled = triton.compile(source, target=GPUTarget("cuda", capability(target), 32), options=options)
-    row: Row = {"seconds": time.perf_counter() - start, **resources(compiled)}
+    row: Row = {"seconds": time.perf_counter() - start, **resources(compiled, compilation.work)}
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_whole(kept, json.dumps(row).encode())

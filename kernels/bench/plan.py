@@ -61,7 +61,7 @@ def plan(
         for batch in sorted(batches, reverse=True)
         for kernel in kernels
         for shape in kernel.shapes
-        if shape.res == res
+        if shape.res == res and precision in kernel.timed
     ]
     return sorted(works, key=lambda work: (precisions.index(work.precision), work.shape.level, work.shape.res))
 

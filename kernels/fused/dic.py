@@ -1,6 +1,7 @@
 """DiC with fused blocks: 13 passes over memory a block instead of 35 (docs/kernels.md counts them).
 
-cuDNN computes the 3x3 convolutions without their biases; the operation that reads a convolution's output adds its bias.
+cuDNN, or ``winograd_conv``, computes the 3x3 convolutions without their biases; the operation that reads a
+convolution's output adds its bias.
 Shape letters: B batch, C width of the stage, H W latent height and width.
 """
 
@@ -16,6 +17,7 @@ from ...models.layers import NORM_EPS, require_multiple
 from ..ops.gate_residual import gate_residual
 from ..ops.group_norm import group_norm_gelu
 from ..ops.layer_norm import layer_norm_modulate
+from ..ops.winograd_conv import winograd_conv, winograd_weight
 from .forward_steps import embed_times, run_blocks, stem
 from .modules import FusedBlock, FusedNetwork, Vectors
 from .pixel_shuffle import shuffle_and_concatenate, unshuffle
@@ -49,13 +51,30 @@ class FusedModulatedConvs(FusedBlock):
                 return f"{name} {reason}"
         return None
 
+    def derive(self) -> dict[str, Tensor]:
+        if self.convolutions == "library" or self.conv0.weight.dtype not in (torch.float32, torch.float64):
+            return {}
+        return {f"{name}_points": winograd_weight(getattr(self, name).weight) for name in ("conv0", "conv1")}
+
+    def rebuild(self) -> None:
+        for name in ("conv0_points", "conv1_points"):  # a model cast to half precision has none
+            self._buffers.pop(name, None)
+        super().rebuild()
+
+    def convolve(self, name: str, x: Tensor) -> Tensor:
+        """Apply conv0 or conv1 without its bias. (B, K, H, W) -> (B, C, H, W)"""
+        weight, points = getattr(self, name).weight, self._buffers.get(f"{name}_points")
+        if points is None:
+            return F.conv2d(x, weight, padding=1)
+        return winograd_conv(x, weight, points, self.products == "ours")
+
     def forward(self, x: Tensor, vectors: Vectors) -> Tensor:
         gate, scale, shift = vectors
         norm0, norm1 = self.norm0, self.norm1
         y = group_norm_gelu(x, norm0.weight, norm0.bias, norm0.num_groups, norm0.eps)
-        y = F.conv2d(y, self.conv0.weight, padding=1)
+        y = self.convolve("conv0", y)
         y = group_norm_gelu(y, norm1.weight, norm1.bias, norm1.num_groups, norm1.eps, self.conv0.bias, scale, shift)
-        y = F.conv2d(y, self.conv1.weight, padding=1)
+        y = self.convolve("conv1", y)
         residual = library_convolution(self.skip, x) if isinstance(self.skip, nn.Conv2d) else x
         return gate_residual(y, self.conv1.bias, gate, residual)
 

@@ -25,8 +25,8 @@ class FusedDiGBlock(FusedBlock):
     dw_conv: nn.Conv2d
     taps: Tensor
 
-    def __init__(self, block: DiGBlock, products: str) -> None:
-        super().__init__(block, products)
+    def __init__(self, block: DiGBlock, products: str, convolutions: str) -> None:
+        super().__init__(block, products, convolutions)
         self.grid = block.grid
 
     @staticmethod

@@ -6,12 +6,16 @@ from typing import Any
 from torch import nn
 
 from ...errors import UsageError
+from .dic import FusedModulatedConvs
 from .families import FAMILIES
 from .modules import Fused, FusedBlock, FusedNetwork, dense_convolutions, rebuild_after_loading
 from .product_dispatch import PRODUCTS
 
+CONVOLUTIONS = ("library", "winograd")
+"""The choices of ``fuse`` for the 3x3 convolutions of DiC's blocks."""
 
-def fuse(model: nn.Module, products: str = "table") -> nn.Module:
+
+def fuse(model: nn.Module, products: str = "table", convolutions: str = "library") -> nn.Module:
     """Replace every block of a DiC, DiCo, DiG, FCDM or FlowDCN by a fused one, in place; returns the model.
 
     The fused model takes the same inputs and gives the same outputs, in channels_last. Its state dict has the same
@@ -22,17 +26,26 @@ def fuse(model: nn.Module, products: str = "table") -> nn.Module:
         products: What computes the 1x1 products: "ours", our kernels; "library", PyTorch's; or "table", whichever
             product_dispatch.toml names. The table is read, with the device, type and TF32 switch of the moment, when
             the model is fused, moved or cast.
+        convolutions: What computes the 3x3 convolutions of DiC's blocks: "library", PyTorch's; or "winograd", in
+            float32 with or without TF32, which takes 4/9 of the multiplications and 16/9 more memory for weights.
+            Cast to half precision, such a model uses the library.
 
     Raises:
         UsageError: with the reason, for a model that cannot be fused. The model is left as it was.
     """
     if products not in PRODUCTS:
         raise UsageError(f"unknown products '{products}'; choose from {', '.join(PRODUCTS)}")
+    if convolutions not in CONVOLUTIONS:
+        raise UsageError(f"unknown convolutions '{convolutions}'; choose from {', '.join(CONVOLUTIONS)}")
     if reason := unfusable(model):
         raise UsageError(f"cannot fuse this {type(model).__name__}: {reason}")
     family = FAMILIES[type(model)]
+    if convolutions != "library" and FusedModulatedConvs not in family.blocks.values():
+        raise UsageError(
+            f"cannot fuse this {type(model).__name__} with Winograd convolutions: only DiC's blocks have some"
+        )
     blocks = {name: module for name, module in model.named_modules() if type(module) in family.blocks}
-    fused = {name: family.blocks[type(block)](block, products) for name, block in blocks.items()}
+    fused = {name: family.blocks[type(block)](block, products, convolutions) for name, block in blocks.items()}
     for name, block in fused.items():
         model.set_submodule(name, block)
     relaid = [name for name, conv in dense_convolutions(model) if conv.weight.is_contiguous()]
@@ -68,12 +81,12 @@ def unfuse(model: nn.Module) -> nn.Module:
     return original
 
 
-def fused_copy(model: nn.Module, products: str = "table") -> nn.Module:
+def fused_copy(model: nn.Module, products: str = "table", convolutions: str = "library") -> nn.Module:
     """Fuse a copy that shares the weights. The model itself stays as it is, and so does the layout of its weights."""
     shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
     for parameter in model.parameters():
         shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
-    return fuse(copy.deepcopy(model, shared), products)
+    return fuse(copy.deepcopy(model, shared), products, convolutions)
 
 
 def unfusable(model: nn.Module) -> str | None:

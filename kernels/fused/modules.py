@@ -58,10 +58,10 @@ class FusedBlock(Fused):
     Called with x in channels_last and the vectors of its modulation, in the order of the block's own chunks.
     """
 
-    def __init__(self, block: nn.Module, products: str) -> None:
+    def __init__(self, block: nn.Module, products: str, convolutions: str) -> None:
         super().__init__()
         self.training = False
-        self.products = products
+        self.products, self.convolutions = products, convolutions
         self.replaced = (block,)  # inside a tuple, so that no walk over submodules finds it
         for name, child in block.named_children():
             self.add_module(name, child)

@@ -1,11 +1,5 @@
-"""Depthwise convolution of side 3, 5 or 7 and bias (FCDM's 7x7, DiG's 3x3).
+"""Depthwise convolution of side 3, 5 or 7 and bias (FCDM's 7x7, DiG's 3x3), as ``depthwise_window`` computes it."""
 
-A 7x7 window is bound by arithmetic and by reading L1, not by memory: 49 loads an output would cost more than 49
-multiplications. So each program accumulates several output rows and adds every input row that it loads to all of them:
-(rows + 6) 7 / rows loads an output, 12 with 8 rows.
-"""
-
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,25 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import UsageError
-from ..language import jit, on_device_of, tl
-from ..layout import cdiv, empty_nhwc, nhwc, require_nhwc, require_shape, wide
+from ..depthwise_window import StripTile, launch_window, window_compilation
+from ..layout import empty_nhwc, nhwc, require_nhwc, require_shape, wide
 from ..register import register
 from ..schema import FCDM_XL, Compilation, Kernel, Shape, feature_map, normal, u_shape
 
-
-@dataclass(frozen=True)
-class WindowTile:
-    """Pixels and channels of one program of a depthwise convolution."""
-
-    rows: int  # pixels
-    cols: int  # pixels
-    block: int  # channels
-    warps: int
-    unroll: int  # columns of the window at once
-
-
-# Side of the window -> tile. With two warps a thread has 8 channels: 16-byte loads, a quarter fewer instructions.
-SHIPPED = {3: WindowTile(4, 8, 64, 2, 3), 5: WindowTile(8, 8, 64, 2, 1), 7: WindowTile(8, 8, 64, 2, 1)}
+# Side of the window -> tile. Two channels a thread leave registers for the 49 taps and 6 x 4 sums of a 7x7 window; with
+# 6 x 8 sums it takes 54 instead of 58 instructions an element, and all 255 registers or some of the stack.
+SHIPPED = {3: StripTile(8, 2), 5: StripTile(4, 2), 7: StripTile(4, 2)}
 
 SIDES = {9: 3, 25: 5, 49: 7}  # number of taps -> side of the window
 
@@ -71,68 +54,10 @@ def check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
     require_shape((x.shape[1],), bias=bias)
 
 
-@jit
-def depthwise_kernel(  # type: ignore[no-untyped-def]
-    x,  # (N, H, W, C) contiguous, strides (H W C, W C, C, 1)
-    weight,  # (K K, C) contiguous, strides (C, 1); the taps of the window row by row
-    bias,  # (C,) contiguous
-    y,  # (N, H, W, C) contiguous, strides (H W C, W C, C, 1)
-    C, H, W, tiles, across,
-    K: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
-):  # fmt: skip
-    """One program: ROWS x COLS pixels of one sample, BLOCK channels; channels run fastest over the programs."""
-    pid = tl.program_id(0)
-    blocks = tl.cdiv(C, BLOCK)
-    tile = pid // blocks % tiles
-    image = (pid // blocks // tiles).to(tl.int64) * H * W * C
-    c = pid % blocks * BLOCK + tl.arange(0, BLOCK)
-    has_c = c < C
-    top = tile // across * ROWS
-    col = tile % across * COLS + tl.arange(0, COLS)
-
-    start = tl.load(bias + c, mask=has_c, other=0.0).to(tl.float32)[None, :] + tl.zeros((COLS, BLOCK), tl.float32)
-    totals = ()  # grown by +, as Triton has no unpacking
-    for _ in tl.static_range(ROWS):
-        totals = totals + (start,)  # type: ignore[assignment]  # noqa: RUF005
-
-    # Column by column, so that only K taps are held at a time; a 7x7 window all unrolled takes 255 registers.
-    for dx in tl.range(0, K, loop_unroll_factor=UNROLL):
-        q = col + (dx - K // 2)
-        for down in tl.static_range(ROWS + K - 1):
-            # A vector, as the interpreter of Triton 3.9 refuses a mask of a scalar and a vector.
-            r = tl.zeros((COLS,), tl.int32) + (top + (down - K // 2))
-            inside = (r >= 0) & (r < H) & (q >= 0) & (q < W)
-            at = ((r * W + q) * C)[:, None] + c[None, :]
-            v = tl.load(x + image + at, mask=inside[:, None] & has_c[None, :], other=0.0).to(tl.float32)
-            updated = ()
-            for out in tl.static_range(ROWS):
-                if (down - out >= 0) and (down - out < K):
-                    tap = tl.load(weight + ((down - out) * K + dx) * C + c, mask=has_c, other=0.0).to(tl.float32)
-                    updated = updated + (totals[out] + v * tap[None, :],)  # type: ignore[assignment]  # noqa: RUF005
-                else:
-                    updated = updated + (totals[out],)  # type: ignore[assignment]  # noqa: RUF005
-            totals = updated
-
-    for out in tl.static_range(ROWS):
-        r = tl.zeros((COLS,), tl.int32) + (top + out)
-        here = ((r < H) & (col < W))[:, None] & has_c[None, :]
-        at = ((r * W + col) * C)[:, None] + c[None, :]
-        tl.store(y + image + at, totals[out].to(y.dtype.element_ty), mask=here)
-
-
 def launch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Run the kernel on checked arguments. Shapes as in ``reference``."""
-    (n, c, h, w), side = x.shape, window_side(weight)
-    tile = SHIPPED[side]
-    across = cdiv(w, tile.cols)
-    tiles = cdiv(h, tile.rows) * across
-    y = empty_nhwc(x)
-    with on_device_of(x):
-        depthwise_kernel[(n * tiles * cdiv(c, tile.block),)](
-            x, weight, bias, y, c, h, w, tiles, across,
-            K=side, ROWS=tile.rows, COLS=tile.cols, BLOCK=tile.block, UNROLL=tile.unroll,
-            num_warps=tile.warps, enable_fp_fusion=True,
-        )  # fmt: skip
+    y, side = empty_nhwc(x), window_side(weight)
+    launch_window(x, weight, bias, y, side, SHIPPED[side], totals=None, rows=0)
     return y
 
 
@@ -157,28 +82,16 @@ def _min_bytes(shape: Shape, batch: int, itemsize: int) -> int:
     return shape.channels * itemsize * (2 * batch * shape.pixels + shape.kernel**2 + 1)
 
 
-def _compilations(dtype: str) -> tuple[Compilation, ...]:
-    pointers = {name: f"*{dtype}" for name in ("x", "weight", "bias", "y")}
-    return tuple(
-        Compilation(
-            label=f"depthwise {side}x{side}, {tile.rows}x{tile.cols} pixels, {tile.block} channels",
-            function=depthwise_kernel,
-            pointers=pointers,
-            scalars=dict.fromkeys(("C", "H", "W", "tiles", "across"), "i32"),
-            constants={"K": side, "ROWS": tile.rows, "COLS": tile.cols, "BLOCK": tile.block, "UNROLL": tile.unroll},
-            aligned=(*pointers, "C"),
-            num_warps=tile.warps,
-            num_stages=1,
+def _kernel(name: str, side: int, replaces: str, shapes: tuple[Shape, ...]) -> Kernel:
+    def compilations(precision: str) -> tuple[Compilation, ...]:
+        shape = shapes[0]
+        return (
+            window_compilation("depthwise", precision, side, SHIPPED[side], shape.channels, shape.height, gelu=False),
         )
-        for side, tile in SHIPPED.items()
-        if side != 5  # no network has one; launched, it is compiled on the spot
-    )
 
-
-def _kernel(name: str, replaces: str, shapes: tuple[Shape, ...]) -> Kernel:
     return Kernel(
         name=name,
-        summary=f"depthwise {name[-3:]} and bias, each loaded row used for several output rows",
+        summary=f"depthwise {name[-3:]} and bias, each row loaded once",
         replaces=replaces,
         op=depthwise,
         reference=reference,
@@ -187,7 +100,7 @@ def _kernel(name: str, replaces: str, shapes: tuple[Shape, ...]) -> Kernel:
         inputs=window_inputs,
         min_bytes=_min_bytes,
         flops=window_flops,
-        compilations=lambda dtype: tuple(c for c in _compilations(dtype) if name[-3:] in c.label),
+        compilations=compilations,
         shipped=SHIPPED,
     )
 
@@ -195,6 +108,6 @@ def _kernel(name: str, replaces: str, shapes: tuple[Shape, ...]) -> Kernel:
 DIG_XL = tuple(Shape("dig_xl_2", res, 1, 1152, res // 16, res // 16, kernel=3) for res in (256, 512))
 
 KERNELS = (
-    _kernel("depthwise_7x7", "FCDMBlock.dwconv", u_shape("fcdm_xl", FCDM_XL, kernel=7)),
-    _kernel("depthwise_3x3", "DiGBlock.dw_conv", DIG_XL),
+    _kernel("depthwise_7x7", 7, "FCDMBlock.dwconv", u_shape("fcdm_xl", FCDM_XL, kernel=7)),
+    _kernel("depthwise_3x3", 3, "DiGBlock.dw_conv", DIG_XL),
 )

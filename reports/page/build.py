@@ -24,6 +24,8 @@ from ..columns import COLUMNS
 from ..formats import UNKNOWN
 from ..plots.figures import svg
 from ..plots.pictures import pictures as drawable
+from ..plots.speeds import sorted_speeds
+from ..recommend import Recommendation, recommendations
 from ..runs import Runs
 from ..selection import LARGEST_FIRST, require_baseline, require_measurements, shown_columns, sorted_rows, where
 from ..tables import measured
@@ -39,6 +41,7 @@ AXES = ("model", "res", "batch", "backend", "precision", "device", "threads", "w
 FILTERS = (*AXES, "status", "verdict")
 MOST_CHOICES = 40  # of a filter
 MOST_PICTURES = 12
+MOST_RECOMMENDED = 5
 KEYS = (*measured.KEYS, "mfu", "flops_per_s", "peak_bytes", "error_vs_fp32")
 
 
@@ -113,6 +116,7 @@ def page(
             filters=list(_filters(shown, columns)),
             files=list(dict.fromkeys(row["file"] for row in shown)),
             measured=sorted(row["measured_at"][:16].replace("T", " ") for row in shown if row["measured_at"]),  # UTC
+            recommended=_recommended(shown),
             pictures=[(title, inline_svg(svg, number)) for number, (title, svg) in enumerate(pictures, start=1)],
             environments=_environments(shown),
             axes=list(_axes(shown)),
@@ -125,6 +129,16 @@ def page(
             notes=[*runs.notes, *_left_out(runs)],
         )
     )
+
+
+def _recommended(rows: Sequence[Row]) -> list[Row]:
+    """Recommendations, those of the most rows first; the first has a picture."""
+    found = sorted(recommendations(rows), key=lambda each: -len(each.rows))[:MOST_RECOMMENDED]
+    return [{"words": each.words, "svg": _speeds(each) if number == 0 else ""} for number, each in enumerate(found)]
+
+
+def _speeds(found: Recommendation) -> str:
+    return inline_svg(svg(sorted_speeds(found)), 0)
 
 
 def _columns(rows: Sequence[Row], keys: Sequence[str]) -> tuple[list[str], list[str]]:

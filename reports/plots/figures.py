@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convbench.errors import UsageError
 from convbench.files import write_whole
 
 from .style import QUIET
@@ -38,6 +39,32 @@ def new_figure(width: float, height: float, columns: int = 1, **sharing: Any) ->
         each.grid(alpha=0.3, linewidth=0.6)
         each.set_axisbelow(True)
     return figure, list(axes)
+
+
+def new_grid(width: float, height: float, rows: int) -> tuple["Figure", list["Axes"]]:
+    """A figure of ``width`` by ``height`` inches, and its axes one below the other."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = list(figure.subplots(rows, 1, squeeze=False)[:, 0])
+    for each in axes:
+        each.grid(alpha=0.3, linewidth=0.6)
+        each.set_axisbelow(True)
+    return figure, axes
+
+
+def save_as(figure: "Figure", path: Path) -> None:
+    """Write a picture to a file, as SVG or PNG by its name. Raises UsageError for another name."""
+    if path.suffix not in (".svg", ".png"):
+        raise UsageError(f"{path} is not the name of a picture: it must end in .svg or .png")
+    image = io.BytesIO()
+    if path.suffix == ".png":
+        figure.savefig(image, format="png", dpi=150)
+    write_whole(path, svg(figure).encode() if path.suffix == ".svg" else image.getvalue())
 
 
 def add_titles(figure: "Figure", title: str, subtitle: str) -> None:

@@ -36,7 +36,7 @@ def made(family: str, to: str, out: Path) -> tuple[nn.Module, Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("to", "family"), [("ncnn", "dico"), ("ncnn", "fcdm"), ("mnn", "dic"), ("mnn", "fcdm")])
+@pytest.mark.parametrize(("to", "family"), [("ncnn", "dico"), ("mnn", "fcdm")])
 def test_an_artefact_is_proved(to: str, family: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     network, path = made(family, to, tmp_path / to)
     found = verify.check(path, network, sizes(family), takes_trajectory=False)
@@ -45,7 +45,7 @@ def test_an_artefact_is_proved(to: str, family: str, tmp_path: Path, capfd: pyte
     manifest = folder.read(path)
     assert (manifest.to, manifest.batch) == (to, BATCH)
     damaged = copy.deepcopy(network)
-    damaged.get_parameter("x_embedder.proj.bias" if family == "dic" else "x_embedder.bias").data += 0.1
+    next(damaged.parameters()).data += 0.1
     assert verify.check(path, damaged, sizes(family), takes_trajectory=False)["status"] == "failed"
 
 

@@ -26,7 +26,7 @@ from convbench.measure.largest_batch import search
 from convbench.models.counts import count_variant
 from convbench.models.gla import implementation
 from convbench.schema import Case, Measurement
-from convbench.timing.clock import CudaClock, Lane, Rules, rotate_inputs, time_lanes
+from convbench.timing.clock import CudaClock, Lane, Rotation, Rules, time_lanes
 from convbench.timing.intervals import median_interval
 
 ROOT = Path(__file__).parents[2]
@@ -136,7 +136,7 @@ def test_two_backends_in_turns_are_compared() -> None:
 def test_device_events_and_the_host_clock_agree_on_a_model() -> None:
     model = formula_model("dico_s").cuda()
     sets = [(x.cuda(), t.cuda(), y.cuda()) for x, t, y in input_sets(Case("dico_s", 256, 8))]
-    lane = Lane(rotate_inputs(model, sets))
+    lane = Lane(Rotation(model, sets))
     with torch.inference_mode(), precision.applied("fp32"):
         time_lanes([lane], CudaClock(), replace(SHORT, block_s=0.1))
     assert all(block.total_s <= block.wall_s for block in lane.blocks)  # events lie inside the host's readings

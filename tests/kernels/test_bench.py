@@ -157,12 +157,13 @@ def test_an_interruption_keeps_what_is_measured(tmp_path: Path) -> None:
 def test_compile_gives_way_when_time_runs_out(slower: float) -> None:
     works, gpu = planned(), SimulatedGpu(slower)
     found = gpu.run(works, budget=45)
-    assert len(found) == 24
+    assert len(found) == 24 if slower <= 1 else 16 < len(found) < 24  # the last ones are left for the next run
     wanted = [work.id for work in works if not work.without_compile]
     done = [id for id, with_compile in gpu.asked if with_compile]
     assert done == wanted[: len(done)]  # the important ones
     assert (0 < len(done) < len(wanted)) == (slower >= 1)
-    assert gpu.now <= 45 * max(1.0, slower)
+    assert gpu.now <= 45 + slower * (ROW_S + COMPILE_S)
+    wanted = [id for id in wanted if id in {row.case for row in found}]
     left_out = [row for row in found if row.case in wanted and row.compile_s is None]
     assert len(left_out) == len(wanted) - len(done)
     assert all(row.reason == "torch.compile skipped: the run would exceed 45 s" for row in left_out)

@@ -130,7 +130,7 @@ def test_the_bench_needs_a_gpu(convbench: Run) -> None:
     ("line", "said"),
     [
         ("--check", "No such option '--check'"),
-        ("frobnicate", "unknown command 'frobnicate' of kernels; choose from list, check, bench, compile"),
+        ("frobnicate", "unknown command 'frobnicate' of kernels; choose from list, check, bench, products, compile"),
         ("--kernel nonsense", "unknown kernel 'nonsense'; choose from channel_gates, "),
         ("check --precision tf32", "unknown kernel precision 'tf32'; choose from fp32, fp16, bf16"),
         ("compile --target sm_12", "unknown GPU target 'sm_12'; choose from sm_80, "),

@@ -22,6 +22,7 @@ from convbench.kernels import fuse, unfuse
 from convbench.kernels.fused.fuse import fused_copy, unfusable
 from convbench.kernels.fused.modules import Fused, FusedBlock
 from convbench.kernels.fused.pixel_shuffle import shuffle_and_concatenate, unshuffle
+from convbench.kernels.ops.winograd_conv import winograd_weight
 from convbench.models.dic import DiC
 from convbench.models.dico import DiCo, DiCoBlock
 from convbench.models.dig import DiG
@@ -156,6 +157,30 @@ def test_half_precision_is_no_worse_than_eager(family: str, dtype: torch.dtype, 
 
 
 # ---- weights ----
+
+
+def test_winograd_convolutions_follow_weights_and_types() -> None:
+    """Of DiC's blocks: transformed weights are made again after loading, and a model in half precision has none."""
+    with Watched() as seen:
+        out = fuse(small("dic"), convolutions="winograd")(*inputs())
+    assert seen.calls["winograd_conv"] == 2 * 12
+    assert_close(out, small("dic")(*inputs()), "fp32")
+
+    model, other = fuse(small("dic"), convolutions="winograd"), small("dic", seed=1)
+    model.load_state_dict(other.state_dict())
+    block = model.lat_blocks[0][0].conv
+    assert torch.equal(block.conv1_points, winograd_weight(block.conv1.weight))
+    assert_close(model(*inputs()), other(*inputs()), "fp32")
+    assert block.conv1_points.data_ptr() != block.conv1.weight.data_ptr()
+    model.to(torch.bfloat16)
+    assert not any(name.endswith("points") for name, _ in model.named_buffers())
+    model.to(torch.float32)
+    assert torch.equal(block.conv0_points, winograd_weight(block.conv0.weight))
+
+    with pytest.raises(UsageError, match="unknown convolutions 'fft'; choose from library, winograd"):
+        fuse(small("dic"), convolutions="fft")
+    with pytest.raises(UsageError, match="cannot fuse this DiCo with Winograd convolutions: only DiC's blocks have"):
+        fuse(small("dico"), convolutions="winograd")
 
 
 @pytest.mark.parametrize("family", SMALL)

@@ -24,6 +24,7 @@ from convbench.kernels.ops.pointwise import pointwise
 from convbench.kernels.ops.pointwise_residual import pointwise_residual
 from convbench.kernels.ops.pointwise_squares import pointwise_squares, segment_pixels
 from convbench.kernels.ops.response_norm import fold_beta, response_factors
+from convbench.kernels.ops.winograd_conv import winograd_weight
 from convbench.kernels.schema import DTYPES, Kernel
 from convbench.models.dico import DiCoBlock
 from convbench.models.dig import DiGBlock
@@ -32,7 +33,7 @@ from convbench.models.fcdm import FCDMBlock
 NAMES = {
     "depthwise_gelu", "channel_gates", "depthwise_7x7", "depthwise_3x3", "layer_norm_modulate", "pointwise",
     "pointwise_gelu", "pointwise_squares", "response_factors", "pointwise_scaled_residual", "pointwise_residual",
-    "deformable_sampling",
+    "deformable_sampling", "winograd_conv",
 }  # fmt: skip
 KERNELS = [kernel for kernel in all_kernels() if kernel.name in NAMES]
 by_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
@@ -78,7 +79,7 @@ def test_the_ops_of_a_dico_block() -> None:
     y, sums = depthwise_gelu(z, window_rows(block.conv2.weight), block.conv2.bias)
     torch.testing.assert_close(y, F.gelu(block.conv2(z)), **TIGHT)
     torch.testing.assert_close(sums.sum(dim=1), y.sum(dim=(2, 3)), **TIGHT)
-    torch.testing.assert_close(sums[:, 3], y[:, :, 4:8, 8:13].sum(dim=(2, 3)), **TIGHT)  # tiles of 4 x 8, row by row
+    torch.testing.assert_close(sums[:, 5], y[:, :, 8:9, 4:8].sum(dim=(2, 3)), **TIGHT)  # tiles of 8 x 4, row by row
     gates = channel_gates(sums, block.ca[1].weight.flatten(1), block.ca[1].bias, 9 * 13)
     torch.testing.assert_close(gates, block.ca(y).flatten(1), **TIGHT)
     out = pointwise_residual(y, gates, block.conv3.weight.flatten(1), block.conv3.bias, gate1, x)
@@ -111,6 +112,33 @@ def test_the_depthwise_convolution_of_dig_takes_its_tokens_as_they_lie() -> None
     y = depthwise(pixels, window_rows(block.dw_conv.weight), block.dw_conv.bias)
     torch.testing.assert_close(y, block.dw_conv(pixels), **TIGHT)
     assert y.flatten(2).transpose(1, 2).is_contiguous()
+
+
+def winograd(x: Tensor, transformed: Tensor) -> Tensor:
+    """F(2x2, 3x3) as Lavin and Gray write it, tile by tile. (N, K, H, W), (16, C, K) -> (N, C, H, W), H and W even"""
+    to_points = torch.tensor([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], dtype=x.dtype)
+    to_pixels = torch.tensor([[1, 1, 1, 0], [0, 1, -1, -1]], dtype=x.dtype)
+    tiles = F.pad(x, (1, 1, 1, 1)).unfold(2, 4, 2).unfold(3, 4, 2)  # (N, K, H/2, W/2, 4, 4)
+    points = torch.einsum("ia,nkhwab,jb->nkhwij", to_points, tiles, to_points)
+    products = torch.einsum("nkhwij,ijck->nchwij", points, transformed.unflatten(0, (4, 4)))
+    return torch.einsum("pi,nchwij,qj->nchpwq", to_pixels, products, to_pixels).flatten(4).flatten(2, 3)
+
+
+def test_transformed_weights_give_the_convolution() -> None:
+    torch.manual_seed(0)
+    x, weight = nhwc(2, 5, 6, 10), nhwc(7, 5, 3, 3)
+    torch.testing.assert_close(winograd(x, winograd_weight(weight)), F.conv2d(x, weight, padding=1), **TIGHT)
+    assert winograd_weight(weight.bfloat16()).dtype == torch.float32
+
+
+def test_winograd_executes_four_ninths_of_the_products() -> None:
+    """On even maps; an odd side counts as the next even one."""
+    kernel = next(kernel for kernel in KERNELS if kernel.name == "winograd_conv")
+    for shape in kernel.shapes:
+        direct = 2 * 9 * 64 * shape.pixels * shape.channels * shape.out_channels
+        assert 9 * kernel.flops(shape, 64) == 4 * direct
+    odd = replace(kernel.shapes[0], height=3, width=5)
+    assert kernel.flops(odd, 1) == 2 * 16 * 6 * odd.channels * odd.out_channels
 
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-12}

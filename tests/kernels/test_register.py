@@ -25,6 +25,7 @@ SCHEMAS = {
     "Tensor",
     "pointwise_squares": "(Tensor x, Tensor weight, Tensor bias) -> (Tensor, Tensor)",
     "response_factors": "(Tensor squares, Tensor gamma, float eps=9.9999999999999995e-07) -> Tensor",
+    "winograd_conv": "(Tensor x, Tensor weight, Tensor transformed, bool ours=False) -> Tensor",
 }
 
 

@@ -37,7 +37,10 @@ RECIPE = Recipe(
     decoded_by=None,
 )
 MADE = samplers.create("iddpm", STEPS)
-RIGHT = [("engines:turned", "fp32"), ("engines:one_by_one", "fp32"), ("eager", "fp16"), ("eager", "bf16")]
+RIGHT = [
+    *(("engines:turned", "fp32"), ("engines:one_by_one", "fp32"), ("engines:winograd", "fp32")),
+    *(("eager", "fp16"), ("eager", "bf16")),
+]
 BROKEN = [("engines:tanh", "fp32"), ("engines:half_tanh", "fp32"), ("engines:drops_a_block", "fp32")]
 FAILING = [("engines:overflows", "fp32"), ("engines:gives_up", "fp32"), ("engines:unwilling", "fp32")]
 

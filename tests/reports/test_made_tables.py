@@ -47,7 +47,7 @@ def test_the_readme_has_a_table_with_numbers(tables: ModuleType) -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     (region,) = tables.TABLE.finditer(text)
     rows = [line for line in region[0].splitlines() if re.match(r"\| \w+_", line)]
-    assert len(rows) >= 5 and all(row.split()[-2] in ("VALID", "NOISY", "SUSPECT") for row in rows)
+    assert len(rows) >= 5 and all("VALID" in row or "NOISY" in row or "SUSPECT" in row for row in rows)
 
 
 @pytest.mark.slow

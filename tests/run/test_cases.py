@@ -266,7 +266,7 @@ def test_a_bundle_of_which_a_part_is_missing_is_timed_again_but_stored_once(work
 def test_a_file_of_another_machine_is_not_added_to(workers: Workers, tmp_path: Path) -> None:
     out = tmp_path / "run.jsonl"
     append(out, answer(case(), environment={"torch": "1.0", "cpu": "Z80"}))
-    with pytest.raises(UsageError, match="was measured under other conditions"):
+    with pytest.raises(UsageError, match="was measured under different conditions"):
         list(run(alone(case(batch=2)), out))
     assert len(lines_of(out)) == 1
 
@@ -299,7 +299,7 @@ def test_a_batch_that_takes_less_time_than_a_smaller_one_is_suspect(workers: Wor
     rows = list(run(alone(case(batch=1), case(batch=2)), out))
     rows += list(run(alone(case(batch=4)), out))
     assert [row["verdict"] for row in rows] == ["VALID", "VALID", "SUSPECT"]
-    assert rows[2]["reason"] == "MONO: less time than the smaller batch 1: 0.005 s against 0.01 s"
+    assert rows[2]["reason"] == "MONO: took less time than the smaller batch 1: 0.005 s against 0.01 s"
 
 
 def test_a_slow_case_is_compared_with_itself_block_by_block(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:

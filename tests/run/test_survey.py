@@ -10,6 +10,7 @@ from simulated import RATES
 
 from convbench.errors import NothingMeasured
 from convbench.measure.estimate import estimate
+from convbench.papers.differences import ours, papers_way
 from convbench.papers.replay import reasons_not_to_flip
 from convbench.run import process, survey
 from convbench.run.jobs import open_results
@@ -63,9 +64,11 @@ def test_conditions_and_capability_come_from_the_worker(asked: list[list[str]]) 
     assert survey.capability() == (9, 0)
     assert open_results(None).rows == []
     assert asked == [[]]
-    way = {"precision": "torch-default"}
-    reasons = reasons_not_to_flip("dico", "cuda", way, way | {"precision": "fp32"}, survey.capability())
-    assert reasons["precision"] is None or "compute capability" not in reasons["precision"]
+    theirs, own = papers_way("dico", "dico_s", "cuda"), ours("cuda")
+    assert reasons_not_to_flip("dico", "cuda", theirs, own, survey.capability())["precision"] is None
+    assert reasons_not_to_flip("dico", "cuda", theirs, own, (7, 5))["precision"] == (
+        "TF32 needs an NVIDIA GPU of compute capability 8.0 (Ampere) or newer"
+    )
 
 
 def test_a_gpu_that_does_not_answer_is_an_error_in_one_line(

@@ -104,7 +104,7 @@ def test_a_batch_that_does_not_end_is_left_behind(artefact: Path) -> None:
         code, err = ended(process)
         asking.join()
     assert code == 1
-    assert err == "convbench: a batch had not ended 0.5 s after the signal: ending without it\n"
+    assert err == "convbench: a batch was still running 0.5 s after the signal: stopping without it\n"
 
 
 def gone(address: str) -> None:

@@ -151,7 +151,7 @@ HARM: dict[str, tuple[Any, str]] = {
     "inputs of another kind": ({"inputs": [1]}, "does not follow the KServe v2 protocol"),
     "an escape in a name": ({"inputs": [{**X, "name": "\x1b[31m"}]}, "does not follow the KServe v2 protocol"),
     "half a surrogate pair": ({"inputs": [{**X, "name": "\ud800"}]}, "does not follow the KServe v2 protocol"),
-    "another type": ({"inputs": [{**X, "datatype": ["FP32"]}]}, "of a type that no model of convbench does"),
+    "another type": ({"inputs": [{**X, "datatype": ["FP32"]}]}, "takes a tensor type that no convbench model uses"),
     "a shape of texts": ({"inputs": [{**X, "shape": ["-1"]}]}, "does not follow the KServe v2 protocol"),
     "a negative shape": ({"inputs": [{**X, "shape": [-1, -8]}]}, "does not follow the KServe v2 protocol"),
     "a huge shape": ({"inputs": [{**X, "shape": [-1, 2**40]}]}, "more than 67108864: lower --batch"),

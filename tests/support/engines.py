@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convbench.kernels.cpu import modules
 from convbench.schema import Backend, Case, Step
 
 Inputs = tuple[Tensor, Tensor, Tensor]
@@ -71,6 +72,12 @@ def _one_by_one(model: nn.Module, case: Case, inputs: Inputs) -> Iterator[Step]:
 
 
 @contextmanager
+def _winograd(model: nn.Module, case: Case, inputs: Inputs) -> Iterator[Step]:
+    suits = {name: "F(4x4,3x3)" for name, module in model.named_modules() if modules.suits(module)}
+    yield modules.packed_copy(model, suits)
+
+
+@contextmanager
 def _gives_up(model: nn.Module, case: Case, inputs: Inputs) -> Iterator[Step]:
     calls = 0
 
@@ -99,6 +106,7 @@ tanh = Backend("tanh", "the tanh GELU, otherwise right", _tanh)
 drops_a_block = Backend("drops_a_block", "left a block out", _drops_a_block)
 turned = Backend("turned", "right, with the batch in another order", _turned)
 one_by_one = Backend("one_by_one", "right, an image at a time", _one_by_one)
+winograd = Backend("winograd", "right, every 3x3 convolution by F(4x4,3x3)", _winograd)
 gives_up = Backend("gives_up", "fails at the third step", _gives_up)
 stumbles = Backend("stumbles", "wrong at one step in the middle", _stumbles)
 overflows = Backend("overflows", "leaves the range in the second half", _overflows)

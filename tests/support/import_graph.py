@@ -33,10 +33,10 @@ FOLDERS = (
 )
 ROOT_MODULES = (
     "doctor",
-    "packages",
     "counting",
     "environment",
     "store",
+    "packages",
     "files",
     "tolerances",
     "precision",

@@ -1,4 +1,4 @@
-"""Every kernel of DiCo, FCDM and DiG in Triton's interpreter against its reference in float64.
+"""The kernels of DiCo, FCDM, DiG and Winograd's convolution in Triton's interpreter against references in float64.
 
 Not collected by itself: ``test_interpreter.py`` runs it in a process with TRITON_INTERPRET=1. Inputs lie
 between NaN, so that a wrong mask is seen, and outputs are full of NaN before a launch. Time goes with the number of
@@ -21,7 +21,8 @@ import triton.language as tl
 from mutated_kernels import mutated
 from torch import Tensor
 
-from convbench.kernels import language, layout, matrix_product
+from convbench.kernels import depthwise_window, language, layout, matrix_product
+from convbench.kernels.depthwise_window import add_row, depthwise_window_kernel, load_row, store_row
 from convbench.kernels.matrix_product import multiply
 from convbench.kernels.ops import (
     channel_attention,
@@ -33,22 +34,23 @@ from convbench.kernels.ops import (
     pointwise_residual,
     pointwise_squares,
     response_norm,
+    winograd_conv,
 )
 from convbench.kernels.ops.channel_attention import mean_kernel
 from convbench.kernels.ops.deformable_sampling import deformable_sampling_kernel
-from convbench.kernels.ops.depthwise import depthwise_kernel
-from convbench.kernels.ops.depthwise_gelu import depthwise_gelu_kernel
 from convbench.kernels.ops.layer_norm import layer_norm_modulate_kernel
 from convbench.kernels.ops.pointwise import pointwise_kernel
 from convbench.kernels.ops.pointwise_residual import pointwise_residual_kernel
 from convbench.kernels.ops.pointwise_squares import pointwise_squares_kernel
 from convbench.kernels.ops.response_norm import response_factors_kernel
+from convbench.kernels.ops.winograd_conv import points_product_kernel, winograd_input_tiles, winograd_output_tiles
 
 MODULES = (
     channel_attention,
     deformable_sampling,
     depthwise,
     depthwise_gelu,
+    depthwise_window,
     language,
     layer_norm,
     matrix_product,
@@ -56,6 +58,7 @@ MODULES = (
     pointwise_residual,
     pointwise_squares,
     response_norm,
+    winograd_conv,
 )
 MARGIN = 1234.0
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -173,14 +176,25 @@ def samples(n: int, groups: int, depth: int, h: int, w: int, reach: float) -> Ca
     return deformable_sampling, arguments
 
 
+def dense(n: int, k: int, c: int, h: int, w: int, ours: bool) -> Case:
+    def arguments(new: Callable[..., Tensor]) -> tuple[Any, ...]:
+        weight = nhwc(new(c, 3, 3, k, scale=k**-0.5 / 3))
+        return nhwc(new(n, h, w, k)), weight, within(winograd_conv.winograd_weight(weight), math.nan), ours
+
+    return winograd_conv, arguments
+
+
 CASES: dict[str, Case] = {
-    "depthwise_gelu 3x3, ragged": window(depthwise_gelu, 3, 1, 40, 9, 13),
+    "depthwise_gelu 3x3, ragged": window(depthwise_gelu, 3, 1, 24, 9, 13),
     "depthwise_gelu 3x3, smaller than a tile": window(depthwise_gelu, 3, 2, 16, 3, 5),
+    "depthwise_gelu 3x3, full strips, two bands": window(depthwise_gelu, 3, 2, 32, 10, 8),
     "depthwise_gelu 5x5": window(depthwise_gelu, 5, 1, 32, 5, 9),
     "depthwise 7x7, ragged": window(depthwise, 7, 1, 24, 9, 13),
     "depthwise 7x7, smaller than a window": window(depthwise, 7, 2, 16, 2, 3),
     "depthwise 3x3, two blocks of channels": window(depthwise, 3, 1, 72, 5, 9),
     "depthwise 5x5": window(depthwise, 5, 1, 16, 4, 8),
+    "winograd_conv, ragged, our products": dense(2, 24, 40, 5, 7, ours=True),
+    "winograd_conv, the library's products": dense(1, 40, 24, 4, 6, ours=False),
     "layer_norm, ragged": norm(2, 40, 9, 13),
     "layer_norm, small values, where eps counts": norm(1, 40, 3, 5, scale=1e-3),
     "layer_norm, one channel block of 512": norm(1, 416, 3, 3),
@@ -263,33 +277,48 @@ class Mutation:
 
 TANH_GELU = "x * tl.sigmoid(1.5957691216 * (x + 0.044715 * x * x * x))"
 RAGGED_3X3, RAGGED_7X7 = "depthwise_gelu 3x3, ragged", "depthwise 7x7, ragged"
+FULL_3X3 = "depthwise_gelu 3x3, full strips, two bands"
+DENSE = "winograd_conv, ragged, our products"
 SAMPLED = "deformable_sampling, ragged"
 SCALED, SHARED = "pointwise_residual scaled, ragged", "pointwise_squares, samples share a tile"
 
 MUTATIONS = (
-    Mutation("dropped taps", depthwise_gelu_kernel, "static_range(K)", "static_range(1, K)", RAGGED_3X3),
-    Mutation("no left border", depthwise_gelu_kernel, "(q >= 0) & (q < W)", "(q < W)", RAGGED_3X3),
-    Mutation("no lower border", depthwise_gelu_kernel, "& (r < H)", "", RAGGED_3X3),
-    Mutation("swapped stride", depthwise_gelu_kernel, "(r * W + q)", "(q * H + r)", RAGGED_3X3),
-    Mutation("swapped output stride", depthwise_gelu_kernel, "(row * W + col)", "(col * H + row)", RAGGED_3X3),
-    Mutation("no bias", depthwise_gelu_kernel, "tl.load(bias + c, mask=has_c, other=0.0)",
-             "tl.zeros((BLOCK,), tl.float32)", RAGGED_3X3),
+    Mutation("dropped taps", add_row, "for dx in tl.static_range(K)", "for dx in tl.static_range(1, K)", RAGGED_3X3),
+    Mutation("window on its side", add_row, "(K - 1 - out) * K + dx", "dx * K + (K - 1 - out)", RAGGED_7X7),
+    Mutation("window upside down", add_row, "(K - 1 - out) * K", "out * K", RAGGED_3X3),
+    Mutation("no left border", load_row, "(col + (u - K // 2) >= 0) & ", "", RAGGED_3X3),
+    Mutation("no right border", load_row, "& (col + (u - K // 2) < W)", "", RAGGED_3X3),
+    Mutation("no left border of full strips", load_row, "(u >= K // 2) and", "", FULL_3X3),
+    Mutation("no right border of full strips", load_row, "and (u < STRIP + K // 2)", "", FULL_3X3),
+    Mutation("no upper border", depthwise_window_kernel, "tl.maximum(top - HALF, 0)", "top - HALF", FULL_3X3),
+    Mutation("no lower border", depthwise_window_kernel, "tl.minimum(bottom + HALF, H)", "bottom + HALF", FULL_3X3),
+    Mutation("last row not stored", depthwise_window_kernel, "tl.range(end, bottom + HALF)",
+             "tl.range(end, bottom + HALF - 1)", FULL_3X3),
+    Mutation("a low map's rows", depthwise_window_kernel, "here & in_band", "here",
+             "depthwise 7x7, smaller than a window"),
+    Mutation("swapped stride", depthwise_window_kernel, "x + i * (W * C)", "x + i * (H * C)", RAGGED_3X3),
+    Mutation("swapped output stride", depthwise_window_kernel, "y + (i - HALF) * (W * C)",
+             "y + (i - HALF) * (H * C)", RAGGED_3X3),
+    Mutation("no bias", depthwise_window_kernel, "widen(tl.load(bias + c, mask=has_c, other=0.0))",
+             "tl.zeros((P, BLOCK), tl.float32)", RAGGED_3X3),
+    Mutation("channels past the end", depthwise_window_kernel, "has_c = c < C", "has_c = c < C + 1", RAGGED_7X7),
     Mutation("tanh for erf", language.gelu, "tl.maximum(x, 0.0) - a * tl.exp2(p)", TANH_GELU, RAGGED_3X3),
     Mutation("a wrong digit", language.gelu, "0.45911", "0.45921", RAGGED_3X3),
-    Mutation("sums past the border", depthwise_gelu_kernel,
-             "tl.where(here, stored.to(tl.float32), 0.0)", "stored.to(tl.float32)", RAGGED_3X3),
-    Mutation("sums before rounding", depthwise_gelu_kernel,
-             "kept += tl.where(here, stored.to(tl.float32), 0.0)", "kept += tl.where(here, gelu(totals[out]), 0.0)",
-             RAGGED_3X3, "fp16"),
-    Mutation("sums in another tile", depthwise_gelu_kernel, "(sample * tiles + tile)",
-             "(sample * tiles + tiles - 1 - tile)", RAGGED_3X3),
-    Mutation("dropped column", depthwise_kernel, "tl.range(0, K,", "tl.range(1, K,", RAGGED_7X7),
-    Mutation("dropped row", depthwise_kernel, "(down - out < K)", "(down - out < K - 1)", RAGGED_7X7),
-    Mutation("window on its side", depthwise_kernel, "(down - out) * K + dx", "dx * K + (down - out)", RAGGED_7X7),
-    Mutation("no upper border", depthwise_kernel, "(r >= 0) & (r < H)", "(r < H)", RAGGED_7X7),
-    Mutation("no bias", depthwise_kernel, "tl.load(bias + c, mask=has_c, other=0.0)",
-             "tl.zeros((BLOCK,), tl.float32)", RAGGED_7X7),
-    Mutation("channels past the end", depthwise_kernel, "has_c = c < C", "has_c = c < C + 1", RAGGED_7X7),
+    Mutation("bits of bf16 lost", language.widen, "tl.int32) << 16", "tl.int32) << 16 & -1048576", FULL_3X3, "bf16"),
+    Mutation("sums past the border", store_row, "tl.where(inside, widen(stored), 0.0)", "widen(stored)", RAGGED_3X3),
+    Mutation("sums before rounding", store_row, "tl.where(inside, widen(stored), 0.0)",
+             "tl.where(inside, gelu(sums[column]), 0.0)", RAGGED_3X3, "fp16"),
+    Mutation("sums in another tile", depthwise_window_kernel, "band) * across + strip % across",
+             "band) * across + across - 1 - strip % across", RAGGED_3X3),
+    Mutation("a point's sign", winograd_input_tiles, "half[8 + i] - half[4 + i]", "half[4 + i] - half[8 + i]", DENSE),
+    Mutation("a row's sign", winograd_input_tiles, "d2 - d1, ", "d1 - d2, ", DENSE),
+    Mutation("no upper border", winograd_input_tiles, " & (row >= 0)", "", DENSE),
+    Mutation("no lower border", winograd_input_tiles, " & (row + 2 < H)", "", DENSE),
+    Mutation("no left border", winograd_input_tiles, "(col + j >= 0) & ", "", DENSE),
+    Mutation("tiles a pixel apart", winograd_input_tiles, "tile % across * 2 - 1", "tile % across * 2", DENSE),
+    Mutation("the first point's weights", points_product_kernel, "weight += point * C", "weight += 0 * C", DENSE),
+    Mutation("a sign of the output", winograd_output_tiles, "m[1] - m[2] - m[3]", "m[1] - m[2] + m[3]", DENSE),
+    Mutation("written past the right border", winograd_output_tiles, "below & (col + 1 < W)", "below", DENSE),
     Mutation("another eps", layer_norm_modulate_kernel, "+ eps", "+ 10 * eps",
              "layer_norm, small values, where eps counts"),
     Mutation("variance over the block", layer_norm_modulate_kernel, "axis=1) / C + eps", "axis=1) / BLOCK + eps",

@@ -179,8 +179,7 @@ def _stand_in(torch: Any) -> None:
 
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = function(*args, **(kwargs or {}))
-            if not function.is_view:
-                self.graph.calls.append((function, args, kwargs or {}, out))
+            self.graph.calls.append((function, args, kwargs or {}, out))  # reshape and the like may copy: all of them
             return out
 
     class Generator:
@@ -197,6 +196,14 @@ def _stand_in(torch: Any) -> None:
     @contextmanager
     def on_stream(stream: object) -> Iterator[None]:
         yield
+
+    @contextmanager
+    def forked() -> Iterator[None]:
+        state = torch.get_rng_state()
+        try:
+            yield
+        finally:
+            torch.set_rng_state(state)
 
     facts = SimpleNamespace(
         **{"name": NAME, "major": 9, "minor": 0, "total_memory": 2**37, "L2_cache_size": 2**16, "uuid": ""},
@@ -235,5 +242,6 @@ def _stand_in(torch: Any) -> None:
     for name, call in using.items():
         setattr(torch.cuda, name, told(name, call))
     torch.Generator = Generator
+    torch.random.fork_rng = forked
     torch.compile = lambda model, **_: model
     OnCpu().__enter__()

@@ -55,5 +55,8 @@ class Unwatched:
     def __exit__(self, *error: object) -> None:
         pass
 
+    def outside(self) -> tuple[float, float] | None:
+        """No other process looks at its clock."""
+
     def summary(self) -> dict[str, Any]:
         return {"cores_of_others": 0.0}

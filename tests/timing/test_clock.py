@@ -18,8 +18,8 @@ from convbench.timing.clock import (
     CpuClock,
     CudaClock,
     Lane,
+    Rotation,
     StoppedClock,
-    rotate_inputs,
     single_steps,
     time_lanes,
 )
@@ -164,13 +164,39 @@ def test_a_stopped_clock_ends_the_timing(after: int) -> None:
     assert clock.steps == after + 1
 
 
+def test_what_looks_at_the_output_runs_after_each_timed_block_alone() -> None:
+    """Inside the context of the lane, when its clock has stopped; never in the warm-up."""
+    said: list[str] = []
+
+    class Telling(Simulated):
+        def block(self, run: Callable[[], object], steps: int) -> Block:
+            found = super().block(run, steps)
+            said.append("stop")
+            return found
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        said.append("(")
+        yield
+        said.append(")")
+
+    time_lanes([Lane(lambda: None, around, after=lambda: said.append("look"))], Telling(), STEADY)
+    assert said == ["(", *["stop"] * 5, ")", *["(", "stop", "look", ")"] * 30]
+
+
 def test_inputs_rotate() -> None:
     sets = [tuple(torch.full((1,), 10.0 * i + j) for j in range(3)) for i in range(3)]
     seen: list[list[float]] = []
-    run = rotate_inputs(lambda x, t, y: seen.append([v.item() for v in (x, t, y)]), sets)  # type: ignore[arg-type, func-returns-value]
-    for _ in range(4):
+    run = Rotation(lambda x, t, y: seen.append([v.item() for v in (x, t, y)]), sets)  # type: ignore[arg-type, func-returns-value]
+    for number in (0, 1, 2, 0):
         run()
+        assert run.latest == number
     assert seen == [[0, 1, 2], [10, 11, 12], [20, 21, 22], [0, 1, 2]]
+    shown = Rotation(lambda x, t, y: x, sets)  # type: ignore[arg-type]
+    assert shown.output is None
+    shown()
+    shown()
+    assert shown.output is sets[1][0]
 
 
 def test_the_rules_match_the_protocol() -> None:

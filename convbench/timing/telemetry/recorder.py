@@ -2,7 +2,8 @@
 
 ``python -m convbench.timing.telemetry.recorder`` is that process. It reads one order as a line of JSON from stdin and
 appends JSON lines to stdout, which is a file: no reader is needed while it samples, and the output of a killed sampler
-is kept. It exits when its stdin is closed or its parent has exited. It does not load torch.
+is kept. Every further byte on stdin makes it write down the time by its own clock. It exits when its stdin is closed or
+its parent has exited. It does not load torch.
 """
 
 import json
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,6 +41,7 @@ class Recorder:
         self.device, self.period_s = device, period_s
         self.began, self.ended = float("-inf"), float("inf")  # by time.monotonic(), which all processes share
         self.samples: list[Sample] = []  # each with its time "at"
+        self.marks: list[Second] = []  # times at which the sampler was told of the start or the end of a timed part
         self.facts: dict[str, Any] = {}  # about the GPU: driver, MIG, ECC, persistence, Confidential Computing
         self.reason = ""  # why some or all values are missing
         self._file: IO[bytes] | None = None
@@ -68,12 +71,32 @@ class Recorder:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Mark the timed part; the last of several counts. Costs two clock readings."""
+        """Mark the timed part; the last of several counts. Costs two clock readings and two bytes to the sampler."""
+        self._mark()
         self.began, self.ended = time.monotonic(), float("inf")
         try:
             yield
         finally:
             self.ended = time.monotonic()
+            self._mark()
+
+    def outside(self) -> tuple[Second, Second] | None:
+        """The length of the timed part by the clock of the sampler, which is another process, and its longest silence.
+
+        None if it did not answer.
+        """
+        self._load()
+        if not self.marks or len(self.marks) % 2:
+            return None
+        began, ended = self.marks[-2:]
+        times = [began, *sorted(at for each in self.samples if (at := each["at"]) and began < at < ended), ended]
+        return ended - began, max(later - earlier for earlier, later in pairwise(times))
+
+    def _mark(self) -> None:
+        if self._sampler and self._sampler.stdin:
+            with suppress(OSError):  # it has exited, and outside is not known
+                self._sampler.stdin.write(b".")
+                self._sampler.stdin.flush()
 
     def summary(self) -> dict[str, float | None]:
         """Summarise the timed part in base units; summary.py defines the keys."""
@@ -128,6 +151,7 @@ class Recorder:
             with suppress(ValueError):
                 messages.append(json.loads(line))
         self.samples = [message["sample"] for message in messages if "sample" in message]
+        self.marks = [message["mark"] for message in messages if "mark" in message]
         for message in messages:
             self.facts = message.get("facts", self.facts)
             self.reason = message.get("reason", self.reason)
@@ -185,7 +209,8 @@ def _line_of_stdin() -> bytes:
 
 
 def _wait_for_end(stopped: threading.Event) -> None:
-    os.read(0, 1)  # returns when the other end is closed; sys.stdin would hold its lock at exit
+    while os.read(0, 1):  # empty when the other end is closed; sys.stdin would hold its lock at exit
+        _send(mark=time.monotonic())
     stopped.set()
 
 

@@ -64,7 +64,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     path = tmp_path_factory.mktemp("runs") / "run.jsonl"
     a, b = measured("dit_xl_2", 0.5), measured("dico_s", 0.4)
     b |= {"compared_with": a["case"]} | derived.derive_ratio(b | {"compared_with": a["case"]}, [a])
-    slow = measured("dic_s", 0.9, batch=4, verdict="SUSPECT", reason=f"WIDE: {EVIL}")
+    slow = measured("dic_s", 0.9, batch=4, verdict="SUSPECT", reason=f"CONT: {EVIL}")
     refused = asdict(Measurement.of(Case("dig_s_2", 256, 1, threads=2), status="skipped", reason="needs 99 GiB"))
     for row in (a, b, slow, refused):
         append(path, Measurement.from_json(row))

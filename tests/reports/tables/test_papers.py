@@ -163,8 +163,8 @@ TABLE = """\
 px 512
 
 | model | steps trained | guidance | printed MACs G | MACs G | printed Winograd G | printed images/s | × of printed | \
-our images/s | 95 % | × of ours | 95 % | ours / printed | verdict | FID (from the paper) | against the best \
-| IS (from the paper) |
+our images/s | 95 % | × of ours | 95 % | ours / printed | verdict | FID (from the paper) | against the best | \
+IS (from the paper) |
 | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | --- | ---: |
 | DiT-XL/2 | 400K | none | 524.7 | 524.60 | – | 16.2 | 1.00 | 2 | ±1.0 % | 1.00 | – | not comparable | VALID | 20.94 \
 | different | 66.3 |

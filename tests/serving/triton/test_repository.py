@@ -222,9 +222,9 @@ def test_what_triton_cannot_run_is_refused(
 
 
 HOSTILE = {  # changes of a manifest, and what is said
-    "a quotation mark in the model": ({"model": 'a" op_library_filename: "x.so'}, "cannot be the id of a model"),
-    "a line break in the model": ({"model": "a\nbackend: x"}, "cannot be the id of a model"),
-    "no model": ({"model": ""}, "cannot be the id of a model"),
+    "a quotation mark in the model": ({"model": 'a" op_library_filename: "x.so'}, "is not a valid model id"),
+    "a line break in the model": ({"model": "a\nbackend: x"}, "is not a valid model id"),
+    "no model": ({"model": ""}, "is not a valid model id"),
     "a quotation mark in an input": ({"inputs": ['x" } op_library_filename: "x.so']}, "is not a name that Triton's"),
     "a path as an output": ({"outputs": ["../out"]}, "is not a name that Triton's configuration can hold"),
     "an escape in the entry": ({"entry": "model\x1b.onnx"}, "is not a listed file that Triton can run"),

@@ -132,6 +132,7 @@ def test_without_a_sampler_only_its_values_are_missing(monkeypatch: pytest.Monke
     with Recorder("cpu") as recorder, recorder.timed():
         pass
     assert recorder.reason.startswith("the sampler did not start")
+    assert recorder.outside() is None
     assert recorder.summary()["cores_of_others"] is None
 
 
@@ -168,3 +169,35 @@ def test_the_sampler_ends_with_its_parent(kind: str) -> None:
     for child in children:
         if child.is_running():
             child.kill()
+
+
+def test_the_length_of_the_timed_part_is_that_of_another_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clocks of this process stand still meanwhile; the last of several parts counts."""
+    real = time.monotonic
+    with Recorder("cpu") as recorder:
+        assert recorder.outside() is None
+        with recorder.timed():
+            pass
+        monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+        monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
+        start = real()
+        with recorder.timed():
+            while real() < start + 0.3:
+                pass
+        monkeypatch.undo()
+        until(lambda: recorder.outside() and len(recorder.marks) == 4)
+    found = recorder.outside()
+    assert found and 0 < found[1] <= found[0]  # how much, the load of this machine decides
+    assert recorder.marks == sorted(recorder.marks)
+
+
+def test_a_silence_is_told_within_the_timed_part_alone() -> None:
+    recorder = Recorder("cpu")
+    assert recorder.outside() is None
+    recorder.samples = [{"at": at} for at in (0.0, 1.0, 1.1, 1.5, 1.6, 9.0)]
+    recorder.marks = [0.5]
+    assert recorder.outside() is None
+    recorder.marks = [0.1, 0.2, 1.05, 1.65]
+    assert recorder.outside() == pytest.approx((0.6, 0.4))
+    recorder.marks = [1.2, 1.4]  # silent throughout
+    assert recorder.outside() == pytest.approx((0.2, 0.2))

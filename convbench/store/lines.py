@@ -6,17 +6,17 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import files
-from .errors import UsageError
-from .schema import KINDS, Measurement, Row
-from .schema.rowcheck import row_problem
-from .schema.typecheck import shown
-from .schema.upgrade import SCHEMA, move_ratios, regraded, renamed
+from .. import files
+from ..errors import UsageError
+from ..schema import KINDS, Measurement, Row
+from ..schema.rowcheck import row_problem
+from ..schema.typecheck import shown
+from ..schema.upgrade import SCHEMA, move_ratios, regraded, renamed
 
 if TYPE_CHECKING:
     import pandas
@@ -34,9 +34,13 @@ BLOCK = 2**20  # bytes read at a time
 class Results:
     """The rows of a run: those that its file holds, and those that are added to both."""
 
-    def __init__(self, path: Path | None) -> None:
-        """Read the file where there is one. Raises UsageError where lines cannot be added to it."""
-        self.path = path
+    def __init__(self, path: Path | None, then: Callable[[], None] = lambda: None) -> None:
+        """Read the file where there is one. Raises UsageError where lines cannot be added to it.
+
+        Args:
+            then: called after each row that is added, once it is on the disk.
+        """
+        self.path, self.then = path, then
         if path:
             require_writable(path)
         self.rows = rows_of(path) if path and path.exists() else []
@@ -52,6 +56,7 @@ class Results:
         if self.path:
             append(self.path, row)
         self.rows.append(row)
+        self.then()
         return row
 
 
@@ -61,7 +66,12 @@ def append(path: Path, row: Row) -> None:
     The file is locked meanwhile, so several runs can share it. Raises UsageError where the disk is full, and for a
     file that ends in something else than a line of ours.
     """
-    line = json.dumps({"schema": SCHEMA, **row.to_json()}, allow_nan=False).encode() + b"\n"
+    append_line(path, {"schema": SCHEMA, **row.to_json()})
+
+
+def append_line(path: Path, row: Mapping[str, Any]) -> None:
+    """Append a row of today's schema as JSON, as ``append`` does."""
+    line = json.dumps(row, allow_nan=False).encode() + b"\n"
     try:
         with files.appended(path) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -137,14 +147,30 @@ def rows_of(path: Path) -> list[Row]:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Every whole line as JSON of today's schema. Raises UsageError for a file that is not one of ours."""
-    # A file of before a key was added lacks it.
-    return [dict.fromkeys(KINDS[line["kind"]].keys()) | line for line in _upgraded_lines(path)]
+    return complete(_upgraded_lines(path))
+
+
+def complete(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with None for the keys that were added after they were written."""
+    return [dict.fromkeys(KINDS[row["kind"]].keys()) | row for row in rows]
 
 
 def _upgraded_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file in today's schema, each checked before its values are used."""
+    return upgraded(lines(path), str(path))
+
+
+def upgraded(numbered: Iterable[tuple[int, Any]], path: str) -> list[dict[str, Any]]:
+    """Rows in today's schema, each checked before its values are used.
+
+    Args:
+        numbered: the number and the value of each line.
+        path: name of the file or store, for messages.
+
+    Raises:
+        UsageError: a line that is not a row of convbench.
+    """
     rows, earlier = [], []
-    for number, stored in lines(path):
+    for number, stored in numbered:
         line = regraded(stored) if isinstance(stored, dict) else stored
         schema = line.get("schema") if isinstance(line, dict) else None
         named = isinstance(line, dict) and ("case" in line or "sampling_case" in line)

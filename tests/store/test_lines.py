@@ -21,7 +21,7 @@ from convbench.schema import Case, Measurement
 from convbench.schema.upgrade import SCHEMA
 from convbench.store import append, load, read, require_writable, rows_of
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def row(number: int = 1, **known: Any) -> Measurement:

@@ -1,0 +1,1 @@
+"""Capacity plans: from stored rows, a demand and prices to the devices that meet it."""
