@@ -537,18 +537,23 @@ def test_switches_that_do_not_fit_the_label_are_found(made_up: None, monkeypatch
     assert result.images_per_s is None
 
 
-def test_the_limit_is_that_of_the_products_that_were_executed(made_up: None) -> None:
-    """A time between both limits is impossible for a step that executes every product, not for one that saves."""
+def test_the_limit_is_that_of_the_products_that_were_executed(made_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time between both limits is impossible for a step that executes every product, not for one that saves.
+
+    The machine is slow, so that a block has few steps: each of them really runs.
+    """
+    rates = Rates(**{key: value / 1000 for key, value in asdict(RATES).items()})
+    monkeypatch.setattr(opening, "calibrate", lambda device, precision: rates)
     full = counted(MODEL).macs_full
     saved = 1_000_000
-    between = 2 * 2 * (full - saved / 2) / RATES.peak_flops_per_s
+    between = 2 * 2 * (full - saved / 2) / rates.peak_flops_per_s
     clock = functools.partial(Simulated, lambda first, steps, lane: between * steps)
     (plain,) = measured(case(), clock=clock())
     (saving,) = measured(case("faulty:saves_products"), clock=clock())
     assert plain.executed_macs is None and saving.executed_macs == full - saved
     assert "FLOOR" in codes(plain) and "FLOOR" not in codes(saving)
-    assert saving.limit_images_per_s == pytest.approx(RATES.peak_flops_per_s / (2 * (full - saved)))
-    assert saving.mfu == pytest.approx(saving.images_per_s * 2 * full / RATES.peak_flops_per_s)
-    below = 2 * 2 * (full - saved) / RATES.peak_flops_per_s * 0.9
+    assert saving.limit_images_per_s == pytest.approx(rates.peak_flops_per_s / (2 * (full - saved)))
+    assert saving.mfu == pytest.approx(saving.images_per_s * 2 * full / rates.peak_flops_per_s)
+    below = 2 * 2 * (full - saved) / rates.peak_flops_per_s * 0.9
     (faster,) = measured(case("faulty:saves_products"), clock=Simulated(lambda first, steps, lane: below * steps))
     assert "FLOOR" in codes(faster)
