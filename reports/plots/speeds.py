@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from convbench.errors import printable
+
 from ..labels import short_labels
 from ..recommend import Recommendation
 from .figures import add_titles, new_figure
@@ -18,7 +20,10 @@ def sorted_speeds(found: Recommendation) -> "Figure":
     """A point and an interval for each row, the fastest first; those that cannot be told apart from it in a band."""
     rows = list(found.rows[:MOST])
     figure, (axes,) = new_figure(7, 1.3 + 0.3 * len(rows))
-    labels = short_labels([{key: row.get(key) for key in SHOWN} for row in rows]).each
+    labels = [
+        " ".join(printable(each).split())
+        for each in short_labels([{key: row.get(key) for key in SHOWN} for row in rows]).each
+    ]
     if found.ties > 1:
         axes.axhspan(-0.5, min(found.ties, len(rows)) - 0.5, color="0.92", zorder=0)
     for place, row in enumerate(rows):

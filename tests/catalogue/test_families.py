@@ -52,7 +52,16 @@ def test_every_family_states_its_source(family: Family) -> None:
     assert re.fullmatch(PINNED, source["commit"])
     assert source["file"].endswith(".py")
     licence, _, exceptions = source["licence"].partition("; ")
-    known = {"Apache-2.0", "BSD-3-Clause", "CC-BY-NC", "CC-BY-NC-SA", "MIT", "none found", "not established"}
+    known = {
+        "Apache-2.0",
+        "BSD-3-Clause",
+        "CC-BY-NC",
+        "CC-BY-NC-4.0",
+        "CC-BY-NC-SA",
+        "MIT",
+        "none found",
+        "not established",
+    }
     assert licence in known
     assert (exceptions != "") == (family.module == "lightningdit")  # files with another licence than the rest
     assert re.fullmatch(r"\d{4}\.\d{5}", facts["arxiv"])

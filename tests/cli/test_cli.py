@@ -480,16 +480,16 @@ def test_one_case_that_cannot_run_leaves_the_rest_of_the_sweep(convbench: Run, w
 def test_a_disk_that_fills_up_shows_what_was_measured(
     convbench: Run, workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from convbench import store
+    from convbench.store import lines
 
-    kept = store.append
+    kept = lines.append
 
     def full(path: Path, row: Any) -> None:
         if row.batch == 2:
             raise UsageError(f"cannot write {path}: No space left on device")
         kept(path, row)
 
-    monkeypatch.setattr(store, "append", full)
+    monkeypatch.setattr(lines, "append", full)
     code, out, err = convbench(f"{SMALL} --batch 1,2,4 --format json --out", tmp_path / "run.jsonl")
     assert (code, [row["batch"] for row in json.loads(out)]) == (USAGE, [1])
     assert err.splitlines()[-1] == f"convbench: cannot write {tmp_path}/run.jsonl: No space left on device"
