@@ -355,7 +355,7 @@ def test_the_chain_of_a_gpu_with_a_cpu_in_its_place(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(replay, "clock_of", lambda device: Stand())
     monkeypatch.setattr(replay, "create", lambda model, device, res: create(model, res=res))
     monkeypatch.setattr(replay, "Recorder", lambda device: Recorder("cpu"))
-    monkeypatch.setattr(replay.precision, "unsupported", lambda label, device: None)
+    monkeypatch.setattr(replay.precision, "unsupported", lambda label, device, gpu=None: None)
     monkeypatch.setattr(
         replay, "input_sets", lambda case, own=replay.input_sets: own(dataclasses.replace(case, device="cpu"))
     )
