@@ -28,6 +28,8 @@ pytest := OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses $(JOBS) --dist wo
 # Torch, oneDNN and MKL as on a processor that ends at AVX2, and the tests whose numbers depend on it.
 avx2    := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 numeric := tests/models tests/sampling tests/checks tests/test_precision.py
+# Large networks whose products those of the small ones and of the large convolutional ones stand for: run natively only.
+once    := dit_xl_2 or dig_xl_2 or dit_llama_xl_2 or adm_128
 
 .PHONY: help setup bench test test-slow test-all test-avx2 mutants lint wheel lock audit docs tables serving site gpu clean
 .DELETE_ON_ERROR:
@@ -65,7 +67,7 @@ test-slow: setup ## the other tests that need no GPU: large models, exports, int
 test-all: test test-slow ## every test that needs no GPU
 
 test-avx2: setup ## the numerical tests, including slow ones, with AVX2 instructions only
-	$(avx2) $(pytest) -m "not gpu" $(ARGS) $(numeric)
+	$(avx2) $(pytest) -m "not gpu" -k "not ($(once))" $(ARGS) $(numeric)
 
 mutants: setup ## change lines of the program at random, and see whether its tests notice: an hour; not part of CI
 	test -x .venv-mutants/bin/cosmic-ray || { $(PYTHON) -m venv .venv-mutants && \
