@@ -10,11 +10,15 @@ from convbench import catalogue
 
 Row = Mapping[str, Any]
 
-PARTS = ("model", "res", "batch", "backend", "precision", "device", "threads", "weights", "mode", "repeat", "sampling")
-USUAL = {"mode": "forward", "repeat": 1}  # not worth a word where all rows have it
+PARTS = (
+    *("model", "res", "batch", "backend", "precision", "device", "threads", "world", "on"),
+    *("weights", "mode", "repeat", "sampling"),
+)
+USUAL = {"mode": "forward", "repeat": 1, "world": 1}  # not worth a word where all rows have it
 CASE = re.compile(
     r"(?P<model>.+?)/(?P<res>\d+)px/b(?P<batch>\d+)/(?P<backend>[^/]+)/(?P<precision>[^/]+)/(?P<device>[^/]+)"
-    r"(?:/(?P<threads>\d+)threads)?(?:/weights=(?P<weights>.+?))?(?:/(?P<mode>train[^/]*))?(?:/repeat(?P<repeat>\d+))?"
+    r"(?:/(?P<threads>\d+)threads)?(?:/world(?P<world>\d+))?(?:/on=(?P<on>[^/]+))?(?:/weights=(?P<weights>.+?))?"
+    r"(?:/(?P<mode>train[^/]*))?(?:/repeat(?P<repeat>\d+))?"
     r"(?:/(?P<sampling>steps=.+))?"
 )
 
@@ -62,7 +66,7 @@ def case_parts(case: str) -> dict[str, Any]:
     found = CASE.fullmatch(case)
     if found is None:
         return {"model": case}
-    whole = ("res", "batch", "threads", "repeat")
+    whole = ("res", "batch", "threads", "world", "repeat")
     parts = {part: int(text) if part in whole and text else text for part, text in found.groupdict().items()}
     return parts | {part: usual for part, usual in USUAL.items() if parts[part] is None}
 
@@ -75,7 +79,7 @@ def word(part: str, value: Any) -> str:
         return PurePath(value).name
     if part == "threads":
         return "1 thread" if value == 1 else f"{value} threads"
-    forms = {"res": "{} px", "batch": "batch {}", "repeat": "repeat {}"}
+    forms = {"res": "{} px", "batch": "batch {}", "repeat": "repeat {}", "world": "{} processes", "on": "on {}"}
     return {"cpu": "CPU", "cuda": "GPU"}.get(value) or forms.get(part, "{}").format(value)
 
 

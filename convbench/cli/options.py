@@ -15,6 +15,7 @@ from ..run.plan import DEVICES
 from ..schema import PRECISIONS
 
 FORMATS = ("table", "json", "csv", "markdown")
+LAUNCHERS = ("local", "slurm", "ray")
 MOST_VALUES = 256  # of one list: the cases of a run are the product of several
 MOST_WHOLE = 10**9  # larger than any size, batch or count here
 Decorator = Callable[[Any], Any]
@@ -176,6 +177,27 @@ def backend() -> Decorator:
 def device(**overrides: Any) -> Decorator:
     settings: dict[str, Any] = {"help": "cpu or cuda [default: cuda where there is a GPU]."} | overrides
     return click.option("--device", type=CommaList(known=lambda: DEVICES), metavar="D[,D…]", **settings)
+
+
+def launcher() -> Decorator:
+    """``--launcher`` and ``--on``, of every command that measures through the front door."""
+
+    def decorated(command: Any) -> Any:
+        command = click.option(
+            "--on",
+            type=CommaList(),
+            metavar="KIND[,KIND…]",
+            help="Kinds of nodes, as an axis: with a GPU its type in Slurm's gres or Ray's accelerator_type, such as "
+            "h100; on CPUs a Slurm constraint or a custom resource of Ray.",
+        )(command)
+        return click.option(
+            "--launcher",
+            type=click.Choice(LAUNCHERS),
+            help="Measure each case as a job of its own: one a GPU or group of cores of this machine, on a Slurm "
+            "cluster, or on a Ray cluster. Needs --out; the same command finds the jobs of a run that was killed.",
+        )(command)
+
+    return decorated
 
 
 def form() -> Decorator:

@@ -7,6 +7,7 @@ from typing import Self
 
 import click
 
+from ..errors import printable
 from ..schema import Second
 
 SHARES = {"loading": 0.1, "reference": 0.2, "proving": 0.3}
@@ -55,6 +56,10 @@ class Bar:
         """Move the bar; ``left_s`` takes the place of the time left by the pace so far."""
         left = self.left_s(completed) if left_s is None else left_s
         self.bar.update(self.task, completed=completed, description=description, left=f"{left:.0f} s left")
+
+    def tell(self, line: str) -> None:
+        """Print a line that matters, above the bar if there is one."""
+        self.bar.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
         """Print a line where there is no bar."""

@@ -124,6 +124,7 @@ SAMPLING_NOTE = (
     type=options.Duration(),
     help="Time limit for the whole run, e.g. 30m; cases with wide intervals get most of it.",
 )
+@options.launcher()
 @click.option("--timeout", type=options.Duration(), default="1h", show_default=True, help="Time limit for one case.")
 @click.option(
     "--price",
@@ -153,6 +154,8 @@ def command(
     cap: float | None,
     processes: int,
     budget: float | None,
+    launcher: str | None,
+    on: list[str] | None,
     timeout: float,
     price: float | None,
     dry_run: bool,
@@ -181,12 +184,15 @@ def command(
         mode=mode,
         sampling=sampling,
         compare_with=compare_with,
+        on=on,
     )
+    if on and not launcher:
+        raise click.UsageError("--on needs --launcher slurm or ray")
     if store and not out:
         raise click.UsageError("--store needs --out: rows are written there first")
     limits = Limits(cap, timeout, budget)
-    plan = planned(request, out, limits)
-    rows = _planned_rows(plan, cap, price)
+    plan = planned(request, out, limits, launcher)
+    rows = _planned_rows(plan, cap, price, elsewhere=launcher not in (None, "local"))
     summary = _summary(rows, len(plan.cases) - len(rows), budget, price)
     if dry_run:
         keys = [key for key in PLAN_KEYS if key in CASE_KEYS or any(row.get(key) is not None for row in rows)]
@@ -196,7 +202,7 @@ def command(
     if out:
         sweep.write(out.with_name(out.name + ".toml"), ctx, device=list(request.device))
     expected = {row["case"]: row.get("total_s") or 1.0 for row in rows}
-    settings = Settings(limits, processes)
+    settings = Settings(limits, processes, launcher=launcher)
     if store is None:
         return _measure(plan, settings, expected, form, bool(sampling))
     from ..store.mirror import Mirror
@@ -210,6 +216,8 @@ def command(
 
 def _measure(plan: "Planned", settings: "Settings", expected: dict[str, float], form: str, sampling: bool) -> int:
     """Measure the plan and show its rows, also after Ctrl-C and on a full disk. Returns the exit code."""
+    from dataclasses import replace
+
     from ..errors import UsageError
     from ..run.cases import measured
 
@@ -217,6 +225,7 @@ def _measure(plan: "Planned", settings: "Settings", expected: dict[str, float], 
     began = time.monotonic()
     interrupted, stopped = False, None
     with CaseProgress(expected, len(plan.cases)) as progress:
+        settings = replace(settings, say=progress.tell)
         try:
             for row in measured(plan, settings, progress.update):
                 rows.append(row)
@@ -225,6 +234,8 @@ def _measure(plan: "Planned", settings: "Settings", expected: dict[str, float], 
             interrupted = True
         except UsageError as error:  # such as a full disk: what is measured is shown all the same
             stopped = error
+    places = {case.id: place for place, case in enumerate(plan.cases)}
+    rows.sort(key=lambda row: places[row.case])  # a launcher gives them as they come
     if rows or not stopped:
         keys, note = (SAMPLING_KEYS, SAMPLING_NOTE) if sampling else (PASS_KEYS, PASS_NOTE)
         notes = [note] if any(row.status == "ok" for row in rows) else []
@@ -237,8 +248,14 @@ def _measure(plan: "Planned", settings: "Settings", expected: dict[str, float], 
     return INTERRUPTED if interrupted else _exit_code(rows)
 
 
-def _planned_rows(plan: "Planned", cap: float | None, price: float | None) -> list[dict[str, Any]]:
-    """The cases to measure, each with what it will need, or why it will be skipped."""
+def _planned_rows(
+    plan: "Planned", cap: float | None, price: float | None, elsewhere: bool = False
+) -> list[dict[str, Any]]:
+    """The cases to measure, each with what it will need, or why it will be skipped.
+
+    Args:
+        elsewhere: they run on other machines: what cannot run here may run there, and what it needs is not known.
+    """
     from dataclasses import asdict
 
     from ..run.cases import estimates
@@ -249,7 +266,7 @@ def _planned_rows(plan: "Planned", cap: float | None, price: float | None) -> li
         row = {"case": case.id, **asdict(case), "skipped": None}
         need = needs[case.id]
         if isinstance(need, str):
-            row["skipped"] = need
+            row["skipped"] = None if elsewhere else need
         else:
             row |= asdict(need) | {"total_s": need.total_s}
             row["cost"] = None if price is None else price * need.total_s / 3600
@@ -259,13 +276,14 @@ def _planned_rows(plan: "Planned", cap: float | None, price: float | None) -> li
 
 def _summary(planned: Sequence[dict[str, Any]], held: int, budget: float | None, price: float | None) -> str:
     measured = [row for row in planned if not row["skipped"]]
-    seconds = min(sum(row["total_s"] for row in measured), budget or float("inf"))
+    known = [row for row in measured if row.get("total_s") is not None]
+    seconds = min(sum(row["total_s"] for row in known), budget or float("inf"))
     parts = [f"{len(measured)} case{'s' if len(measured) != 1 else ''} to measure"]
     parts += [f"{len(planned) - len(measured)} to skip"] if len(measured) < len(planned) else []
     parts += [f"{held} already in the file"] if held else []
-    needs = [f"about {f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'}"] if measured else []
-    needs += [f"{max(row['needed_bytes'] for row in measured) / 2**30:.1f} GiB"] if measured else []
-    needs += [f"at a cost of {price * seconds / 3600:.2f}"] if measured and price is not None else []
+    needs = [f"about {f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'}"] if known else []
+    needs += [f"{max(row['needed_bytes'] for row in known) / 2**30:.1f} GiB"] if known else []
+    needs += [f"at a cost of {price * seconds / 3600:.2f}"] if known and price is not None else []
     return "; ".join(filter(None, [", ".join(parts), ", ".join(needs)])) + "."
 
 

@@ -5,17 +5,18 @@ The command line, the Python API, sweeps, sampling and the store all go through 
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from .. import catalogue, store
 from ..checks import timing
 from ..environment import cores
+from ..errors import UsageError
 from ..measure.annotated import with_finding
 from ..measure.estimate import Estimate
 from ..measure.largest_batch import by_estimate
@@ -26,10 +27,15 @@ from ..schema import KINDS, Case, CaseRow, Measurement, SamplingMeasurement, Sec
 from ..timing import compare
 from ..timing.clock import RULES, Rules
 from ..timing.merge import merge
-from . import auto, process, survey
+from ..weights import locate
+from . import auto, fleet, launchers, process, survey
 from .jobs import Allowance, Job, Limits, Report, open_results, run_jobs
+from .launchers import Order
 from .plan import Bundle, Request, bundles, plan
+from .staging import Staged
 
+OF_ESTIMATE = 5.0  # a job may take this many times its estimate, and START_S more to start and to prove its output
+START_S = 300.0
 SEARCHING = 0.5  # of a budget, at most, for the batch "max"
 SLOW_STEP_S = 1.0  # a case with slower steps is not timed twice for the A/A comparison
 
@@ -54,23 +60,32 @@ class Planned:
         return [case for case in self.cases if not self.results.find(keys[case.id])]
 
 
-def planned(request: Request, out: Path | None = None, limits: Limits | None = None) -> Planned:
+def planned(
+    request: Request, out: Path | None = None, limits: Limits | None = None, launcher: str | None = None
+) -> Planned:
     """Resolve a request: threads, the batch "max", the backend "auto", counterparts; read the file.
 
     Searches for the batch "max" take at most half of the budget together, and keep the largest found by then. Raises
     UsageError for what cannot be measured, and for a file that cannot be added to.
+
+    Args:
+        launcher: of the run. With one that measures on other machines, nothing is asked of this one.
     """
+    away = launcher is not None and launcher != "local"
+    if launcher:
+        _check_launched(request, out, launcher)
     started = time.monotonic()
     limits = limits or Limits()
     ends = started + min(limits.timeout_s, (limits.budget_s or math.inf) * SEARCHING)
-    results = open_results(out)
+    results = open_results(out, anywhere=away)
     cases = _with_threads(plan(request, lambda case: largest_batch(case, max(0.0, ends - time.monotonic()))))
     for case in cases:  # what cannot be sampled is said before anything is measured
         if case.sampling:
             variant = catalogue.find(case.model)
             asked = Plan.of_text(case.sampling, variant)
             sampler_for(variant, asked.sampler, asked.steps)
-    survey.learn(auto.asked(cases))
+    if not away:
+        survey.learn(auto.asked(cases))
     cases = auto.resolved(cases, results.rows, survey.unsupported)
     return Planned(bundles(cases, request.compare_with), results, time.monotonic() - started)
 
@@ -82,6 +97,8 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     processes: int = 1  # fresh ones for each case
     rules: dict[str, float] = field(default_factory=dict)  # overrides of clock.Rules
+    launcher: str | None = None  # one of launchers.NAMES: each bundle is a job of its own; None for this process
+    say: Callable[[str], None] = lambda line: None  # gets a line on each job that is lost
 
 
 def measured(found: Planned, settings: Settings | None = None, report: Report = lambda *_: None) -> Iterator[CaseRow]:
@@ -91,6 +108,9 @@ def measured(found: Planned, settings: Settings | None = None, report: Report = 
     ``smallest_difference`` of every row of the run, and no comparison of the run claims less.
     """
     settings = settings or Settings()
+    if settings.launcher:
+        yield from _launched(found, settings, report)
+        return
     session = _Session(settings, report, found.results)
     limits = settings.limits
     if limits.budget_s is not None:
@@ -121,7 +141,83 @@ def cases(
 ) -> Iterator[CaseRow]:
     """Plan a request and measure it."""
     settings = settings or Settings()
-    return measured(planned(request, out, settings.limits), settings, report)
+    return measured(planned(request, out, settings.limits, settings.launcher), settings, report)
+
+
+def measure_alone(bundle: Bundle, settings: Settings) -> list[CaseRow]:
+    """Measure the cases of one job of a launched run, on its node."""
+    limits = settings.limits
+    session = _Session(settings, lambda *_: None, store.Results(None))
+    return session.measure(bundle, Allowance(limits.cap_s, time.monotonic() + limits.timeout_s))
+
+
+def _check_launched(request: Request, out: Path | None, launcher: str) -> None:
+    """Raise UsageError for what a launcher cannot do."""
+    if out is None:
+        raise UsageError(f"--launcher {launcher} needs --out: the jobs are kept beside it")
+    if launcher == "local":
+        if request.on:
+            raise UsageError("--on names a kind of node of a cluster: --launcher local has this machine only")
+        return
+    for option, asked in (("--batch max", request.batch), ("--backend auto", request.backend)):
+        if option.split()[1] in (asked or []):
+            raise UsageError(
+                f"{option} is found on this machine, but --launcher {launcher} measures on others: name it"
+            )
+
+
+def _launched(found: Planned, settings: Settings, report: Report) -> Iterator[CaseRow]:
+    """The rows of all cases through a launcher: those of the file, then the others as they come."""
+    assert settings.launcher and found.results.path
+    tasks = []
+    for bundle in found.bundles:
+        keys = tuple(_keys(bundle))
+        held = [row for key in keys if (row := found.results.find(key))]
+        if len(held) == len(keys):
+            yield from (row for row in held if isinstance(row, CaseRow))
+        else:
+            tasks.append(_task(bundle, keys, settings))
+    if not tasks:
+        return
+    folder = fleet.folder_of(found.results.path)
+    cores = max(task.order.cores for task in tasks)
+    launcher = launchers.create(settings.launcher, folder, cores, gpu=any(task.order.gpu for task in tasks))
+    yield from fleet.Fleet(launcher, folder, tasks, found.results, settings.limits, report, settings.say).rows()
+
+
+def _task(bundle: Bundle, keys: tuple[store.Key, ...], settings: Settings) -> fleet.Task:
+    first, limits = bundle[0], settings.limits
+    timeout_s = limits.timeout_s
+    if first.device == "cpu":  # of a GPU that this machine need not have, nothing is known
+        needs = [need for need in estimates(bundle, limits.cap_s).values() if isinstance(need, Estimate)]
+        if len(needs) == len(bundle):
+            about_s = 2 * settings.processes * sum(need.total_s for need in needs)  # twice: the A/A comparison
+            timeout_s = min(timeout_s, OF_ESTIMATE * about_s + START_S)
+    cores = (first.threads or 0) * first.world
+    content = {
+        "cases": [asdict(case) for case in bundle],
+        "stage": _staged(first),
+        "cores": cores,
+        "cap_s": limits.cap_s,
+        "timeout_s": timeout_s,
+        "processes": settings.processes,
+        "rules": settings.rules,
+    }
+    order = Order("", content, cores, first.device == "cuda", first.on, timeout_s + START_S)
+    return fleet.Task(keys, order, lambda status, reason: [unmeasured(case, status, reason) for case in bundle])
+
+
+def _staged(case: Case) -> dict[str, Any] | None:
+    """The file of weights that a case reads, with its hash; None for what is part of convbench."""
+    if case.weights in (None, "random", "shipped"):
+        return None
+    source = locate.locate(str(case.weights), catalogue.find(case.model), case.res)
+    return asdict(Staged.of(source.path, _sha256(source.path)))
+
+
+@cache
+def _sha256(path: Path) -> str:
+    return locate.sha256(path)
 
 
 def estimates(cases: Sequence[Case], cap_s: Second | None = None) -> dict[str, Estimate | str]:
@@ -167,7 +263,7 @@ class _Session:
         reason = next(filter(None, map(survey.unsupported, bundle)), None)
         if reason:
             others = f"its counterpart cannot run: {reason}"
-            return [self._without(case, "skipped", survey.unsupported(case) or others) for case in bundle]
+            return [unmeasured(case, "skipped", survey.unsupported(case) or others) for case in bundle]
         asked = list(bundle)
         if self.smallest_difference is None and len(bundle) == 1 and _is_quick(bundle[0]):
             asked.append(replace(bundle[0], repeat=2))
@@ -179,7 +275,7 @@ class _Session:
 
     def skip(self, bundle: Bundle, reason: str) -> list[CaseRow]:
         """Rows of cases that are not measured."""
-        return [self._without(case, "skipped", reason) for case in bundle]
+        return [unmeasured(case, "skipped", reason) for case in bundle]
 
     def _concluded(self, row: CaseRow, counterpart: str | None) -> CaseRow:
         """The row with what only the run knows."""
@@ -214,19 +310,19 @@ class _Session:
             if allowance.by_budget:
                 raise
             timeout_s = self.settings.limits.timeout_s
-            return [
-                self._without(case, "timeout", f"not finished after {timeout_s:.0f} s (--timeout)") for case in cases
-            ]
-        return [rows.get(case.id) or self._without(case, *ended.status()) for case in cases]
+            return [unmeasured(case, "timeout", f"not finished after {timeout_s:.0f} s (--timeout)") for case in cases]
+        return [rows.get(case.id) or unmeasured(case, *ended.status()) for case in cases]
 
-    def _without(self, case: Case, status: str, reason: str) -> CaseRow:
-        stamp = datetime.now(UTC).isoformat(timespec="seconds")
-        known: dict[str, Any] = {"status": status, "reason": reason, "measured_at": stamp}
-        if case.sampling is None:
-            return Measurement.of(case, **known)
-        return SamplingMeasurement.of(
-            case, **planned_keys(Plan.of_text(case.sampling, catalogue.find(case.model))), **known
-        )
+
+def unmeasured(case: Case, status: str, reason: str) -> CaseRow:
+    """The row of a case that was not measured."""
+    stamp = datetime.now(UTC).isoformat(timespec="seconds")
+    known: dict[str, Any] = {"status": status, "reason": reason, "measured_at": stamp}
+    if case.sampling is None:
+        return Measurement.of(case, **known)
+    return SamplingMeasurement.of(
+        case, **planned_keys(Plan.of_text(case.sampling, catalogue.find(case.model))), **known
+    )
 
 
 def capped(device: str, cap_s: Second | None) -> Rules:

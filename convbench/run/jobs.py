@@ -95,12 +95,17 @@ def _allowance(limits: Limits, remaining_s: Second, left: Sequence[Job]) -> Allo
     )
 
 
-def open_results(out: Path | None) -> store.Results:
+def open_results(out: Path | None, anywhere: bool = False) -> store.Results:
     """The result file of a run, or results that are kept in memory alone.
+
+    Args:
+        anywhere: the rows come from other machines, which need not be like this one.
 
     Raises UsageError for a file that cannot be written or was measured under other conditions.
     """
     results = store.Results(out)
+    if anywhere:
+        return results
     here = survey.conditions() if results.rows else {}
     for row in results.rows:
         if row.environment and (changes := store.changed_conditions(row.environment, here)):

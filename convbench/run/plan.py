@@ -1,6 +1,7 @@
 """Plan of a request: its cases in the order in which they run. Imports no torch."""
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from ..schema import MODES, PRECISIONS, Case
 DEVICES = ("cpu", "cuda")
 TRAINING = {"ema", "checkpointing"}  # what may be added to a training step
 AUTO = "auto"
+NODE_KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DEFAULT_BATCH = {"cpu": 1, "cuda": 32}
 
 
@@ -32,6 +34,8 @@ class Request:
     mode: Sequence[str] = ("forward",)
     sampling: str | None = None  # a plan of sampling, such as "steps=50,cfg=1.5": whole images are timed
     compare_with: str | None = None  # a backend or a model, timed interleaved with each case
+    on: Sequence[str] | None = None  # kinds of nodes of a cluster
+    world: int = 1  # processes that run each case at once
 
 
 def plan(request: Request, largest_batch: Callable[[Case], int] | None = None) -> list[Case]:
@@ -52,11 +56,14 @@ def plan(request: Request, largest_batch: Callable[[Case], int] | None = None) -
             threads=request.threads if device == "cpu" else None,
             weights=request.weights,
             mode=mode,
+            world=request.world,
+            on=on,
             sampling=str(Plan.of_text(request.sampling, catalogue.find(model))) if request.sampling else None,
         )
         for device, model, res, mode in itertools.product(request.device, request.model, request.res, request.mode)
         for batch in request.batch or [DEFAULT_BATCH[device]]
         for precision, backend in itertools.product(request.precision, request.backend)
+        for on in request.on or (None,)
     ]
     if largest_batch:
         cases = [replace(case, batch=case.batch or largest_batch(case)) for case in cases]
@@ -92,6 +99,9 @@ def _check(request: Request) -> None:
         raise UsageError(f"--sampling cannot be combined with --mode {','.join(request.mode)}: it times forward passes")
     if request.weights and len(set(request.model)) > 1:
         raise UsageError(f"--weights is a checkpoint of one model, but --model names {len(set(request.model))}")
+    for kind in request.on or []:
+        if not NODE_KIND.fullmatch(kind):
+            raise UsageError(f"--on {kind}: a kind of node is letters, digits, dots, underscores and dashes")
     if request.threads is not None and request.threads < 1:
         raise UsageError(f"--threads {request.threads}: must be at least 1")
 

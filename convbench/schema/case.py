@@ -40,12 +40,16 @@ class Case:
     repeat: int = 1  # 2, 3 … where the same case is asked for more than once: an A/A comparison
     mode: str = "forward"  # one of MODES, with what stands behind it
     sampling: str | None = None  # a plan such as "steps=50,cfg=1.5,…": whole images; None for single passes
+    world: int = 1  # processes that run the same case at once, each on a device of its own
+    on: str | None = None  # kind of node of a cluster, such as "h100"; None for whichever
 
     @property
     def id(self) -> str:
         """Names the case in a result file; resuming goes by it."""
         parts = [self.model, f"{self.res}px", f"b{self.batch}", self.backend, self.precision, self.device]
         parts += [f"{self.threads}threads"] if self.threads else []
+        parts += [f"world{self.world}"] if self.world > 1 else []
+        parts += [f"on={self.on}"] if self.on else []
         parts += [f"weights={self.weights}"] if self.weights else []
         parts += [self.mode] if self.mode != "forward" else []
         parts += [f"repeat{self.repeat}"] if self.repeat > 1 else []

@@ -55,6 +55,9 @@ class CaseRow(Row):
     weights: str | None = None
     repeat: int = 1
     mode: str = "forward"
+    world: int = 1  # processes at once, each on a device of its own
+    on: str | None = None  # the kind of node that was asked for
+    place: dict[str, Any] = field(default_factory=dict)  # of a launched case: launcher, job, host, node, cores, gpu
 
     unranked: str | None = None  # why the row may be listed, never ranked, such as a reference path
     prepare_s: Second | None = None  # from the model to the end of the first step: compilation and the like
@@ -120,6 +123,12 @@ class Measurement(CaseRow):
     kernels: dict[str, str] = field(default_factory=dict)  # what served attention and the like, where torch can tell
     rates: dict[str, float] = field(default_factory=dict)  # measured in the same process: FLOP/s, bytes/s
     joules_per_image: float | None = None  # from an energy counter, over 10 s or more
+
+    rank_images_per_s: list[float] = field(default_factory=list)  # of each process of a world; their sum is the speed
+    efficiency: float | None = None  # of a world: its speed / (processes * the speed of one alone), in paired blocks
+    efficiency_low: float | None = None  # 95 % interval
+    efficiency_high: float | None = None
+    straggler: str | None = None  # the process that is slower than the others by more than the interval
 
     @property
     def speed(self) -> float | None:

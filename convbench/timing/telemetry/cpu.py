@@ -6,10 +6,10 @@ Counters only grow; a rate is the difference of two readings.
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -30,14 +30,14 @@ class Processor:
 
     def read(self) -> Sample:
         """Read counters (seconds of processor time, involuntary switches, J) and current values (load average, Hz)."""
-        times = value_or_none(psutil.cpu_times)
         busy = ("user", "nice", "system", "irq", "softirq", "steal")
+        times = self._times()
         # On a large machine this reads every core: one sample in ten is enough.
         frequency = value_or_none(lambda: psutil.cpu_freq().current) if self.readings % 10 == 0 else None
         self.readings += 1
         return {
-            "machine_s": sum(getattr(times, name, 0.0) for name in busy) if times else None,
-            "stolen_s": getattr(times, "steal", None),
+            "machine_s": sum(getattr(each, name, 0.0) for each in times for name in busy) if times else None,
+            "stolen_s": sum(each.steal for each in times) if times and hasattr(times[0], "steal") else None,
             "own_s": _processor_seconds(self.process),
             "sampler_s": time.process_time(),  # this process, which does not count as another one
             "waited_s": waited_s(self.pid),
@@ -46,6 +46,15 @@ class Processor:
             "frequency_hz": frequency * 1e6 if frequency else None,  # 0 if the system does not report it
             "cpu_energy_j": self.rapl.read(),
         }
+
+    def _times(self) -> Sequence[Any]:
+        """Times of the machine; of the process's own cores alone where it is bound to some."""
+        bound = value_or_none(self.process.cpu_affinity) if self.process else None
+        if not bound or len(bound) == psutil.cpu_count():
+            whole = value_or_none(psutil.cpu_times)
+            return [whole] if whole else []
+        each = value_or_none(lambda: psutil.cpu_times(percpu=True)) or []
+        return [each[cpu] for cpu in bound if cpu < len(each)]
 
 
 def value_or_none(read: Callable[[], Value]) -> Value | None:

@@ -1,0 +1,127 @@
+"""One job of a launched run, on its node: ``python -m convbench.run.node ORDER.json RESULT.json``.
+
+Takes cores of its own, copies what the case reads to the node's own disk, measures the case through the front door in a
+worker, and writes the result whole: ``{"rows": [...]}``, or ``{"refused": why}`` of a node that cannot do it, so that
+another one may. With ``--tied`` it ends when its stdin is closed, with whoever started it.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..errors import ConvbenchError, UsageError, first_line
+from ..files import read_json, write_whole
+from .launchers.cores import physical_cores
+from .staging import Staged, require_own, scratch, stage
+
+Content = Mapping[str, Any]
+
+
+def main(carry_out: Callable[[Content], list[dict[str, Any]]] | None = None) -> None:
+    """Carry out the order of the command line. ``carry_out`` gives its rows."""
+    order, result = (Path(argument) for argument in sys.argv[1:3])
+    if "--tied" in sys.argv:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    write_whole(result, json.dumps(answered(read_json(order), carry_out or measured_rows)).encode())
+
+
+def answered(order: Content, carry_out: Callable[[Content], list[dict[str, Any]]]) -> dict[str, Any]:
+    """The result of an order, whatever happens short of the end of this process."""
+    place: dict[str, Any] = {
+        "launcher": order["launcher"],
+        "job": order["job"],
+        "host": socket.gethostname(),
+        "node": node_name(),
+    }
+    try:
+        with_cores = bind(order.get("cpus"), order["cores"])
+        place |= {"cpus": sorted(os.sched_getaffinity(0)), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+        rows = carry_out(order)
+        del with_cores
+    except ConvbenchError as error:
+        return {"refused": str(error), "place": place}
+    except Exception as error:  # a node may fail in any way; the sweep goes on elsewhere
+        return {"refused": f"{type(error).__name__}: {first_line(error)}", "place": place}
+    return {"rows": rows, "place": place}
+
+
+def node_name() -> str:
+    """Name of this node: that of Slurm, that of the launcher, else of the host."""
+    return os.environ.get("CONVBENCH_NODE") or os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def bind(cpus: list[int] | None, cores: int) -> list[TextIO]:
+    """Bind this process and those that it starts to cores that no other job of convbench on this node uses.
+
+    Args:
+        cpus: what the launcher chose; None to follow the affinity that the scheduler set, or to take free ones of it.
+        cores: physical cores that are needed; 0 for whatever there is.
+
+    Returns the locks of the cores, which hold until they are closed. Raises UsageError where cores would be shared.
+    """
+    if cpus:
+        os.sched_setaffinity(0, cpus)
+    allowed = physical_cores()
+    if not cores:
+        return []
+    if cores > len(allowed):
+        raise UsageError(f"{cores} threads need {cores} cores of their own, and the job has {len(allowed)}")
+    folder = scratch()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    require_own(folder)
+    taken: list[TextIO] = []
+    own: list[int] = []
+    for core in allowed:
+        lock = (folder / f"core-{core[0]}").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        taken.append(lock)
+        own += core
+        if len(taken) == cores:
+            os.sched_setaffinity(0, own)
+            return taken
+    raise UsageError(
+        f"{cores} threads would share cores: other jobs hold {len(allowed) - len(taken)} of {len(allowed)}"
+    )
+
+
+def measured_rows(order: Content) -> list[dict[str, Any]]:
+    """Rows of the cases of an order, as JSON; named as in the order, though their weights were read from scratch."""
+    os.environ.setdefault("CONVBENCH_CACHE", str(scratch() / "cache"))  # artefacts that backends build
+    staged = stage(Staged(**order["stage"]), scratch()) if order["stage"] else None
+    from ..schema import Case
+    from .cases import Settings, measure_alone
+    from .jobs import Limits
+
+    cases = [Case(**case) for case in order["cases"]]
+    local = [replace(case, weights=str(staged)) if staged else case for case in cases]
+    names = {here.id: case for here, case in zip(local, cases, strict=True)}
+    rules = dict(order["rules"])
+    settings = Settings(Limits(order["cap_s"], order["timeout_s"]), order["processes"], rules)
+    rows = []
+    for row in measure_alone(tuple(local), settings):
+        case, other = names[row.case], names.get(row.compared_with or "")
+        renamed = replace(row, case=case.id, weights=case.weights)
+        rows.append((replace(renamed, compared_with=other.id) if other else renamed).to_json())
+    return rows
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()  # returns when the other end is closed
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        main()

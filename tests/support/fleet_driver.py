@@ -1,0 +1,35 @@
+"""The driver of a sweep over light nodes, as a process that a test can kill: OUT LAUNCHER CASES [OPTION=VALUE …]."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from convbench.run import launchers
+from convbench.run.cases import Settings, cases
+from convbench.run.jobs import Limits
+from convbench.run.plan import Request
+
+create = launchers.create
+
+
+def light(name: str, folder: Path, cores: int, gpu: bool) -> Any:
+    """A launcher whose jobs run ``light_node``."""
+    made: Any = create(name, folder, cores, gpu)
+    made.program = "light_node"
+    return made
+
+
+def run(out: Path, launcher: str, count: int, weights: str | None = None) -> None:
+    """Run the sweep and print a line for each row."""
+    launchers.create = light
+    request = Request(["dico_s"], [64], list(range(1, count + 1)), threads=1, weights=weights)
+    settings = Settings(Limits(timeout_s=60), launcher=launcher, say=lambda line: print("say", line, flush=True))
+    try:
+        for row in cases(request, out, settings):
+            print("row", row.case, row.status, row.verdict, row.reason, flush=True)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), *sys.argv[4:5])

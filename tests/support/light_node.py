@@ -1,0 +1,44 @@
+"""A node whose jobs measure nothing: rows are made up, and everything around them is what a real job does.
+
+``CASES_DONE`` names a file that gets a line for each job that was carried out to its end. ``RATE`` and ``TORCH`` make a
+node look slow, or as if it had another torch. SIMULATED: no number of it means anything.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from convbench.run.node import main, node_name
+from convbench.run.staging import Staged, scratch, stage
+from convbench.schema import Case, Measurement
+
+
+def rows(order: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of an order after a moment, with the rates and the torch of this node."""
+    if order["stage"]:
+        stage(Staged(**order["stage"]), scratch())
+    rate, torch = float(os.environ.get("RATE", 1e11)), os.environ.get("TORCH", "2.13.0")
+    time.sleep(float(os.environ.get("JOB_S", 0.3)))
+    found = [
+        Measurement.of(
+            Case(**case),
+            verdict="VALID",
+            images_per_s=10.0 * case["batch"],
+            images_per_s_low=9.9 * case["batch"],
+            images_per_s_high=10.1 * case["batch"],
+            smallest_difference=0.03,
+            rates={"matmul_flops_per_s": rate, "copy_bytes_per_s": rate},
+            environment={"cpu": "SIMULATED", "torch": torch},
+        ).to_json()
+        for case in order["cases"]
+    ]
+    if done := os.environ.get("CASES_DONE"):
+        with Path(done).open("a") as file:
+            file.write(f"{found[0]['case']} {order['job']} {node_name()}\n")
+    return found
+
+
+if __name__ == "__main__":
+    main(rows)
