@@ -276,6 +276,9 @@ class Fleet:
         try:
             result = read_json(path)
             rows = _rows_of(result)
+            wanted = {case for case, _ in self.tasks[job.task].keys} if job and rows is not None else set()
+            if lacking := sorted(wanted - {row.case for row in rows or []}):
+                raise UsageError(f"no row of {lacking[0]}")
         except UsageError as error:
             rows, result = None, {"refused": f"its result cannot be read: {error}"}
         if rows is None:

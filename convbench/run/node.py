@@ -11,11 +11,11 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from ..errors import ConvbenchError, UsageError, first_line
 from ..files import read_json, write_whole
@@ -42,10 +42,9 @@ def answered(order: Content, carry_out: Callable[[Content], list[dict[str, Any]]
         "node": node_name(),
     }
     try:
-        with_cores = bind(order.get("cpus"), order["cores"])
-        place |= {"cpus": sorted(os.sched_getaffinity(0)), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
-        rows = carry_out(order)
-        del with_cores
+        with bound(order.get("cpus"), order["cores"]):
+            place |= {"cpus": sorted(os.sched_getaffinity(0)), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+            rows = carry_out(order)
     except ConvbenchError as error:
         return {"refused": str(error), "place": place}
     except Exception as error:  # a node may fail in any way; the sweep goes on elsewhere
@@ -58,42 +57,38 @@ def node_name() -> str:
     return os.environ.get("CONVBENCH_NODE") or os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
-def bind(cpus: list[int] | None, cores: int) -> list[TextIO]:
+@contextmanager
+def bound(cpus: list[int] | None, cores: int) -> Iterator[None]:
     """Bind this process and those that it starts to cores that no other job of convbench on this node uses.
 
     Args:
         cpus: what the launcher chose; None to follow the affinity that the scheduler set, or to take free ones of it.
         cores: physical cores that are needed; 0 for whatever there is.
 
-    Returns the locks of the cores, which hold until they are closed. Raises UsageError where cores would be shared.
+    Raises UsageError where cores would be shared.
     """
     if cpus:
         os.sched_setaffinity(0, cpus)
     allowed = physical_cores()
-    if not cores:
-        return []
     if cores > len(allowed):
         raise UsageError(f"{cores} threads need {cores} cores of their own, and the job has {len(allowed)}")
     folder = scratch()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     require_own(folder)
-    taken: list[TextIO] = []
-    own: list[int] = []
-    for core in allowed:
-        lock = (folder / f"core-{core[0]}").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            continue
-        taken.append(lock)
-        own += core
-        if len(taken) == cores:
-            os.sched_setaffinity(0, own)
-            return taken
-    raise UsageError(
-        f"{cores} threads would share cores: other jobs hold {len(allowed) - len(taken)} of {len(allowed)}"
-    )
+    own: list[tuple[int, ...]] = []
+    with ExitStack() as locks:
+        for core in allowed if cores else ():
+            lock = locks.enter_context((folder / f"core-{core[0]}").open("w"))
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                own.append(core)
+            if len(own) == cores:
+                os.sched_setaffinity(0, [cpu for core in own for cpu in core])
+                break
+        if len(own) < cores:
+            held = f"other jobs hold {len(allowed) - len(own)} of {len(allowed)}"
+            raise UsageError(f"{cores} threads would share cores: {held}")
+        yield
 
 
 def measured_rows(order: Content) -> list[dict[str, Any]]:

@@ -19,8 +19,8 @@ def rows(order: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of an order after a moment, with the rates and the torch of this node."""
     if order["stage"]:
         stage(Staged(**order["stage"]), scratch())
-    rate, torch = float(os.environ.get("RATE", 1e11)), os.environ.get("TORCH", "2.13.0")
-    time.sleep(float(os.environ.get("JOB_S", 0.3)))
+    rate, torch = float(os.environ.get("RATE", "1e11")), os.environ.get("TORCH", "2.13.0")
+    time.sleep(float(os.environ.get("JOB_S", "0.3")))
     found = [
         Measurement.of(
             Case(**case),

@@ -1,4 +1,4 @@
-"""A real Slurm of its own for a test: its folder, its ports and keys, several nodes on this machine, stopped at the end."""
+"""A real Slurm for a test: its own folder, ports and key, several nodes on this machine, stopped at the end."""
 
 import os
 import shutil
@@ -116,8 +116,12 @@ def _start(cluster: Cluster) -> None:
     cluster.call("slurmctld", "-c")
     for name in cluster.names:
         cluster.call("slurmd", "-N", name)
-    waiting.until(lambda: cluster.call("sinfo", "--noheader", "--format=%D %t", "--partition=low").split()[:2]
-                  == [str(len(cluster.names)), "idle"])
+    waiting.until(
+        lambda: (
+            cluster.call("sinfo", "--noheader", "--format=%D %t", "--partition=low").split()[:2]
+            == [str(len(cluster.names)), "idle"]
+        )
+    )
 
 
 def _free_ports(count: int) -> list[int]:

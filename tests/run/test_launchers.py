@@ -1,0 +1,398 @@
+"""Launchers as they are: cores and scratch of this machine, processes, submitit, a real Slurm, a real Ray cluster.
+
+The jobs of a cluster here make up their rows (``light_node``): what is tested is that none is lost or doubled.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import slurm_cluster
+from waiting import until
+
+from convbench.errors import UsageError
+from convbench.run import node, staging
+from convbench.run.launchers import Order, create
+from convbench.run.launchers.cores import Slot, core_slots, gpu_slots
+from convbench.run.launchers.local import Local
+from convbench.run.launchers.slurm import Slurm
+from convbench.run.staging import Staged, stage
+from convbench.store import read
+
+ROOT = Path(__file__).parents[2]
+SUPPORT = ROOT / "tests" / "support"
+VARIABLES = {"PYTHONPATH": f"{ROOT}{os.pathsep}{SUPPORT}", "OMP_NUM_THREADS": "1"}
+
+
+# Cores and GPUs
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """SIMULATED: 8 cores of two threads on two NUMA nodes, and four GPUs, two near each."""
+    cores = range(8)
+    for core in cores:
+        for cpu in (core, core + 8):
+            folder = tmp_path / f"devices/system/cpu/cpu{cpu}/topology"
+            folder.mkdir(parents=True)
+            (folder / "thread_siblings_list").write_text(f"{core},{core + 8}\n")
+    listed = []
+    for gpu in range(4):
+        address = f"0000:{gpu + 1}a:00.0"
+        folder = tmp_path / "bus/pci/devices" / address
+        folder.mkdir(parents=True)
+        (folder / "local_cpulist").write_text("0-3,8-11\n" if gpu < 2 else "4-7,12-15\n")
+        listed.append(f"{gpu}, GPU-{gpu}, 0000{address.upper()}")
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\ncat <<E\n" + "\n".join(listed) + "\nE\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
+    return tmp_path
+
+
+def test_each_job_has_a_group_of_whole_cores(machine: Path) -> None:
+    assert core_slots(3, machine) == [Slot((0, 8, 1, 9, 2, 10)), Slot((3, 11, 4, 12, 5, 13))]
+    assert len(core_slots(8, machine)) == 1
+    with pytest.raises(UsageError, match="9 threads need 9 cores of their own and this process may use 8: cores would"):
+        core_slots(9, machine)
+
+
+def test_each_gpu_has_the_cores_near_it(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = gpu_slots(machine)
+    assert [slot.gpu for slot in slots] == ["0", "1", "2", "3"]
+    assert [slot.cpus for slot in slots] == [(0, 8, 2, 10), (1, 9, 3, 11), (4, 12, 6, 14), (5, 13, 7, 15)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-3,1,7")
+    assert [slot.gpu for slot in gpu_slots(machine)] == ["GPU-3", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UsageError, match="no GPU"):
+        gpu_slots(machine)
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("CONVBENCH_SCRATCH", str(tmp_path / "scratch"))
+    before = os.sched_getaffinity(0)
+    yield tmp_path / "scratch"
+    os.sched_setaffinity(0, before)
+
+
+def test_jobs_of_one_node_do_not_share_cores(scratch: Path) -> None:
+    with node.bound(None, 1):
+        first = os.sched_getaffinity(0)
+        with pytest.raises(UsageError, match="1 threads would share cores: other jobs hold 1 of 1"):
+            node.bound(None, 1).__enter__()  # it follows the affinity that it has
+    with node.bound(sorted(first), 1):
+        assert os.sched_getaffinity(0) == first
+    with pytest.raises(UsageError, match="64 threads need 64 cores of their own, and the job has 1"):
+        node.bound(None, 64).__enter__()
+
+
+# Scratch
+
+
+def staged(path: Path, content: bytes = b"weights") -> Staged:
+    path.write_bytes(content)
+    return Staged.of(path, hashlib.sha256(content).hexdigest())
+
+
+def test_a_file_is_copied_once_and_its_hash_is_checked(tmp_path: Path) -> None:
+    wanted, folder = staged(tmp_path / "w.pt"), tmp_path / "scratch"
+    copy = stage(wanted, folder)
+    assert copy.read_bytes() == b"weights"
+    first = copy.stat().st_ino
+    assert stage(wanted, folder).stat().st_ino == first
+    copy.write_bytes(b"damaged")
+    with pytest.raises(UsageError, match=r"w\.pt has another content here: SHA-256 "):
+        stage(wanted, folder)
+    assert stage(wanted, folder).read_bytes() == b"weights"
+    (tmp_path / "w.pt").write_bytes(b"changed since")
+    copy.unlink()
+    with pytest.raises(UsageError, match="has another content"):
+        stage(wanted, folder)
+
+
+def test_a_full_disk_and_a_missing_file_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = staged(tmp_path / "w.pt")
+    (tmp_path / "w.pt").unlink()
+    with pytest.raises(UsageError, match=r"cannot stage w\.pt on .*: No such file"):
+        stage(wanted, tmp_path / "scratch")
+    monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: type("", (), {"free": 3}))
+    with pytest.raises(UsageError, match=r"the scratch disk is full: \S+ has 3 bytes free, w\.pt needs 7"):
+        stage(wanted, tmp_path / "scratch")
+    assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["lock"]
+
+
+def test_the_scratch_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 4321)
+    with pytest.raises(UsageError, match="belongs to another user: set CONVBENCH_SCRATCH"):
+        stage(staged(tmp_path / "w.pt"), tmp_path / "scratch")
+
+
+# Slurm's script
+
+
+def test_the_batch_script_asks_for_what_a_case_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "srun").write_text("#!/bin/sh\n")  # by which submitit tells that there is a Slurm
+    (tmp_path / "srun").chmod(0o755)
+    launcher = Slurm(tmp_path)
+    executor = launcher.executor()
+
+    def script(order: Order) -> set[str]:
+        executor.update_parameters(**launcher.parameters("convbench-1234abcd-1", order))
+        text = executor._make_submission_file_text("run it", "x")  # what submitit would write for sbatch
+        assert "\nrun it\n" in text
+        assert "srun" not in text
+        return {line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")}
+
+    on_cpu = script(Order("a", {}, 8, False, "epyc", 601.0, ("n3", "n5")))
+    expected = {"job-name=convbench-1234abcd-1", "time=11", "nodes=1", "ntasks-per-node=1", "cpus-per-task=8"}
+    assert on_cpu >= expected | {"constraint=epyc", "exclude=n3,n5", "no-requeue"}
+    assert not any(line.startswith("gres") for line in on_cpu)
+    on_gpu = script(Order("a", {}, 0, True, "h100", 3900.0))
+    assert on_gpu >= {"gres=gpu:h100:1", "cpus-per-task=4", "time=65", "no-requeue"}
+    assert "partition" not in " ".join(on_cpu | on_gpu)  # of the user's environment
+
+
+# Sweeps
+
+
+def drive(out: Path, launcher: str, count: int, *more: str, **variables: str) -> subprocess.Popen[str]:
+    """A driver of its own, whose jobs are light."""
+    command = [sys.executable, str(SUPPORT / "fleet_driver.py"), str(out), launcher, str(count), *more]
+    log = out.with_suffix(".log").open("a")
+    with log:
+        return subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | VARIABLES | variables, stdout=log, stderr=log, text=True
+        )
+
+
+def said(out: Path) -> str:
+    return out.with_suffix(".log").read_text()
+
+
+def done(path: Path) -> list[list[str]]:
+    """Case, job and node of everything that was carried out to its end."""
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def batches(out: Path) -> Counter[int]:
+    return Counter(row["batch"] for row in read(out))
+
+
+@pytest.mark.slow
+def test_local_jobs_outlive_their_driver_and_are_found_again(tmp_path: Path) -> None:
+    """Killed, started again, interrupted, started again: every case once; the jobs of others are left alone."""
+    out, log = tmp_path / "run.jsonl", tmp_path / "done"
+    variables = {"CASES_DONE": str(log), "CONVBENCH_SCRATCH": str(tmp_path / "scratch"), "JOB_S": "1"}
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "another.order.json"])
+    try:
+        driver = drive(out, "local", 6, **variables)
+        until(lambda: len(done(log)) >= 1)
+        driver.kill()
+        driver.wait()
+        state = json.loads((tmp_path / "run.jsonl.fleet" / "state.json").read_text())
+        assert 1 <= len(state["jobs"]) <= len(os.sched_getaffinity(0))
+        driver = drive(out, "local", 6, **variables)
+        until(lambda: len(done(log)) >= 4)
+        driver.send_signal(signal.SIGINT)
+        driver.wait()
+        assert "interrupted" in said(out)
+        assert not (tmp_path / "run.jsonl.fleet").exists()
+        assert [p for p in psutil.process_iter(["cmdline"]) if "light_node" in (p.info["cmdline"] or [])] == []
+        driver = drive(out, "local", 6, **variables)
+        assert driver.wait() == 0
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+    assert batches(out) == Counter(range(1, 7))
+    assert {row["place"]["launcher"] for row in read(out)} == {"local"}
+    assert max(Counter(case for case, _, _ in done(log)).values()) == 1
+
+
+@pytest.mark.slow
+def test_the_command_measures_through_local_jobs(tmp_path: Path) -> None:
+    """Real workers; each job is bound to the cores of its slot."""
+    out = tmp_path / "run.jsonl"
+    line = "-m convbench throughput --model dico_s --res 64 --batch 1,2 --threads 1 --cap 0.05s --device cpu"
+    command = [sys.executable, *line.split(), "--launcher", "local", "--out", str(out), "--format", "json"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    rows = json.loads(ran.stdout)
+    assert [(row["batch"], row["status"]) for row in rows] == [(1, "ok"), (2, "ok")]
+    for row in rows:
+        assert row["images_per_s_low"] <= row["images_per_s"] <= row["images_per_s_high"]
+        assert tuple(row["place"]["cpus"]) in [tuple(sorted(slot.cpus)) for slot in core_slots(1)]
+        assert row["place"]["job"].startswith("convbench-")
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".toml")] == ["run.jsonl"]
+
+
+def test_what_a_launcher_cannot_do_is_refused_in_one_line(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from convbench.cli import contents
+
+    start = ["throughput", "--model", "dico_s", "--res", "64", "--device", "cpu"]
+    out = ["--out", str(tmp_path / "x.jsonl")]
+    for more, words in (
+        (["--launcher", "local"], "--launcher local needs --out"),
+        (["--on", "h100", *out], "--on needs --launcher slurm or ray"),
+        (["--launcher", "local", "--on", "h100", *out], "has this machine only"),
+        (["--launcher", "ray", "--batch", "max", *out], "--batch max is found on this machine"),
+        (["--launcher", "ray", "--backend", "auto", *out], "--backend auto is found on this machine"),
+        (["--launcher", "slurm", "--on", "h100;rm", *out], "a kind of node is letters"),
+    ):
+        ran = CliRunner().invoke(contents, [*start, *more])
+        assert ran.exit_code != 0
+        assert words in (ran.output + str(ran.exception))
+    with pytest.raises(UsageError, match="cores would be shared; --threads"):
+        Local(tmp_path, 4096, False)
+
+
+@pytest.mark.slow
+def test_submitits_local_executor_runs_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is submitted to Slurm, carried out by submitit's processes on this machine."""
+    import submitit
+
+    for name, value in (VARIABLES | {"CONVBENCH_SCRATCH": str(tmp_path / "scratch")}).items():
+        monkeypatch.setenv(name, value)
+    launcher = Slurm(tmp_path, program="light_node")
+    executor = submitit.LocalExecutor(folder=tmp_path / "submitit")
+    monkeypatch.setattr(launcher, "executor", lambda: executor)
+    monkeypatch.setattr(
+        launcher,
+        "parameters",
+        lambda batch, order: {"timeout_min": 5, "setup": Slurm(tmp_path).parameters(batch, order)["setup"]},
+    )
+    content = {"cases": [{"model": "dico_s", "res": 64, "batch": 1}], "stage": None, "cores": 0}
+    orders = [Order(f"job-{n}", content, 0, False, None, 60.0) for n in range(2)]
+    started: list[Any] = []
+    submit = executor.map_array
+    monkeypatch.setattr(executor, "map_array", lambda *given: started.extend(submit(*given)) or started)
+    handles = launcher.submit("job", orders)
+    assert handles == [job.job_id for job in started]
+    assert [job.result() for job in started] == [None, None]
+    for job in started:
+        job._process.wait()  # submitit leaves it to Python, which would warn
+    for order in orders:
+        found = json.loads((tmp_path / f"{order.name}.json").read_text())
+        assert found["rows"][0]["batch"] == 1
+        assert (found["place"]["launcher"], found["place"]["job"]) == ("slurm", order.name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(slurm_cluster.MISSING is not None, reason=slurm_cluster.MISSING or "")
+def test_a_real_slurm_with_one_job_preempted_and_others_cancelled_by_name(tmp_path: Path) -> None:
+    out, log = tmp_path / "run.jsonl", tmp_path / "done"
+    with slurm_cluster.running(2) as cluster:
+        variables = cluster.variables | {"CASES_DONE": str(log), "JOB_S": "3", "CONVBENCH_SCRATCH": str(tmp_path / "s")}
+        driver = drive(out, "slurm", 5, **variables, SBATCH_PARTITION="low")
+
+        def ours(state: str) -> list[list[str]]:
+            return [job for job in cluster.jobs() if job[1].startswith("convbench-") and job[2] == state]
+
+        until(lambda: len(ours("RUNNING")) == 2)
+        name = ours("RUNNING")[0][1]
+        cluster.call("sbatch", "--job-name=convbench-00000000-1", "--hold", "--wrap=true")  # another run's
+        cluster.call("scancel", "--name=convbench-00000000-1")
+        first = ours("RUNNING")[0]
+        cluster.call("sbatch", "--partition=high", "--job-name=urgent", f"--nodelist={first[3]}", "--wrap=sleep 1")
+        assert driver.wait() == 0
+        states = {job[0]: job[2] for job in cluster.jobs()}
+        assert states[first[0]] in ("PREEMPTED", "CANCELLED")
+        names = {job[1] for job in cluster.jobs() if job[1].startswith(name.rpartition("-")[0])}
+        assert names == {name, f"{name.rpartition('-')[0]}-2"}  # the second submission: of the preempted case alone
+        again = [job for job in cluster.jobs() if job[1].endswith("-2")]
+        assert [(job[2], job[3] != first[3]) for job in again] == [("COMPLETED", True)]
+    assert batches(out) == Counter(range(1, 6))
+    assert max(Counter(case for case, _, _ in done(log)).values()) == 1
+    assert "submitted again, attempt 2 of 3" in said(out)
+    assert {row["place"]["node"] for row in read(out)} == {"n1", "n2"}
+
+
+CASES = 40
+
+
+@pytest.mark.slow
+def test_a_real_ray_cluster_that_loses_two_nodes_and_its_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven nodes: one has a slow calibration (SIMULATED), one another torch (SIMULATED), one a full scratch disk, one
+    a damaged copy of the weights; two are killed while they measure. 40 cases, 40 rows."""
+    from ray.cluster_utils import Cluster
+
+    out, log, weights = tmp_path / "run.jsonl", tmp_path / "done", tmp_path / "w.pt"
+    wanted = staged(weights, os.urandom(2**17))
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CASES_DONE", str(log))
+    monkeypatch.setenv("JOB_S", "0.5")
+    small = {"object_store_memory": 80 * 2**20}
+    (tmp_path / "n2").mkdir()
+    (tmp_path / "n3").mkdir()
+    (tmp_path / "n3" / f"{wanted.sha256}.pt").write_bytes(b"damaged")
+    full = (
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path / "n2"], check=False).returncode
+        == 0
+    )
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
+    try:
+        kinds = [{"RATE": "5e10"}, {"TORCH": "2.12.0"}, {}, {}, {}, {}, {}]
+        nodes = [
+            cluster.add_node(num_cpus=1, env_vars={"CONVBENCH_SCRATCH": str(tmp_path / f"n{n}"), **kind}, **small)
+            for n, kind in enumerate(kinds)
+        ]
+        names = [node.node_id[:8] for node in nodes]
+        driver = drive(out, "ray", CASES, str(weights), RAY_ADDRESS=cluster.address)
+        until(lambda: len(done(log)) >= 8)
+        driver.kill()  # its jobs go on
+        driver.wait()
+        count = len(done(log))
+        until(lambda: len(done(log)) >= count + 6)
+        driver = drive(out, "ray", CASES, str(weights), RAY_ADDRESS=cluster.address)
+        until(lambda: "found " in said(out))
+        for node in nodes[5:]:
+            for each in node.all_processes["raylet"]:
+                os.kill(each.process.pid, signal.SIGKILL)
+        assert driver.wait() == 0
+    finally:
+        cluster.shutdown()
+        if full:
+            subprocess.run(["umount", "--lazy", tmp_path / "n2"], check=False)
+    text, rows = said(out), read(out)
+    assert batches(out) == Counter(range(1, CASES + 1))
+    assert not (tmp_path / "run.jsonl.fleet").exists()
+    by_node: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_node.setdefault(row["place"]["node"].rpartition("-")[2], []).append(row)
+    verdicts = {name: {row["verdict"] for row in found} for name, found in by_node.items()}
+    assert verdicts.pop(names[0]) == {"SUSPECT"}
+    assert verdicts.pop(names[1]) == {"SUSPECT"}
+    assert set(map(frozenset, verdicts.values())) == {frozenset({"VALID"})}
+    assert all("is slow: matrix products at 50% of the rate" in row["reason"] for row in by_node[names[0]])
+    assert all("has torch 2.12.0, " in row["reason"] for row in by_node[names[1]])
+    assert "w.pt has another content here" in text
+    assert ("the scratch disk is full" in text) == full
+    assert "lost and submitted again: " in text
+    # A case is carried out again only where its node took the result with it.
+    finished = Counter(case for case, _, _ in done(log))
+    killed = {case for case, _, node in done(log) if node.endswith((names[5], names[6]))}
+    assert {case for case, times in finished.items() if times > 1} <= killed
+
+
+@pytest.mark.parametrize("name", ["slurm", "ray"])
+def test_a_missing_package_says_what_to_install(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, {"slurm": "submitit", "ray": "ray"}[name], None)
+    with pytest.raises(UsageError, match=rf"--launcher {name} needs .*: pip install 'convbench\[fleet\]'"):
+        create(name, tmp_path, 1, False)
