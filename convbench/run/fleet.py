@@ -347,7 +347,14 @@ class Fleet:
         """End the jobs of this run and no others."""
         for batch in {job.batch for job in self.state.jobs if job.handle is None}:
             self._find(batch, [job for job in self.state.jobs if job.batch == batch])
-        self.launcher.cancel({job.name: job.handle for job in self.state.jobs if job.handle})
+        handles = {job.name: job.handle for job in self.state.jobs if job.handle}
+        finished = [job for job in self.launcher.poll(handles).items() if job[1].result is not None]
+        self.launcher.cancel(handles)
+        for name, seen in finished:
+            write_whole(self.folder / f"{name}.json", str(seen.result).encode())
+        for job in self.state.jobs:  # what was done by then counts
+            if (self.folder / f"{job.name}.json").exists():
+                self._accept(self.folder / f"{job.name}.json")
         self.state.jobs = []
         self._save()
 
