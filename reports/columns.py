@@ -48,6 +48,8 @@ COLUMNS: dict[str, Column] = {
     "precision": Column("precision", left=True),
     "device": Column("device", left=True),
     "threads": Column("threads"),
+    "world": Column("processes"),
+    "on": Column("on", left=True),
     "weights": Column("weights", left=True),
     "repeat": Column("repeat"),
     "mode": Column("step", left=True),
@@ -79,6 +81,7 @@ COLUMNS: dict[str, Column] = {
     "prepare_s": Column("prepare s", scaled(1, 1), spare=7),
     "peak_bytes": Column("peak GiB", scaled(2**30, 2)),
     "mfu": Column("MFU", percent),
+    "efficiency": Column("efficiency", percent),
     "limit_fraction": Column("of limit", percent),
     # Plans.
     "needed_bytes": Column("needs GiB", scaled(2**30, 2)),

@@ -226,7 +226,7 @@ def _store(npz: Path, order: "SampleOrder", count: int, batch: int, latents: boo
     recipe, device = order.recipe, order.device
     run, world = shards.ShardedNpz(npz, count, {**recipe.facts(), "latents": latents}), shards.World.of_torchrun()
     if device == "cuda":
-        _take_own_gpu(world.rank)
+        world.take_gpu()
     decode = None if latents else decoding.create_decoder(recipe.variant.signature, recipe.decoded_by, device)
     run.begin()
     left = run.missing(world)
@@ -276,11 +276,3 @@ def _fill(left: dict[Path, range], batches: Any, decode: Any) -> None:
             path, numbers = waiting.pop(0)
             found = [kept.pop(number) for number in numbers]
             write_shard(path, np.stack([array for array, _ in found]), [label for _, label in found])
-
-
-def _take_own_gpu(rank: int) -> None:
-    import os
-
-    import torch
-
-    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())

@@ -14,7 +14,7 @@ from .progress import CaseProgress
 if TYPE_CHECKING:
     from ..run.cases import Planned, Settings
 
-CASE_KEYS = ("model", "res", "batch", "backend", "precision", "device", "threads", "repeat", "mode")
+CASE_KEYS = ("model", "res", "batch", "backend", "precision", "device", "threads", "world", "on", "repeat", "mode")
 PASS_KEYS = (
     *CASE_KEYS,
     *(
@@ -28,7 +28,7 @@ PASS_KEYS = (
         "build_s",
         "prepare_s",
     ),
-    *("limit_fraction", "ratio", "difference", "status", "verdict"),
+    *("limit_fraction", "efficiency", "ratio", "difference", "status", "verdict"),
 )
 SAMPLING_KEYS = (
     *("model", "res", "batch", "backend", "precision", "device", "threads", "sampler", "steps", "cfg_scale"),
@@ -124,6 +124,14 @@ SAMPLING_NOTE = (
     type=options.Duration(),
     help="Time limit for the whole run, e.g. 30m; cases with wide intervals get most of it.",
 )
+@click.option(
+    "--world",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Run each case in this many processes at once (torchrun), each on its own GPU or group of cores: images/s of "
+    "all together, and the efficiency over one alone.",
+)
 @options.launcher()
 @click.option("--timeout", type=options.Duration(), default="1h", show_default=True, help="Time limit for one case.")
 @click.option(
@@ -154,6 +162,7 @@ def command(
     cap: float | None,
     processes: int,
     budget: float | None,
+    world: int,
     launcher: str | None,
     on: list[str] | None,
     timeout: float,
@@ -185,6 +194,7 @@ def command(
         sampling=sampling,
         compare_with=compare_with,
         on=on,
+        world=world,
     )
     if on and not launcher:
         raise click.UsageError("--on needs --launcher slurm or ray")

@@ -65,7 +65,7 @@ class PatchParallel(TorchFunctionMode):
         reach = weight.shape[2] // 2
         if not reach:
             return torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
-        if (tuple(stride), tuple(dilation), tuple(padding)) != ((1, 1), (1, 1), (reach, weight.shape[3] // 2)):
+        if list(map(_pair, (stride, dilation, padding))) != [(1, 1), (1, 1), (reach, weight.shape[3] // 2)]:
             raise UsageError("patch-parallel convolutions have stride 1, dilation 1 and the padding of their kernel")
         around = self.with_halo(x, reach)
         return torch.conv2d(around, weight, bias, 1, (0, weight.shape[3] // 2), 1, groups)
@@ -119,6 +119,10 @@ class PatchParallel(TorchFunctionMode):
         self.traffic.reduced_bytes += part.nbytes
         self.traffic.reductions += 1
         return torch.stack(found)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
 
 
 def require_splittable(variant: Variant, rows: int, ranks: int) -> None:

@@ -32,6 +32,7 @@ from . import auto, fleet, launchers, process, survey
 from .jobs import Allowance, Job, Limits, Report, open_results, run_jobs
 from .launchers import Order
 from .plan import Bundle, Request, bundles, plan
+from .ranks import rank_slots
 from .staging import Staged
 
 OF_ESTIMATE = 5.0  # a job may take this many times its estimate, and START_S more to start and to prove its output
@@ -80,6 +81,8 @@ def planned(
     results = open_results(out, anywhere=away)
     cases = _with_threads(plan(request, lambda case: largest_batch(case, max(0.0, ends - time.monotonic()))))
     for case in cases:  # what cannot be sampled is said before anything is measured
+        if case.world > 1 and case.device == "cpu" and not away:
+            rank_slots(case)
         if case.sampling:
             variant = catalogue.find(case.model)
             asked = Plan.of_text(case.sampling, variant)
@@ -240,8 +243,11 @@ def largest_batch(case: Case, timeout_s: Second = math.inf) -> int:
 
 
 def _with_threads(cases: list[Case]) -> list[Case]:
-    """Fix the number of threads of CPU cases that leave it open: all physical cores."""
-    return [replace(case, threads=cores()) if case.device == "cpu" and not case.threads else case for case in cases]
+    """Fix the number of threads of CPU cases that leave it open: all physical cores, shared among a world."""
+    return [
+        replace(case, threads=max(1, cores() // case.world)) if case.device == "cpu" and not case.threads else case
+        for case in cases
+    ]
 
 
 def _keys(bundle: Bundle) -> list[store.Key]:
@@ -336,7 +342,7 @@ def _cap(cap_s: Second | None) -> dict[str, Second]:
 
 
 def _is_quick(case: Case) -> bool:
-    return survey.need(case).step_s < SLOW_STEP_S
+    return case.world == 1 and survey.need(case).step_s < SLOW_STEP_S
 
 
 def _smallest_difference(rows: Sequence[CaseRow]) -> float | None:

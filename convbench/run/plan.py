@@ -99,6 +99,10 @@ def _check(request: Request) -> None:
         raise UsageError(f"--sampling cannot be combined with --mode {','.join(request.mode)}: it times forward passes")
     if request.weights and len(set(request.model)) > 1:
         raise UsageError(f"--weights is a checkpoint of one model, but --model names {len(set(request.model))}")
+    if request.world < 1:
+        raise UsageError(f"--world {request.world}: must be at least 1")
+    if request.world > 1 and (request.sampling or request.compare_with or set(request.mode) != {"forward"}):
+        raise UsageError("--world times forward passes alone: omit --sampling, --compare-with and --mode")
     for kind in request.on or []:
         if not NODE_KIND.fullmatch(kind):
             raise UsageError(f"--on {kind}: a kind of node is letters, digits, dots, underscores and dashes")

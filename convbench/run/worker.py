@@ -55,6 +55,13 @@ def _carry_out(order: Mapping[str, Any], send: Send) -> None:
 
     cases = [Case(**case) for case in order["cases"]]
     rules = Rules(**{**asdict(RULES[cases[0].device]), **order["rules"]})
+    if cases[0].world > 1:
+        from .ranks import world_row
+
+        for case in cases:
+            send(what="timing", done=0.0)
+            send(row=world_row(case, rules))
+        return
     measure = sampling.measure if cases[0].sampling else forward.measure
     for row in measure(cases, rules, lambda what, done: send(what=what, done=done)):
         send(row=row.to_json())

@@ -44,6 +44,19 @@ class World:
             raise UsageError(f"RANK={texts[0]}, WORLD_SIZE={texts[1]} are invalid: need 0 <= RANK < WORLD_SIZE")
         return cls(rank, size)
 
+    @property
+    def local_rank(self) -> int:
+        """Rank among the processes of this machine."""
+        return int(os.environ.get("LOCAL_RANK", self.rank))
+
+    def take_gpu(self) -> None:
+        """Make a GPU of its own the current one. Raises UsageError if there are fewer than processes."""
+        import torch
+
+        if (count := torch.cuda.device_count()) <= self.local_rank:
+            raise UsageError(f"process {self.local_rank} has no GPU of its own: this machine has {count}")
+        torch.cuda.set_device(self.local_rank)
+
 
 @dataclass(frozen=True)
 class ShardedNpz:

@@ -20,7 +20,8 @@ ELEMENT_BYTES = 4  # per weight, counted as float32
 TOLERANCE = 1e-9  # relative; the same formula in a different order differs by about 1e-15
 
 FORMULAS = {
-    "images_per_s": "batch / median of block_s, the mean seconds per step of each block",
+    "images_per_s": "batch / median of block_s, the mean seconds per step of each block; of a world: processes * batch "
+    "/ median of the slowest process's",
     "images_per_s_low": "batch / upper end of the 95 % interval of the median of block_s (order statistics)",
     "images_per_s_high": "batch / lower end of the 95 % interval of the median of block_s (order statistics)",
     "interval": "(images_per_s_high - images_per_s_low) / 2 / images_per_s",
@@ -35,6 +36,8 @@ FORMULAS = {
     "the algorithm that ran executes fewer; weight bytes / copy rate; operators / launch rate",
     "limit_wall": "largest of the three times: compute, memory or launch",
     "limit_fraction": "images_per_s / limit_images_per_s",
+    "efficiency": "of a world of processes: median ratio of the seconds of one alone to those of the slowest of all, "
+    "in paired blocks",
     "ratio": "median ratio of the seconds of paired blocks of both cases, timed interleaved",
     "ratio_interval": "95 % interval of that median (order statistics)",
     "difference": "faster or slower if the whole interval of the ratio lies beyond the smallest difference that the "
@@ -132,12 +135,13 @@ def nearest_wall(seconds: Mapping[str, Second]) -> tuple[str, Second]:
 def derive(row: Row) -> dict[str, Any]:
     """Recompute every key of a stored measurement that its raw data determine.
 
-    The raw data are ``block_s``, ``process_s``, ``batch``, ``mode``, ``params``, ``macs_full`` and ``rates``. Latencies
-    follow if the blocks are single steps of one process; a limit set by launches must belong to a whole number of them.
+    The raw data are ``block_s``, ``process_s``, ``batch``, ``world``, ``mode``, ``params``, ``macs_full`` and
+    ``rates``. Latencies follow if the blocks are single steps of one process; a limit set by launches must belong to a
+    whole number of them.
     """
     if row.get("status") != "ok" or not row.get("block_s"):
         return {}
-    blocks, batch, mode = row["block_s"], row["batch"], row.get("mode")
+    blocks, batch, mode = row["block_s"], row["batch"] * (row.get("world") or 1), row.get("mode")
     speed, low, high = speeds(batch, blocks, row.get("process_s") or ())
     found: dict[str, Any] = {"images_per_s": speed, "images_per_s_low": low, "images_per_s_high": high}
     found["blocks"] = len(blocks)

@@ -40,7 +40,7 @@ def merge(rows: Sequence[RowType]) -> RowType:
 def _merged_throughput(merged: Measurement, rows: Sequence[Measurement]) -> dict[str, Any]:
     samples = [sample for row in rows for sample in row.block_s]
     medians = [median(row.block_s) for row in rows]
-    speed, low, high = derived.speeds(merged.batch, samples, medians)
+    speed, low, high = derived.speeds(merged.batch * merged.world, samples, medians)
     assert merged.images_per_s
     scale = speed / merged.images_per_s
     return {

@@ -10,7 +10,7 @@ from ..formats import UNKNOWN
 Row = Mapping[str, Any]
 
 LINE_BREAKS = re.compile("[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]+")  # in a cell they would begin another row
-CONDITIONS = {"res", "batch", "backend", "precision", "device", "threads", "weights", "repeat", "mode"}
+CONDITIONS = {"res", "batch", "backend", "precision", "device", "threads", "world", "on", "weights", "repeat", "mode"}
 
 
 def cell_value(row: Row, key: str) -> Any:
@@ -28,7 +28,7 @@ def cell_text(row: Row, key: str) -> str:
 def shared_and_varying(rows: Sequence[Row], keys: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split columns into conditions that all rows share and columns that vary.
 
-    Columns without any value are in neither, nor are repeats and forward steps that all rows share.
+    Columns without any value are in neither, nor are repeats, single processes and forward steps that all rows share.
     """
     shared: list[str] = []
     varying: list[str] = []
@@ -37,7 +37,7 @@ def shared_and_varying(rows: Sequence[Row], keys: Sequence[str]) -> tuple[list[s
         if values == {UNKNOWN}:
             continue
         same = key in CONDITIONS and len(values) == 1
-        if not (same and (key == "repeat" or values == {"forward"})):
+        if not (same and (key == "repeat" or values == {"forward"} or (key == "world" and values == {"1"}))):
             (shared if same else varying).append(key)
     return shared, varying
 

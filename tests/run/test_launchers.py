@@ -211,6 +211,8 @@ def test_local_jobs_outlive_their_driver_and_are_found_again(tmp_path: Path) -> 
         assert "interrupted" in said(out)
         assert not (tmp_path / "run.jsonl.fleet").exists()
         assert [p for p in psutil.process_iter(["cmdline"]) if "light_node" in (p.info["cmdline"] or [])] == []
+        held = {row["case"] for row in read(out)}
+        assert len(held) >= 2
         driver = drive(out, "local", 6, **variables)
         assert driver.wait() == 0
         assert other.poll() is None
@@ -219,7 +221,9 @@ def test_local_jobs_outlive_their_driver_and_are_found_again(tmp_path: Path) -> 
         other.wait()
     assert batches(out) == Counter(range(1, 7))
     assert {row["place"]["launcher"] for row in read(out)} == {"local"}
-    assert max(Counter(case for case, _, _ in done(log)).values()) == 1
+    # Ctrl-C may end a job between its last line and its result: that one had no row, and was measured again.
+    finished = Counter(case for case, _, _ in done(log))
+    assert {case for case, times in finished.items() if times > 1} & held == set()
 
 
 @pytest.mark.slow

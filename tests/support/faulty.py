@@ -52,6 +52,26 @@ def frozen_in_one_place(model: nn.Module, inputs: Inputs, position: int) -> Step
     return step
 
 
+@faulty
+def waits_on_rank_1(model: nn.Module, case: Case, inputs: Inputs) -> Step:
+    """A straggler: each step of the second process of a world takes a second more."""
+
+    def step(*given: Tensor) -> Tensor:
+        if os.environ.get("RANK") == "1":
+            time.sleep(1)
+        return model(*given)
+
+    return step
+
+
+@faulty
+def fails_on_rank_1(model: nn.Module, case: Case, inputs: Inputs) -> Step:
+    """Raises on one process of a world alone."""
+    if os.environ.get("RANK") == "1":
+        raise RuntimeError("no device here")
+    return model
+
+
 # Outputs that are wrong from the start
 
 
