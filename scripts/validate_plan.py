@@ -134,6 +134,17 @@ def by_load(address: str, rate: float, seconds: float) -> Answered:
     return Answered(row["images_per_s"], row["latency_s_p99"] or 0.0, row["failed"])
 
 
+# aiperf insists on a tokenizer, and would download one: this knows no word, as its counts of tokens mean nothing here.
+TOKENIZER = {
+    "tokenizer.json": {
+        "version": "1.0",
+        "added_tokens": [],
+        "model": {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"},
+    },
+    "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "?"},
+}
+
+
 def by_aiperf(address: str, rate: float, seconds: float) -> Answered:
     """Offer requests with aiperf."""
 
@@ -144,11 +155,19 @@ def by_aiperf(address: str, rate: float, seconds: float) -> Answered:
 
     asked = asyncio.run(one())
     with tempfile.TemporaryDirectory() as name:
-        payload, out = Path(name) / "payload.jsonl", Path(name) / "out"
-        payload.write_bytes(asked.body + b"\n")
+        payload, out, words = (Path(name) / each for each in ("payload.json", "out", "words"))
+        session = {"session_id": "one", "payloads": [json.loads(asked.body)]}
+        payload.write_text(json.dumps({"data": [session]}))
+        words.mkdir()
+        for file, content in TOKENIZER.items():
+            (words / file).write_text(json.dumps(content))
         command = [os.environ.get("CONVBENCH_AIPERF", "aiperf"), "profile", "--model", "any", "--url", address]
-        command += ["--endpoint-type", "raw", "--custom-endpoint", asked.path, "--tokenizer", "builtin"]
-        command += ["--custom-dataset-type", "raw-payload", "--input-file", str(payload)]
+        command += ["--endpoint-type", "raw", "--custom-endpoint", asked.path, "--tokenizer", str(words)]
+        command += [
+            "--extra-inputs",
+            "response_field:outputs[0].name",
+        ]  # it takes an answer without words for a failure
+        command += ["--custom-dataset-type", "inputs-json", "--input-file", str(payload)]
         command += ["--request-rate", str(rate), "--arrival-pattern", "poisson", "--random-seed", "0"]
         command += ["--benchmark-duration", str(seconds), "--artifact-dir", str(out), "--ui", "none"]
         command += ["--workers-max", "1", "--record-processors", "1", "--no-gpu-telemetry", "--no-server-metrics"]
