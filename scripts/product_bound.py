@@ -10,6 +10,7 @@ that a network does took no time at all.
 
 import argparse
 import ctypes
+import subprocess
 import sys
 import tempfile
 import time
@@ -56,7 +57,6 @@ def shapes(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[tuple[int
 
 def build(folder: Path) -> ctypes.CDLL:
     """The products of scripts/product_bound.cpp for this processor."""
-    import subprocess
 
     name, out = compiled.target(), folder / "bound.so"
     assert name, "needs AVX2 or AVX-512"
@@ -83,7 +83,7 @@ def main() -> None:
                 case = Case(model, RES, batch, "aoti", threads=1)
                 variant = catalogue.find(model)
                 network = models.build(variant, RES).eval()
-                random_weights.fill(network, model) if hasattr(random_weights, "fill") else None
+                random_weights.fill(network)
                 side = RES // 8
                 inputs = (torch.randn(batch, 4, side, side), torch.full((batch,), 500.0), torch.ones(batch).long())
                 found = shapes(network, inputs)
