@@ -1,5 +1,6 @@
 """Artefacts that backends make once and keep: by network, weights, shapes, precision, versions and machine."""
 
+import functools
 import hashlib
 import json
 import re
@@ -66,6 +67,7 @@ def prepared(network: nn.Module, case: Case, to: str, one_batch: bool) -> Prepar
         "weights": make.parameters_sha256(network),
         "network": f"{type(network).__module__}.{type(network).__qualname__}",
         "versions": make.versions(to),
+        "exporter": _sources_sha256(),
         "machine": [facts["cpu"], facts["cpu_features"], facts["gpus"]] if to in ("aoti", "tensorrt") else None,
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
@@ -80,6 +82,15 @@ def prepared(network: nn.Module, case: Case, to: str, one_batch: bool) -> Prepar
             network, sizes, wanted, partial, timing=cache_home() / "timing.cache", tf32=case.precision == "tf32"
         )
     return Prepared(path, manifest, time.perf_counter() - started)
+
+
+@functools.cache
+def _sources_sha256() -> str:
+    """Hash of the exporters' own code: what an older one made is made again."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _held(path: Path, to: str) -> Manifest | None:

@@ -188,14 +188,22 @@ class _Bundle:
     def _conclude(
         self, each: _Trajectory, rules: Rules, load: dict[str, float | None], seen: list[Finding]
     ) -> SamplingMeasurement:
-        case, plan, opened, step = each.case, each.plan, each.opened, each.lanes["step"]
+        case, plan, opened, step, forward = each.case, each.plan, each.opened, each.lanes["step"], each.lanes["forward"]
         numbers = derived.sampling_numbers(case.batch, plan.steps, plan.decode, plan.cfg != 1, each.blocks)
         step_s = median(step.block_s)
         whole_s, whole = None, None
         with precision.applied(case.precision):
             floor = limit(opened.counted, opened.case.batch, opened.rates, 0, executed_macs=opened.executed_macs)
+            if plan.steps * step_s <= rules.cap_s:
+                whole_s = self.clock.block(each.walk.whole, 1).total_s
+                whole = _whole_trajectory(each.walk.last, whole_s, plan.steps * step_s, rules.noise)
+            zeros = opened.on_zeros()
+            zeros_ratio = timing.zeros_ratio(forward, zeros, self.clock)
             found = [
                 output.check_unchanged(opened.step, opened.sets[0], opened.proof.outputs[0], case.precision),
+                output.check_fresh(opened.step, opened.fresh, opened.subject.fresh_reference, case.precision),
+                timing.check_fresh(forward, opened.on_fresh_inputs, self.clock, rules.noise),
+                timing.check_zeros(zeros_ratio, forward, zeros, self.clock, rules.noise),
                 timing.check_linearity(step, self.clock, case.device, rules.noise),
                 timing.check_clocks(step.blocks),
                 timing.check_floor(step_s, floor.seconds),
@@ -203,9 +211,6 @@ class _Bundle:
                 timing.check_interval(step, rules),
                 *seen,
             ]
-            if plan.steps * step_s <= rules.cap_s:
-                whole_s = self.clock.block(each.walk.whole, 1).total_s
-                whole = _whole_trajectory(each.walk.last, whole_s, plan.steps * step_s, rules.noise)
         verdict, reason = output.verdict_of([finding for finding in [*found, whole] if finding])
         by_config = _decodes_by_config(case, plan)
         unranked = opened.backend.unranked(case)

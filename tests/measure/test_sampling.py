@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from simulated import QUICK, RATES, Simulated, Unwatched
+from torch import nn
 
 from convbench import backends, cli
 from convbench.catalogue import find
@@ -20,6 +21,7 @@ from convbench.sampling.plan import Plan
 from convbench.sampling.random_decoder import random_decoder
 from convbench.schema import VERDICTS, Backend, Case, SamplingMeasurement
 from convbench.timing.calibration import Rates
+from convbench.timing.clock import Block, CpuClock
 
 MODEL = find("dico_digits")
 ONE = Case("dico_digits", 8, 2, threads=1)
@@ -33,10 +35,13 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def simulated(**seconds: float) -> Simulated:
-    """A clock on which each part takes its time, by the order in which the parts of an eager backend first run."""
+    """A clock on which each part takes its time, by the order in which the parts of an eager backend first run.
+
+    What runs after them are passes of the checks.
+    """
     order = ["step", "forward", "sampler", "backbone", "decoder", "whole"]
     parts = [part for part in order if part in seconds]
-    return Simulated(lambda first, steps, lane: steps * seconds[parts[lane]])
+    return Simulated(lambda first, steps, lane: steps * seconds[[*parts, *["forward"] * 99][lane]])
 
 
 def measured(text: str, clock: Simulated | None = None, case: Case = ONE) -> dict[str, Any]:
@@ -302,3 +307,31 @@ def test_a_plan_of_sampling_can_be_shown(capsys: pytest.CaptureFixture[str]) -> 
         cli.main(["throughput", "--model", "dico_digits", "--res", "8", "--sampling", "steps=2,cfg=1", "--dry-run"])
     out = capsys.readouterr().out
     assert not stopped.value.code and "steps=2,cfg=1,decode=no" in out
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize(("keeps", "code"), [("keeps_results", "FRESH"), ("skips_zeros", "ZERO")])
+def test_a_short_cut_of_the_network_is_found(keeps: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what the step costs: 10 ms for a pass of the network, 1 ms for anything else that is timed."""
+    plan = str(Plan.of_text("steps=5,cfg=1", MODEL))
+    asked = Case("dico_digits", 8, 2, backend=f"cheats:{keeps}", threads=1, sampling=plan)
+    passes, create = [0], opening.create
+
+    def watched(*which: Any) -> nn.Module:
+        model = create(*which)
+        model.register_forward_pre_hook(lambda *_: passes.__setitem__(0, passes[0] + 1))
+        return model
+
+    class Clock(CpuClock):
+        def block(self, run: Callable[[], object], steps: int) -> Block:
+            before = passes[0]
+            for _ in range(steps):
+                run()
+            total = 0.01 * (passes[0] - before) + 0.001 * steps
+            return Block(total / steps, total, total, [total / steps] * steps)
+
+    monkeypatch.setattr(opening, "create", watched)
+    (row,) = sampling.measure(
+        [replace(asked, sampling=str(Plan.of_text("steps=5,cfg=1", MODEL)))], QUICK, clock=Clock()
+    )
+    assert code in row.to_json()["reason"]
