@@ -21,7 +21,7 @@ COMMANDS = {  # name -> what it is for; the module of that name holds `command`
     "export": "build an ONNX, TensorRT, OpenVINO or AOTInductor artefact",
     "verify": "check an artefact against fp32 PyTorch; name the first layer that differs",
     "serve": "serve an artefact over HTTP (KServe v2), with dynamic batching",
-    "deploy": "write a model repository for Triton Inference Server",
+    "deploy": "write a model repository for Triton Inference Server, or Kubernetes manifests",
     "load": "send requests to a server and report its latency and throughput",
     "report": "make tables, plots or a page from stored runs; print the papers' tables with our numbers",
     "verify-report": "recompute every cell of a `report --html` page from its samples",
