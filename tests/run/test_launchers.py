@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 import slurm_cluster
+from shown_commands import shown
 from waiting import until
 
 from convbench.errors import UsageError
@@ -168,6 +169,36 @@ def test_the_batch_script_asks_for_what_a_case_needs(tmp_path: Path, monkeypatch
 # Sweeps
 
 
+def page_commands(page: str, launcher: str) -> list[str]:
+    """Command lines of a how-to page for a launcher, each whole."""
+    text = (ROOT / "docs" / "howto" / page).read_text("utf-8")
+    lines = [line for line, whole in shown(text) if whole and f"--launcher {launcher}" in line]
+    assert len(lines) == 2
+    return lines
+
+
+def run_page(page: str, launcher: str, folder: Path, **variables: str) -> None:
+    """Run the commands of a page in a folder: with light jobs where they need processors only; the plan of others."""
+    for line in page_commands(page, launcher):
+        on_gpus = "--device cuda" in line
+        command = [sys.executable, str(SUPPORT / "fleet_driver.py"), "--line", line + " --dry-run" * on_gpus]
+        ran = subprocess.run(
+            command, cwd=folder, env=os.environ | VARIABLES | variables, capture_output=True, text=True, check=False
+        )
+        if on_gpus and launcher == "local":  # whose plan is for this machine, which has no GPU
+            assert ran.returncode == 0
+            continue
+        assert ran.returncode == 0, ran.stderr
+        words = line.split()
+        count = len(words[words.index("--model") + 1].split(","))
+        if on_gpus:
+            kinds = words[words.index("--on") + 1].split(",")
+            assert f"{count * len(kinds)} cases to measure" in ran.stdout
+        else:
+            rows = read(folder / words[words.index("--out") + 1])
+            assert [(row["status"], row["place"]["launcher"]) for row in rows] == [("ok", launcher)] * count
+
+
 def drive(out: Path, launcher: str, count: int, *more: str, **variables: str) -> subprocess.Popen[str]:
     """A driver of its own, whose jobs are light."""
     command = [sys.executable, str(SUPPORT / "fleet_driver.py"), str(out), launcher, str(count), *more]
@@ -219,6 +250,7 @@ def test_local_jobs_outlive_their_driver_and_are_found_again(tmp_path: Path) -> 
     finally:
         other.kill()
         other.wait()
+    run_page("eight-gpus.md", "local", tmp_path, **variables)
     assert batches(out) == Counter(range(1, 7))
     assert {row["place"]["launcher"] for row in read(out)} == {"local"}
     # Ctrl-C may end a job between its last line and its result: that one had no row, and was measured again.
@@ -319,6 +351,7 @@ def test_a_real_slurm_with_one_job_preempted_and_others_cancelled_by_name(tmp_pa
         assert names == {name, f"{name.rpartition('-')[0]}-2"}  # the second submission: of the preempted case alone
         again = [job for job in cluster.jobs() if job[1].endswith("-2")]
         assert [(job[2], job[3] != first[3]) for job in again] == [("COMPLETED", True)]
+        run_page("slurm.md", "slurm", tmp_path, **variables, SBATCH_PARTITION="low")
     assert batches(out) == Counter(range(1, 6))
     assert max(Counter(case for case, _, _ in done(log)).values()) == 1
     assert "submitted again, attempt 2 of 3" in said(out)
@@ -370,6 +403,7 @@ def test_a_real_ray_cluster_that_loses_two_nodes_and_its_driver(
             for each in node.all_processes["raylet"]:
                 os.kill(each.process.pid, signal.SIGKILL)
         assert driver.wait() == 0
+        run_page("ray.md", "ray", tmp_path, RAY_ADDRESS=cluster.address)
     finally:
         cluster.shutdown()
         if full:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from convbench.checks.output import input_sets
 from convbench.schema import Backend, Case, Step
+from convbench.timing.clock import Block, CpuClock
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 PROVED = 5  # calls of a step before it is timed, for a batch of 2: four input sets and a permuted batch
@@ -53,15 +54,16 @@ def frozen_in_one_place(model: nn.Module, inputs: Inputs, position: int) -> Step
 
 
 @faulty
-def waits_on_rank_1(model: nn.Module, case: Case, inputs: Inputs) -> Step:
-    """A straggler: each step of the second process of a world takes a second more."""
+def lags_on_rank_1(model: nn.Module, case: Case, inputs: Inputs) -> Step:
+    """SIMULATED clock: a step takes 10 ms, and 50 ms on the second process of a world."""
+    step_s = 0.05 if os.environ.get("RANK") == "1" else 0.01
 
-    def step(*given: Tensor) -> Tensor:
-        if os.environ.get("RANK") == "1":
-            time.sleep(1)
-        return model(*given)
+    def block(self: CpuClock, run: Callable[[], object], steps: int) -> Block:
+        run()
+        return Block(step_s, step_s * steps, step_s * steps, [step_s] * steps)
 
-    return step
+    CpuClock.block = block  # type: ignore[method-assign]
+    return model
 
 
 @faulty
