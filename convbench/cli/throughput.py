@@ -126,7 +126,8 @@ SAMPLING_NOTE = (
 )
 @click.option(
     "--world",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1024),
+    metavar="N",
     default=1,
     show_default=True,
     help="Run each case in this many processes at once (torchrun), each on its own GPU or group of cores: images/s of "

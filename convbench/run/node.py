@@ -42,7 +42,7 @@ def answered(order: Content, carry_out: Callable[[Content], list[dict[str, Any]]
         "node": node_name(),
     }
     try:
-        with bound(order.get("cpus"), order["cores"]):
+        with bound(order.get("cpus"), order["cores"], order.get("gpu")):
             place |= {"cpus": sorted(os.sched_getaffinity(0)), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
             rows = carry_out(order)
     except ConvbenchError as error:
@@ -58,14 +58,15 @@ def node_name() -> str:
 
 
 @contextmanager
-def bound(cpus: list[int] | None, cores: int) -> Iterator[None]:
+def bound(cpus: list[int] | None, cores: int, gpu: str | None = None) -> Iterator[None]:
     """Bind this process and those that it starts to cores that no other job of convbench on this node uses.
 
     Args:
         cpus: what the launcher chose; None to follow the affinity that the scheduler set, or to take free ones of it.
         cores: physical cores that are needed; 0 for whatever there is.
+        gpu: the launcher's choice; None where a scheduler gives GPUs out.
 
-    Raises UsageError where cores would be shared.
+    Raises UsageError where cores or a GPU would be shared.
     """
     if cpus:
         os.sched_setaffinity(0, cpus)
@@ -77,6 +78,12 @@ def bound(cpus: list[int] | None, cores: int) -> Iterator[None]:
     require_own(folder)
     own: list[tuple[int, ...]] = []
     with ExitStack() as locks:
+        if gpu is not None:
+            lock = locks.enter_context((folder / f"gpu-{gpu.replace('/', '-')}").open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(f"another job of convbench uses GPU {gpu}") from None
         for core in allowed if cores else ():
             lock = locks.enter_context((folder / f"core-{core[0]}").open("w"))
             with suppress(BlockingIOError):

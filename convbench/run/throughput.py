@@ -29,6 +29,9 @@ def throughput(
     cap_s: Second | None = None,
     budget_s: Second | None = None,
     processes: int = 1,
+    world: int = 1,
+    launcher: str | None = None,
+    on: str | Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Measure backbones, as ``convbench throughput`` does; every axis takes one value or several.
 
@@ -43,6 +46,9 @@ def throughput(
         cap_s: stop timing a case after this many seconds.
         budget_s: time limit for the whole run, in seconds.
         processes: fresh ones for each case.
+        world: processes that run each case at once, each on a device of its own.
+        launcher: "local", "slurm" or "ray": each case is a job of its own; needs ``out``.
+        on: kinds of nodes of a cluster.
 
     Returns one dictionary a case, with the keys of ``convbench throughput --format json``.
 
@@ -61,8 +67,10 @@ def throughput(
         mode=_listed(mode),
         sampling=sampling,
         compare_with=compare_with,
+        on=None if on is None else _listed(on),
+        world=world,
     )
-    settings = Settings(Limits(cap_s, budget_s=budget_s), processes)
+    settings = Settings(Limits(cap_s, budget_s=budget_s), processes, launcher=launcher)
     return [row.to_json() for row in cases(request, None if out is None else Path(out), settings)]
 
 

@@ -11,7 +11,18 @@ from .typecheck import field_problems, problem, shown
 Row = Mapping[str, Any]
 
 SPEEDS = ("images_per_s", "images_per_s_low", "images_per_s_high")
-POSITIVE = {"res", "batch", "repeat", "processes", "weight_bytes", "min_bytes", "cold_s_p20", "cold_s_p80", *SPEEDS}
+POSITIVE = {
+    "res",
+    "batch",
+    "repeat",
+    "world",
+    "processes",
+    "weight_bytes",
+    "min_bytes",
+    "cold_s_p20",
+    "cold_s_p80",
+    *SPEEDS,
+}
 SMALLEST, LARGEST = 1e-30, 1e30  # of numbers other than 0: what lies beyond overflows in ratios and on axes
 WORDS = {"status": STATUSES, "verdict": VERDICTS, "device": ("cpu", "cuda")}  # of a measurement
 

@@ -95,6 +95,8 @@ def test_jobs_of_one_node_do_not_share_cores(scratch: Path) -> None:
             node.bound(None, 1).__enter__()  # it follows the affinity that it has
     with node.bound(sorted(first), 1):
         assert os.sched_getaffinity(0) == first
+    with node.bound(None, 0, "GPU-1"), pytest.raises(UsageError, match="another job of convbench uses GPU GPU-1"):
+        node.bound(None, 0, "GPU-1").__enter__()
     with pytest.raises(UsageError, match="64 threads need 64 cores of their own, and the job has 1"):
         node.bound(None, 64).__enter__()
 
@@ -352,6 +354,15 @@ def test_a_real_slurm_with_one_job_preempted_and_others_cancelled_by_name(tmp_pa
         again = [job for job in cluster.jobs() if job[1].endswith("-2")]
         assert [(job[2], job[3] != first[3]) for job in again] == [("COMPLETED", True)]
         run_page("slurm.md", "slurm", tmp_path, **variables, SBATCH_PARTITION="low")
+
+        cluster.call("sbatch", "--job-name=convbench-ffffffff-1", "--nodelist=n1", "--wrap=sleep 600")  # another run's
+        more = tmp_path / "more.jsonl"
+        driver = drive(more, "slurm", 3, **variables | {"JOB_S": "600"}, SBATCH_PARTITION="low")
+        until(lambda: len(ours("RUNNING")) == 2)
+        driver.send_signal(signal.SIGINT)
+        driver.wait()
+        assert "interrupted" in said(more)
+        assert [job[1] for job in cluster.jobs() if job[2] in ("RUNNING", "PENDING")] == ["convbench-ffffffff-1"]
     assert batches(out) == Counter(range(1, 6))
     assert max(Counter(case for case, _, _ in done(log)).values()) == 1
     assert "submitted again, attempt 2 of 3" in said(out)
@@ -375,6 +386,7 @@ def test_a_real_ray_cluster_that_loses_two_nodes_and_its_driver(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("CASES_DONE", str(log))
     monkeypatch.setenv("JOB_S", "0.5")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     small = {"object_store_memory": 80 * 2**20}
     (tmp_path / "n2").mkdir()
     (tmp_path / "n3").mkdir()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from ...files import read_json
 from . import NODE, Order, Seen
 from .cores import Slot, core_slots, gpu_slots
 
@@ -44,7 +45,9 @@ class Local:
         number = next(n for n in range(len(self.slots)) if n not in self.busy)
         slot = self.slots[number]
         path = self.folder / f"{order.name}.order.json"
-        path.write_text(json.dumps({**order.content, "launcher": self.name, "job": order.name, "cpus": slot.cpus}))
+        path.write_text(
+            json.dumps({**order.content, "launcher": self.name, "job": order.name, "cpus": slot.cpus, "gpu": slot.gpu})
+        )
         chosen = {"CUDA_VISIBLE_DEVICES": slot.gpu} if slot.gpu else {}
         with (self.folder / f"{order.name}.log").open("wb") as log:
             child = subprocess.Popen(
@@ -66,11 +69,13 @@ class Local:
         for process in psutil.process_iter(["cmdline"]):
             for word in process.info["cmdline"] or []:
                 if (name := Path(word).name.removesuffix(".order.json")) in jobs and name != Path(word).name:
-                    found[name] = f"{process.pid}:{process.create_time()}:{self._next_slot()}"
+                    found[name] = f"{process.pid}:{process.create_time()}:{self._slot_of(name)}"
         return found
 
-    def _next_slot(self) -> int:
-        return next((n for n in range(len(self.slots)) if n not in self.busy), 0)
+    def _slot_of(self, job: str) -> int:
+        """The slot that a job was started in, by the cores of its order."""
+        cpus = read_json(self.folder / f"{job}.order.json")["cpus"]
+        return next((n for n, slot in enumerate(self.slots) if list(slot.cpus) == cpus), 0)
 
     def poll(self, handles: Mapping[str, str]) -> dict[str, Seen]:
         """Tell the processes that run from those that have ended."""
