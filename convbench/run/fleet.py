@@ -7,6 +7,7 @@ whole, with which a driver that was killed finds its jobs again. It is removed o
 import fcntl
 import json
 import math
+import re
 import secrets
 import shutil
 import time
@@ -22,13 +23,15 @@ from ..files import read_json, write_whole
 from ..measure.annotated import with_finding
 from ..schema import KINDS, CaseRow, Row, Second
 from ..schema.rowcheck import row_problem
-from ..schema.typecheck import record_problem
+from ..schema.typecheck import record_problem, shown
 from . import peers
 from .jobs import USED_UP, Limits, Report
 from .launchers import Launcher, Order
 
 ATTEMPTS = 3  # at a case whose nodes are lost
 MOST_AT_ONCE = 1000  # jobs of one submission: Slurm's usual limit of an array
+RUN, NAME = re.compile(r"[0-9a-f]{8}"), re.compile(r"convbench-[0-9a-f]{8}-[0-9]{1,9}-[0-9]{1,9}")
+HANDLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
 Say = Callable[[str], None]
 
 
@@ -139,14 +142,15 @@ class Fleet:
     def _locked(self) -> Iterator[None]:
         try:
             self.folder.mkdir(exist_ok=True)
-            with (self.folder / "lock").open("w") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise UsageError(f"another convbench is running the jobs of {self.folder}") from None
-                yield
+            lock = (self.folder / "lock").open("w")
         except OSError as error:
             raise UsageError(f"cannot write {self.folder}: {error.strerror}") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(f"another convbench is running the jobs of {self.folder}") from None
+            yield
 
     @property
     def _file(self) -> Path:
@@ -161,11 +165,9 @@ class Fleet:
             return
         held = read_json(self._file)
         jobs = held.pop("jobs", None) if isinstance(held, dict) else None
-        wrong = record_problem(held, State) or next(
-            filter(None, (record_problem(job, Running) for job in jobs or [])), None
-        )
-        if wrong or not isinstance(jobs, list):
-            raise UsageError(f"{self._file} is not the state of a run ({wrong or 'no jobs'}): remove {self.folder}")
+        wrong = _state_problem(held, jobs)
+        if wrong:
+            raise UsageError(f"{self._file} is not the state of a run ({wrong}): remove {self.folder}")
         state = State(**held, jobs=[Running(**job) for job in jobs])
         if state.launcher != self.launcher.name:
             raise UsageError(
@@ -180,7 +182,7 @@ class Fleet:
             self._find(batch, own)
             for job in own:
                 if job.handle is None and not (self.folder / f"{job.name}.json").exists():
-                    state.attempts[job.task] -= 1  # killed before it was submitted
+                    state.attempts[job.task] = job.attempt - 1  # killed before it was submitted
                 else:
                     adopted.append(job)
         unknown = [job for job in adopted if job.task not in self.tasks and not self._held(job.task)]
@@ -364,6 +366,22 @@ class Fleet:
             found = self.launcher.find(batch, [job.name for job in jobs])
             for job in jobs:
                 job.handle = job.handle or found.get(job.name)
+
+
+def _state_problem(held: Any, jobs: Any) -> str | None:
+    """Reason why a state and its jobs are not ours: names become paths, handles arguments of programs."""
+    if found := record_problem(held, State):
+        return found
+    if not RUN.fullmatch(held["run"]) or not isinstance(jobs, list):
+        return "no run" if isinstance(jobs, list) else "no jobs"
+    for job in jobs:
+        if found := record_problem(job, Running):
+            return found
+        if not job["name"].startswith(f"convbench-{held['run']}-") or not NAME.fullmatch(job["name"]):
+            return f"a job named {shown(job['name'])}"
+        if job["batch"] != job["name"].rpartition("-")[0] or not HANDLE.fullmatch(job.get("handle") or "1"):
+            return f"a handle {shown(job.get('handle'))}"
+    return None
 
 
 def _needs(order: Order) -> tuple[Any, ...]:

@@ -56,7 +56,7 @@ class Scripted:
 
     def submit(self, batch: str, orders: Sequence[Order]) -> list[str]:
         self.orders += orders
-        return [f"handle of {order.name}" for order in orders]
+        return [f"handle-{order.name}" for order in orders]
 
     def find(self, batch: str, jobs: Sequence[str]) -> dict[str, str]:
         return {job: self.known[job] for job in jobs if job in self.known}
@@ -266,10 +266,24 @@ def test_jobs_of_another_command_are_not_taken_over(tmp_path: Path) -> None:
         run(tmp_path, {2: [result(2)]})
 
 
+def state(**job: Any) -> str:
+    name = "convbench-00000000-1"
+    running = {"task": case(1).id, "name": f"{name}-0", "batch": name, "attempt": 1, "handle": "7"} | job
+    return json.dumps({"run": "00000000", "launcher": "scripted", "jobs": [running]})
+
+
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"jobs": [{"task": 1}], "run": "a", "launcher": "scripted"}', '{"run": 1}']
+    "text",
+    [
+        *("{", "[]", '{"run": 1}', '{"run": "00000000", "launcher": "scripted"}'),
+        state(task=1),
+        state(name="../../x-0", batch="../../x"),
+        state(batch="convbench-00000000-2"),
+        state(handle="--user=root"),
+    ],
 )
 def test_a_damaged_state_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    """Names in it become paths, and handles arguments of other programs."""
     folder = tmp_path / "run.jsonl.fleet"
     folder.mkdir()
     (folder / "state.json").write_text(text)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import psutil
 from ...files import read_json
 from . import NODE, Order, Seen
 from .cores import Slot, core_slots, gpu_slots
+
+
+PROCESS = re.compile(r"([0-9]{1,9}):([0-9.]{1,40}):([0-9]{1,5})")
 
 
 class Local:
@@ -103,7 +107,10 @@ class Local:
 
     def _process(self, handle: str) -> psutil.Process | None:
         """The process of a handle while it runs, never a later one with its number."""
-        number, created, _ = handle.split(":")
+        found = PROCESS.fullmatch(handle)
+        if found is None:  # of a damaged state, or a job that was never started
+            return None
+        number, created = found[1], found[2]
         if child := self.children.get(int(number)):
             child.poll()  # so that it does not stay as a zombie
         with suppress(psutil.Error):
