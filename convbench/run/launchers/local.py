@@ -16,7 +16,6 @@ from ...files import read_json
 from . import NODE, Order, Seen
 from .cores import Slot, core_slots, gpu_slots
 
-
 PROCESS = re.compile(r"([0-9]{1,9}):([0-9.]{1,40}):([0-9]{1,5})")
 
 
