@@ -87,6 +87,7 @@ def test_the_manifests_fit_together(artefact: Path, tmp_path: Path) -> None:
     assert pod["terminationGracePeriodSeconds"] > given["grace"]
 
 
+@pytest.mark.slow
 def test_the_metric_that_is_scaled_on_exists(artefact: Path) -> None:
     with served.process(str(artefact)) as (_, address):
         assert served.metrics(address)["convbench_queue_images"] == 0
