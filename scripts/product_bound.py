@@ -96,16 +96,18 @@ def main() -> None:
                 array = (Product * len(products))(*products)
                 cache = ctypes.c_int64(compiled.second_level_cache() // 3)
                 macs = sum(rows * k * n for rows, k, n in found)
-                backend = backends.require("aoti")
+                backend = backends.find("aoti")
                 with torch.no_grad(), backend.open(network, case, inputs) as opened:
                     step = getattr(opened, "step", opened)
                     pairs = []
                     for number in range(BLOCKS + WARM_UP):
                         times = []
-                        for run in (lambda: step(*inputs), lambda: library.multiply_all(array, len(products), cache)):
-                            started = time.perf_counter()
-                            run()
-                            times.append(time.perf_counter() - started)
+                        started = time.perf_counter()
+                        step(*inputs)
+                        times.append(time.perf_counter() - started)
+                        started = time.perf_counter()
+                        library.multiply_all(array, len(products), cache)
+                        times.append(time.perf_counter() - started)
                         if number >= WARM_UP:
                             pairs.append((times[0], times[1]))
                 ratio, low, high = ratio_interval(pairs)
