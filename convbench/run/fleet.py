@@ -168,7 +168,7 @@ class Fleet:
         wrong = _state_problem(held, jobs)
         if wrong:
             raise UsageError(f"{self._file} is not the state of a run ({wrong}): remove {self.folder}")
-        state = State(**held, jobs=[Running(**job) for job in jobs])
+        state = State(**held, jobs=[Running(**job) for job in jobs or []])
         if state.launcher != self.launcher.name:
             raise UsageError(
                 f"{self.folder} holds jobs of --launcher {state.launcher}: use it again, or remove the folder"
