@@ -30,7 +30,7 @@ from ..timing.merge import merge
 from ..weights import locate
 from . import auto, fleet, launchers, process, survey
 from .jobs import Allowance, Job, Limits, Report, open_results, run_jobs
-from .launchers import Order
+from .launchers.job import Order
 from .plan import Bundle, Request, bundles, plan
 from .ranks import rank_slots
 from .staging import Staged

@@ -26,7 +26,7 @@ from ..schema.rowcheck import row_problem
 from ..schema.typecheck import record_problem, shown
 from . import peers
 from .jobs import USED_UP, Limits, Report
-from .launchers import Launcher, Order
+from .launchers.job import Launcher, Order
 
 ATTEMPTS = 3  # at a case whose nodes are lost
 MOST_AT_ONCE = 1000  # jobs of one submission: Slurm's usual limit of an array

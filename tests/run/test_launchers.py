@@ -22,8 +22,9 @@ from waiting import until
 
 from convbench.errors import UsageError
 from convbench.run import node, staging
-from convbench.run.launchers import Order, create
+from convbench.run.launchers import create
 from convbench.run.launchers.cores import Slot, core_slots, gpu_slots
+from convbench.run.launchers.job import Order
 from convbench.run.launchers.local import Local
 from convbench.run.launchers.slurm import Slurm
 from convbench.run.staging import Staged, stage

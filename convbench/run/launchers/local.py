@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 
 from ...files import read_json
-from . import NODE, Order, Seen
 from .cores import Slot, core_slots, gpu_slots
+from .job import NODE, Order, Seen
 
 PROCESS = re.compile(r"([0-9]{1,9}):([0-9.]{1,40}):([0-9]{1,5})")
 

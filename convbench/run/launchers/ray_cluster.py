@@ -22,7 +22,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...errors import UsageError, first_line
-from . import NODE, Order, Seen
+from .job import NODE, Order, Seen
 
 SHARE = 0.001  # of a custom resource that marks a kind of node: it is there or not
 ANSWER_S = 60.0
