@@ -25,7 +25,7 @@ LEVELS = 4  # the lowest level of these networks has a fourth of the rows
 
 @dataclass
 class Traffic:
-    """What one rank sent during a forward pass."""
+    """Bytes and messages that one rank sent during a forward pass."""
 
     halo_bytes: int = 0
     halo_messages: int = 0
@@ -106,7 +106,7 @@ class PatchParallel(TorchFunctionMode):
         return self.gathered(F.adaptive_avg_pool2d(x, 1)).mean(dim=0)
 
     def vector_norm(self, x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, **kind: Any) -> Tensor:
-        """Compute the root of the sum of squares over the whole map."""
+        """Compute the root of the sum of squares over the whole map. (B, C, h, W) -> (B, C, 1, 1) with ``keepdim``."""
         if ord != 2 or tuple(dim) != (2, 3):
             raise UsageError("patch-parallel norms are over the whole map")
         part = torch.linalg.vector_norm(x, 2, dim, keepdim, **kind)

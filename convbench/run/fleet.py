@@ -63,8 +63,8 @@ class Running:
 
 
 @dataclass
-class State:
-    """What a killed driver has to find again."""
+class RunState:
+    """Jobs and counts that a killed driver has to find again."""
 
     run: str
     launcher: str
@@ -100,7 +100,7 @@ class Fleet:
         self.waiting = list(self.tasks)
         self.finished: list[CaseRow] = []  # not yet in the file: their nodes cannot be judged
         self.known: list[CaseRow] = []  # of this run, for the comparison of nodes
-        self.state = State(secrets.token_hex(4), launcher.name)
+        self.state = RunState(secrets.token_hex(4), launcher.name)
 
     def rows(self) -> Iterator[CaseRow]:
         """The rows of all tasks as they come; each is in the file before it is given.
@@ -136,7 +136,7 @@ class Fleet:
             jobs = f"{self.state.losses} job{'s' if self.state.losses > 1 else ''}"
             self.say(f"{jobs} lost and submitted again: {self.state.lost_s:.0f} s of work lost")
 
-    # State
+    # RunState
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -168,7 +168,7 @@ class Fleet:
         wrong = _state_problem(held, jobs)
         if wrong:
             raise UsageError(f"{self._file} is not the state of a run ({wrong}): remove {self.folder}")
-        state = State(**held, jobs=[Running(**job) for job in jobs or []])
+        state = RunState(**held, jobs=[Running(**job) for job in jobs or []])
         if state.launcher != self.launcher.name:
             raise UsageError(
                 f"{self.folder} holds jobs of --launcher {state.launcher}: use it again, or remove the folder"
@@ -370,7 +370,7 @@ class Fleet:
 
 def _state_problem(held: Any, jobs: Any) -> str | None:
     """Reason why a state and its jobs are not ours: names become paths, handles arguments of programs."""
-    if found := record_problem(held, State):
+    if found := record_problem(held, RunState):
         return found
     if not RUN.fullmatch(held["run"]) or not isinstance(jobs, list):
         return "no run" if isinstance(jobs, list) else "no jobs"

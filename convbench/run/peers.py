@@ -20,7 +20,7 @@ Kind = tuple[Any, ...]
 
 
 def kind_of(row: CaseRow) -> Kind:
-    """What rows must share for their nodes to be peers: device, its name, threads, precision."""
+    """Return what rows must share for their nodes to be peers: device, its name, threads, precision."""
     gpus = row.environment.get("gpus") or [{}]
     name = gpus[0].get("name") if row.device == "cuda" else row.environment.get("cpu")
     return (row.device, name, row.threads, row.precision)
@@ -37,7 +37,7 @@ def can_judge(row: CaseRow, rows: Iterable[CaseRow]) -> bool:
 
 
 def findings(row: CaseRow, rows: Sequence[CaseRow]) -> list[Finding]:
-    """What the other nodes of a run say about the node of a row."""
+    """Compare the node of a row with the other nodes of its run."""
     return [found for found in (slow_node(row, rows), other_versions(row, rows)) if found]
 
 

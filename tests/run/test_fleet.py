@@ -16,11 +16,11 @@ from convbench.errors import UsageError
 from convbench.run import fleet, peers
 from convbench.run.cases import unmeasured
 from convbench.run.jobs import USED_UP, Limits, open_results
-from convbench.run.launchers.job import Order, Seen
+from convbench.run.launchers.job import Order, JobState
 from convbench.schema import Case, CaseRow, Measurement
 from convbench.store import read
 
-Answer = Callable[[int, str], Seen | dict[str, Any] | None]
+Answer = Callable[[int, str], JobState | dict[str, Any] | None]
 """What a job does, by its attempt and node: a state, a result, or None while it runs."""
 
 
@@ -42,7 +42,7 @@ class Scripted:
     """A launcher that answers from a script, by batch size; notes what was asked of it."""
 
     folder: Path
-    script: dict[int, Sequence[Any]]  # what each attempt at a case gives: a Seen, a result, an exception, or None
+    script: dict[int, Sequence[Any]]  # what each attempt at a case gives: a JobState, a result, an exception, or None
     name: str = "scripted"
     poll_s: float = 0.0
     elsewhere: bool = True
@@ -61,11 +61,11 @@ class Scripted:
     def find(self, batch: str, jobs: Sequence[str]) -> dict[str, str]:
         return {job: self.known[job] for job in jobs if job in self.known}
 
-    def poll(self, handles: Mapping[str, str]) -> dict[str, Seen]:
+    def poll(self, handles: Mapping[str, str]) -> dict[str, JobState]:
         self.polls += 1
         return {job: self._answer(job) for job in handles}
 
-    def _answer(self, job: str) -> Seen:
+    def _answer(self, job: str) -> JobState:
         order = next(order for order in self.orders if order.name == job)
         batch = order.content["cases"][0]["batch"]
         attempt = [each.name for each in self.orders if each.content == order.content].index(job)
@@ -73,8 +73,8 @@ class Scripted:
         if isinstance(said, Killed):
             raise said
         if said is None:
-            return Seen("running", "n1")
-        return said if isinstance(said, Seen) else Seen("ended", result=json.dumps(said))
+            return JobState("running", "n1")
+        return said if isinstance(said, JobState) else JobState("ended", result=json.dumps(said))
 
     def cancel(self, handles: Mapping[str, str]) -> None:
         self.cancelled += handles
@@ -119,7 +119,7 @@ def run(
     return Ran(used, list(made.rows()), said)
 
 
-LOST = Seen("ended", "n7", "NODE_FAIL")
+LOST = JobState("ended", "n7", "NODE_FAIL")
 
 
 def test_a_lost_case_is_submitted_again_on_another_node(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_ctrl_c_cancels_its_own_jobs_and_keeps_what_came_back(tmp_path: Path) ->
 def _interrupting(launcher: Scripted, after: int) -> Scripted:
     poll = launcher.poll
 
-    def interrupted(handles: Mapping[str, str]) -> dict[str, Seen]:
+    def interrupted(handles: Mapping[str, str]) -> dict[str, JobState]:
         if launcher.polls == after:
             launcher.polls += 1
             raise KeyboardInterrupt
@@ -243,7 +243,7 @@ def test_results_that_had_come_back_before_the_kill_are_kept(tmp_path: Path) -> 
     launcher = Scripted(tmp_path / "run.jsonl.fleet", script)
     poll = launcher.poll
 
-    def killed(handles: Mapping[str, str]) -> dict[str, Seen]:
+    def killed(handles: Mapping[str, str]) -> dict[str, JobState]:
         if launcher.polls == 3:
             raise Killed
         return poll(handles)
@@ -296,7 +296,7 @@ def test_a_damaged_state_is_refused_in_one_line(text: str, tmp_path: Path) -> No
 def test_two_drivers_do_not_share_a_run(tmp_path: Path) -> None:
     launcher = Scripted(tmp_path / "run.jsonl.fleet", {1: [result(1)]})
 
-    def second(handles: Mapping[str, str]) -> dict[str, Seen]:
+    def second(handles: Mapping[str, str]) -> dict[str, JobState]:
         with pytest.raises(UsageError, match="another convbench is running"):
             run(tmp_path, {1: [result(1)]})
         raise Killed

@@ -12,7 +12,7 @@ SYSTEM = Path("/sys")
 
 @dataclass(frozen=True)
 class Slot:
-    """What one job may use: logical processors, and a GPU by the word that CUDA_VISIBLE_DEVICES takes."""
+    """Share of this machine for one job: logical processors, and a GPU by the word that CUDA_VISIBLE_DEVICES takes."""
 
     cpus: tuple[int, ...]
     gpu: str | None = None

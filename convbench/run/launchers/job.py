@@ -24,7 +24,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Seen:
+class JobState:
     """The state of a job: waiting, running or ended; with its node where that is known."""
 
     state: str
@@ -52,7 +52,7 @@ class Launcher(Protocol):
         """Find the handles of those jobs of a submission that a killed driver did submit, by their names."""
         ...
 
-    def poll(self, handles: Mapping[str, str]) -> dict[str, Seen]:
+    def poll(self, handles: Mapping[str, str]) -> dict[str, JobState]:
         """Ask how jobs are. Returns an entry for each, by its name."""
         ...
 

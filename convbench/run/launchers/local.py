@@ -14,7 +14,7 @@ import psutil
 
 from ...files import read_json
 from .cores import Slot, core_slots, gpu_slots
-from .job import NODE, Order, Seen
+from .job import NODE, Order, JobState
 
 PROCESS = re.compile(r"([0-9]{1,9}):([0-9.]{1,40}):([0-9]{1,5})")
 
@@ -80,14 +80,14 @@ class Local:
         cpus = read_json(self.folder / f"{job}.order.json")["cpus"]
         return next((n for n, slot in enumerate(self.slots) if list(slot.cpus) == cpus), 0)
 
-    def poll(self, handles: Mapping[str, str]) -> dict[str, Seen]:
+    def poll(self, handles: Mapping[str, str]) -> dict[str, JobState]:
         """Tell the processes that run from those that have ended."""
         found = {}
         for job, handle in handles.items():
             if self._process(handle) is None:
-                found[job] = Seen("ended", reason=last_line(self.folder / f"{job}.log"))
+                found[job] = JobState("ended", reason=last_line(self.folder / f"{job}.log"))
             else:
-                found[job] = Seen("running")
+                found[job] = JobState("running")
                 self.busy[int(handle.split(":")[2])] = handle  # of a driver that was killed
         return found
 

@@ -22,7 +22,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...errors import UsageError, first_line
-from .job import NODE, Order, Seen
+from .job import NODE, Order, JobState
 
 SHARE = 0.001  # of a custom resource that marks a kind of node: it is there or not
 ANSWER_S = 60.0
@@ -140,7 +140,7 @@ class RayCluster:
         return sys.maxsize
 
     def needs(self, order: Order) -> dict[str, Any]:
-        """What a task asks for. Raises UsageError for a kind of node that the cluster does not have."""
+        """Return what a task asks for. Raises UsageError for a kind of node that the cluster does not have."""
         found: dict[str, Any] = {"num_cpus": order.cores or 1}
         alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         if order.gpu:
@@ -174,19 +174,19 @@ class RayCluster:
         known: Answers = ray.get(self.keeper.poll.remote(list(jobs)), timeout=ANSWER_S)
         return {job: job for job, (_, _, words) in known.items() if words != "Ray does not know it any more"}
 
-    def poll(self, handles: Mapping[str, str]) -> dict[str, Seen]:
+    def poll(self, handles: Mapping[str, str]) -> dict[str, JobState]:
         """Ask the keeper; where it was lost with its node, so were its tasks."""
         try:
             answers: Answers = ray.get(self.keeper.poll.remote(list(handles)), timeout=ANSWER_S)
         except RayActorError:
             self.keeper = self._keeper()
-            return dict.fromkeys(handles, Seen("ended", reason="Ray lost the actor that kept it"))
+            return dict.fromkeys(handles, JobState("ended", reason="Ray lost the actor that kept it"))
         found = {}
         for job, (state, node, words) in answers.items():
             if words.startswith("="):
-                found[job] = Seen("ended", node or None, result=words[1:])
+                found[job] = JobState("ended", node or None, result=words[1:])
             else:
-                found[job] = Seen(state, node or None, words)
+                found[job] = JobState(state, node or None, words)
         return found
 
     def cancel(self, handles: Mapping[str, str]) -> None:

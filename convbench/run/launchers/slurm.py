@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UsageError, first_line
-from .job import NODE, Order, Seen
+from .job import NODE, Order, JobState
 from .local import last_line, paths
 
 GPU_CORES = 4  # of a job on a GPU: the case, its worker and the telemetry
@@ -53,7 +53,7 @@ class Slurm:
             raise UsageError(f"--launcher slurm: {first_line(error)}") from None
 
     def parameters(self, batch: str, order: Order) -> dict[str, Any]:
-        """What the batch script asks for: resources, a time limit in minutes, and no requeueing."""
+        """Return what the batch script asks for: resources, a time limit in minutes, and no requeueing."""
         asked: dict[str, Any] = {
             "job_name": batch,
             "time": math.ceil(order.limit_s / 60),
@@ -105,26 +105,26 @@ class Slurm:
                 found[name] = handle
         return found
 
-    def poll(self, handles: Mapping[str, str]) -> dict[str, Seen]:
+    def poll(self, handles: Mapping[str, str]) -> dict[str, JobState]:
         """Ask squeue, which knows finished jobs for some minutes."""
         if not handles:
             return {}
         states = self.states(sorted({job.rpartition("-")[0] for job in handles}))
         if states is None:  # the controller does not answer: nothing is known, so nothing is lost
-            return dict.fromkeys(handles, Seen("waiting"))
+            return dict.fromkeys(handles, JobState("waiting"))
         return {job: self._seen(job, handle, *states.get(handle, ("", ""))) for job, handle in handles.items()}
 
-    def _seen(self, job: str, handle: str, state: str, node: str) -> Seen:
+    def _seen(self, job: str, handle: str, state: str, node: str) -> JobState:
         if state in WAITING:
-            return Seen("waiting")
+            return JobState("waiting")
         if state in RUNNING:
-            return Seen("running", node)
+            return JobState("running", node)
         over = self.completed.setdefault(handle, time.monotonic())
         if state in ("COMPLETED", "") and time.monotonic() - over < VISIBLE_S:
-            return Seen("running", node or None)
+            return JobState("running", node or None)
         said = last_line(self.folder / "submitit" / f"{handle}_0_log.err")
         words = f"Slurm ended it ({state})" if state else "Slurm does not know it any more"
-        return Seen("ended", node or None, f"{words}: {said}" if said else words)
+        return JobState("ended", node or None, f"{words}: {said}" if said else words)
 
     def states(self, batches: Sequence[str]) -> dict[str, tuple[str, str]] | None:
         """State and node of the jobs of these names, by number; None where Slurm does not answer."""
