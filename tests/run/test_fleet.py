@@ -16,7 +16,7 @@ from convbench.errors import UsageError
 from convbench.run import fleet, peers
 from convbench.run.cases import unmeasured
 from convbench.run.jobs import USED_UP, Limits, open_results
-from convbench.run.launchers.job import Order, JobState
+from convbench.run.launchers.job import JobState, Order
 from convbench.schema import Case, CaseRow, Measurement
 from convbench.store import read
 

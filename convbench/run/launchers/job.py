@@ -1,4 +1,4 @@
-"""What a launcher is, and the orders it is given."""
+"""Definition of a launcher, and of the orders that it is given."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

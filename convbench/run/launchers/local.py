@@ -14,7 +14,7 @@ import psutil
 
 from ...files import read_json
 from .cores import Slot, core_slots, gpu_slots
-from .job import NODE, Order, JobState
+from .job import NODE, JobState, Order
 
 PROCESS = re.compile(r"([0-9]{1,9}):([0-9.]{1,40}):([0-9]{1,5})")
 

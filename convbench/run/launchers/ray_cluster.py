@@ -22,7 +22,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...errors import UsageError, first_line
-from .job import NODE, Order, JobState
+from .job import NODE, JobState, Order
 
 SHARE = 0.001  # of a custom resource that marks a kind of node: it is there or not
 ANSWER_S = 60.0

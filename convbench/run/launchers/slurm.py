@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UsageError, first_line
-from .job import NODE, Order, JobState
+from .job import NODE, JobState, Order
 from .local import last_line, paths
 
 GPU_CORES = 4  # of a job on a GPU: the case, its worker and the telemetry
