@@ -34,16 +34,12 @@ def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written(artefact: Path, out: Path, *more: str) -> dict[str, dict[str, Any]]:
-    line = [
-        "deploy",
-        str(artefact),
-        "--to",
-        "kubernetes",
-        "--image",
-        "registry.example/convbench:0.1",
-        "--out",
-        str(out),
-    ]
+    """The objects that the command of the how-to page writes for an artefact."""
+    page = (DOCS / "howto" / "kubernetes.md").read_text("utf-8")
+    (shown,) = (line for line in page.splitlines() if line.startswith("convbench deploy "))
+    places = {"dico_s.onnx.d": str(artefact), "manifests": str(out)}
+    line = [places.get(word, word) for word in shown.split()[1:]]
+    assert {str(artefact), str(out)} < set(line)
     with pytest.raises(SystemExit) as ended:
         cli.main([*line, *more])
     assert ended.value.code == 0
