@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +212,12 @@ def drive(out: Path, launcher: str, count: int, *more: str, **variables: str) ->
         )
 
 
+def until_or_end(driver: subprocess.Popen[str], happened: Callable[[], object]) -> None:
+    """Wait for something that a driver does; fail with its log if it ends before."""
+    until(lambda: happened() or driver.poll() is not None)
+    assert happened(), Path(str(driver.args[2])).with_suffix(".log").read_text()  # type: ignore[index]
+
+
 def said(out: Path) -> str:
     return out.with_suffix(".log").read_text()
 
@@ -233,13 +239,13 @@ def test_local_jobs_outlive_their_driver_and_are_found_again(tmp_path: Path) -> 
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "another.order.json"])
     try:
         driver = drive(out, "local", 6, **variables)
-        until(lambda: len(done(log)) >= 1)
+        until_or_end(driver, lambda: len(done(log)) >= 1)
         driver.kill()
         driver.wait()
         state = json.loads((tmp_path / "run.jsonl.fleet" / "state.json").read_text())
         assert 1 <= len(state["jobs"]) <= len(os.sched_getaffinity(0))
         driver = drive(out, "local", 6, **variables)
-        until(lambda: len(done(log)) >= 4)
+        until_or_end(driver, lambda: len(done(log)) >= 4)
         driver.send_signal(signal.SIGINT)
         driver.wait()
         assert "interrupted" in said(out)
@@ -341,7 +347,7 @@ def test_a_real_slurm_with_one_job_preempted_and_others_cancelled_by_name(tmp_pa
         def ours(state: str) -> list[list[str]]:
             return [job for job in cluster.jobs() if job[1].startswith("convbench-") and job[2] == state]
 
-        until(lambda: len(ours("RUNNING")) == 2)
+        until_or_end(driver, lambda: len(ours("RUNNING")) == 2)
         name = ours("RUNNING")[0][1]
         cluster.call("sbatch", "--job-name=convbench-00000000-1", "--hold", "--wrap=true")  # another run's
         cluster.call("scancel", "--name=convbench-00000000-1")
@@ -359,7 +365,7 @@ def test_a_real_slurm_with_one_job_preempted_and_others_cancelled_by_name(tmp_pa
         cluster.call("sbatch", "--job-name=convbench-ffffffff-1", "--nodelist=n1", "--wrap=sleep 600")  # another run's
         more = tmp_path / "more.jsonl"
         driver = drive(more, "slurm", 3, **variables | {"JOB_S": "600"}, SBATCH_PARTITION="low")
-        until(lambda: len(ours("RUNNING")) == 2)
+        until_or_end(driver, lambda: len(ours("RUNNING")) == 2)
         driver.send_signal(signal.SIGINT)
         driver.wait()
         assert "interrupted" in said(more)
@@ -405,13 +411,13 @@ def test_a_real_ray_cluster_that_loses_two_nodes_and_its_driver(
         ]
         names = [node.node_id[:8] for node in nodes]
         driver = drive(out, "ray", CASES, str(weights), RAY_ADDRESS=cluster.address)
-        until(lambda: len(done(log)) >= 8)
+        until_or_end(driver, lambda: len(done(log)) >= 8)
         driver.kill()  # its jobs go on
         driver.wait()
         count = len(done(log))
         until(lambda: len(done(log)) >= count + 6)
         driver = drive(out, "ray", CASES, str(weights), RAY_ADDRESS=cluster.address)
-        until(lambda: "found " in said(out))
+        until_or_end(driver, lambda: "found " in said(out))
         for node in nodes[5:]:
             for each in node.all_processes["raylet"]:
                 os.kill(each.process.pid, signal.SIGKILL)
