@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -70,9 +71,12 @@ class Cluster:
         return done.stdout
 
     def jobs(self) -> list[list[str]]:
-        """Number, name, state and node of every job."""
-        lines = self.call("squeue", "--noheader", "--array", "--states=all", "--format=%i|%j|%T|%N").splitlines()
-        return [line.split("|") for line in lines]
+        """Number, name, state and node of every job; asked at most twice a second, and again where nobody answers."""
+        while True:
+            time.sleep(0.5)
+            with suppress(subprocess.CalledProcessError):  # a busy controller drops connections
+                listed = self.call("squeue", "--noheader", "--array", "--states=all", "--format=%i|%j|%T|%N")
+                return [line.split("|") for line in listed.splitlines()]
 
 
 @contextmanager
@@ -89,7 +93,7 @@ def running(nodes: int) -> Iterator[Cluster]:
     finally:
         with suppress(subprocess.CalledProcessError):
             cluster.call("scancel", "--user=root")
-            waiting.until(lambda: not cluster.call("squeue", "--noheader"))
+            waiting.until(lambda: all(job[2] not in ("RUNNING", "PENDING", "COMPLETING") for job in cluster.jobs()))
         for pid in folder.rglob("*.pid"):  # our own, by the numbers that they wrote
             with suppress(OSError, ValueError):
                 os.kill(int(pid.read_text()), signal.SIGKILL)
