@@ -71,7 +71,7 @@ def drawn(names: set[str] | None = None) -> dict[str, tuple[str, str]]:
     """Title and SVG of each picture of the results, by name; all of them unless names are given."""
     return {
         each.name: (each.title, svg(each.figure()))
-        for each in pictures(read_runs([ROOT / RESULTS]))
+        for each in pictures(read_runs([ROOT / RESULTS, ROOT / RESULTS / "rivals"]))
         if names is None or each.name in names
     }
 
