@@ -1,4 +1,4 @@
-"""For all tests: the mark of GPU tests, cheap garbage collection, the counts and key lists of the official models."""
+"""For all tests: marks of GPU tests and long grids, garbage collection, counts and key lists of official models."""
 
 import gc
 import gzip
@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 GPU = Path(__file__).parent / "gpu"
+ATTACKS = ("test_hostile_", "test_cheats")
+"""Files whose grids are long lists of attacks: the first of each grid is a quick test, the others are slow."""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -19,10 +21,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)  # before -m takes its choice
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test in tests/gpu."""
+    """Mark every test in tests/gpu as one, and all but one attack of each grid as slow."""
+    seen = set()
     for item in items:
         if GPU in item.path.parents:
             item.add_marker(pytest.mark.gpu)
+        if item.path.name.startswith(ATTACKS) and hasattr(item, "callspec"):
+            grid = item.nodeid.partition("[")[0]
+            if grid in seen:
+                item.add_marker(pytest.mark.slow)
+            seen.add(grid)
 
 
 def pytest_collection_finish() -> None:

@@ -169,7 +169,13 @@ OPERATORS: dict[str, set[str]] = {
 """Operators of which torch has several implementations, by family; attention alone in the others."""
 
 
-@pytest.mark.parametrize("family", catalogue.families())
+FAMILIES = [
+    family if family in ("dic", "dico", "dit", "fcdm") else pytest.param(family, marks=pytest.mark.slow)
+    for family in catalogue.families()
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_measured(family: str, made_up: None) -> None:
     """A small network of each, with the inputs of its family; each of them has to matter to every output."""
     model = f"tiny:{family}"
@@ -181,7 +187,7 @@ def test_every_family_is_measured(family: str, made_up: None) -> None:
     assert result.kernels.get("attention") in (None, "math", "flash_attention", "efficient_attention")
 
 
-@pytest.mark.parametrize("family", catalogue.families())
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_frozen_input_of_every_family_is_found(family: str, made_up: None) -> None:
     """DEP: of captions, noise levels and times of flow matching as of classes and steps."""
     for name in "xty":
