@@ -202,14 +202,27 @@ def run_page(page: str, launcher: str, folder: Path, **variables: str) -> None:
             assert [(row["status"], row["place"]["launcher"]) for row in rows] == [("ok", launcher)] * count
 
 
+DRIVERS: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def no_driver_is_left() -> Iterator[None]:
+    """End the drivers of a test that failed."""
+    yield
+    while DRIVERS:
+        driver = DRIVERS.pop()
+        driver.kill()
+        driver.wait()
+
+
 def drive(out: Path, launcher: str, count: int, *more: str, **variables: str) -> subprocess.Popen[str]:
     """A driver of its own, whose jobs are light."""
     command = [sys.executable, str(SUPPORT / "fleet_driver.py"), str(out), launcher, str(count), *more]
     log = out.with_suffix(".log").open("a")
     with log:
-        return subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | VARIABLES | variables, stdout=log, stderr=log, text=True
-        )
+        variables = os.environ | VARIABLES | variables
+        DRIVERS.append(subprocess.Popen(command, cwd=ROOT, env=variables, stdout=log, stderr=log, text=True))
+    return DRIVERS[-1]
 
 
 def until_or_end(driver: subprocess.Popen[str], happened: Callable[[], object]) -> None:
