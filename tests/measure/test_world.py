@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from convbench.catalogue import find
 from convbench.errors import UsageError
 from convbench.measure import patches
+from convbench.measure.world import measure
 from convbench.run.ranks import rank_slots, world_row
+from convbench.sampling.shards import World
 from convbench.schema import Case
 from convbench.timing.clock import Rules
 from convbench.timing.derived import derive
@@ -44,8 +47,18 @@ def test_two_processes_and_a_straggler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row[key] for key in ("efficiency", "efficiency_low", "efficiency_high")] == [pytest.approx(0.2)] * 3
     assert row["unranked"] == "the images/s of 2 processes together"
 
-    failed = world_row(case("faulty:fails_on_rank_1"), TINY)
-    assert (failed["status"], failed["reason"]) == ("failed", "rank 1: RuntimeError: no device here")
+
+@pytest.mark.slow
+def test_a_rank_that_fails_says_which_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A world of one, in this process."""
+    monkeypatch.setenv("RANK", "1")  # by which the backend chooses to fail
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        row = measure(case("faulty:fails_on_rank_1"), TINY, World(0, 1))
+    finally:
+        dist.destroy_process_group()
+    assert row is not None
+    assert (row.status, row.reason) == ("failed", "rank 0: RuntimeError: no device here")
 
 
 def test_processes_do_not_share_cores() -> None:

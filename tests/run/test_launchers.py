@@ -202,14 +202,27 @@ def run_page(page: str, launcher: str, folder: Path, **variables: str) -> None:
             assert [(row["status"], row["place"]["launcher"]) for row in rows] == [("ok", launcher)] * count
 
 
+DRIVERS: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def no_driver_is_left() -> Iterator[None]:
+    """End the drivers of a test that failed."""
+    yield
+    while DRIVERS:
+        driver = DRIVERS.pop()
+        driver.kill()
+        driver.wait()
+
+
 def drive(out: Path, launcher: str, count: int, *more: str, **variables: str) -> subprocess.Popen[str]:
     """A driver of its own, whose jobs are light."""
     command = [sys.executable, str(SUPPORT / "fleet_driver.py"), str(out), launcher, str(count), *more]
     log = out.with_suffix(".log").open("a")
     with log:
-        return subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | VARIABLES | variables, stdout=log, stderr=log, text=True
-        )
+        variables = os.environ | VARIABLES | variables
+        DRIVERS.append(subprocess.Popen(command, cwd=ROOT, env=variables, stdout=log, stderr=log, text=True))
+    return DRIVERS[-1]
 
 
 def until_or_end(driver: subprocess.Popen[str], happened: Callable[[], object]) -> None:
@@ -259,11 +272,11 @@ def test_local_jobs_outlive_their_driver_and_are_found_again(tmp_path: Path) -> 
     finally:
         other.kill()
         other.wait()
+    finished = Counter(case for case, _, _ in done(log))
     run_page("eight-gpus.md", "local", tmp_path, **variables)
     assert batches(out) == Counter(range(1, 7))
     assert {row["place"]["launcher"] for row in read(out)} == {"local"}
     # Ctrl-C may end a job between its last line and its result: that one had no row, and was measured again.
-    finished = Counter(case for case, _, _ in done(log))
     assert {case for case, times in finished.items() if times > 1} & held == set()
 
 
@@ -360,6 +373,7 @@ def test_a_real_slurm_with_one_job_preempted_and_others_cancelled_by_name(tmp_pa
         assert names == {name, f"{name.rpartition('-')[0]}-2"}  # the second submission: of the preempted case alone
         again = [job for job in cluster.jobs() if job[1].endswith("-2")]
         assert [(job[2], job[3] != first[3]) for job in again] == [("COMPLETED", True)]
+        finished = Counter(case for case, _, _ in done(log))
         run_page("slurm.md", "slurm", tmp_path, **variables, SBATCH_PARTITION="low")
 
         cluster.call("sbatch", "--job-name=convbench-ffffffff-1", "--nodelist=n1", "--wrap=sleep 600")  # another run's
@@ -371,7 +385,7 @@ def test_a_real_slurm_with_one_job_preempted_and_others_cancelled_by_name(tmp_pa
         assert "interrupted" in said(more)
         assert [job[1] for job in cluster.jobs() if job[2] in ("RUNNING", "PENDING")] == ["convbench-ffffffff-1"]
     assert batches(out) == Counter(range(1, 6))
-    assert max(Counter(case for case, _, _ in done(log)).values()) == 1
+    assert max(finished.values()) == 1
     assert "submitted again, attempt 2 of 3" in said(out)
     assert {row["place"]["node"] for row in read(out)} == {"n1", "n2"}
 
@@ -422,6 +436,7 @@ def test_a_real_ray_cluster_that_loses_two_nodes_and_its_driver(
             for each in node.all_processes["raylet"]:
                 os.kill(each.process.pid, signal.SIGKILL)
         assert driver.wait() == 0
+        carried_out = done(log)
         run_page("ray.md", "ray", tmp_path, RAY_ADDRESS=cluster.address)
     finally:
         cluster.shutdown()
@@ -443,8 +458,8 @@ def test_a_real_ray_cluster_that_loses_two_nodes_and_its_driver(
     assert ("the scratch disk is full" in text) == full
     assert "lost and submitted again: " in text
     # A case is carried out again only where its node took the result with it.
-    finished = Counter(case for case, _, _ in done(log))
-    killed = {case for case, _, node in done(log) if node.endswith((names[5], names[6]))}
+    finished = Counter(case for case, _, _ in carried_out)
+    killed = {case for case, _, node in carried_out if node.endswith((names[5], names[6]))}
     assert {case for case, times in finished.items() if times > 1} <= killed
 
 
