@@ -27,7 +27,7 @@ TRAJECTORY_L2 = {
     "int8": 2e-1,
 }
 
-# Mean shift of the classifier's features of sampled digits: sampling.digit_quality.feature_shift. Seen: in fp32 6e-7,
+# Mean shift of the classifier's features of sampled digits: sampling.quality.feature_shift. Seen: in fp32 6e-7,
 # fp16 5e-4, bf16 8e-3; with a tanh GELU in fp32 4e-4, with a missing block 6e-2 or more. In fp16 the effect of a tanh
 # GELU, 8e-4, is lost in rounding, so it is only detected in an engine that claims fp32.
 FEATURE_SHIFT = {

@@ -319,7 +319,7 @@ def _decoder(case: Case, plan: Plan, start: Tensor) -> Callable[[], object]:
 
 def _decodes_by_config(case: Case, plan: Plan) -> bool:
     """True if latents are decoded by a decoder with random weights."""
-    return plan.decode and not plan.vae and find(case.model).signature.factor != 1
+    return plan.decode and not plan.vae and not find(case.model).signature.in_pixels
 
 
 def decoder_facts(case: Case, plan: Plan) -> dict[str, Any]:

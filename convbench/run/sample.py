@@ -152,7 +152,7 @@ def sample_order(
         labels=chosen,
         backend=backend,
         precision=precision,
-        decoded_by=None if variant.signature.factor == 1 else vae,
+        decoded_by=None if variant.signature.in_pixels else vae,
     )
     return SampleOrder(recipe, made, str(located.path) if located else None, device)
 

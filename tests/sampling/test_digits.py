@@ -25,7 +25,8 @@ from convbench import backends, models
 from convbench.catalogue import find, variants
 from convbench.measure import drift
 from convbench.reports.tables.text import render
-from convbench.sampling.digit_quality import compare_engines
+from convbench.sampling.classifier import classifier
+from convbench.sampling.quality import compare_engines
 from convbench.sampling.images import Recipe, sampler_for
 from convbench.schema import PRECISIONS
 from convbench.weights.read import read_state_dict
@@ -171,7 +172,7 @@ def walked(request: pytest.FixtureRequest) -> Walked:
     images: dict[drift.Engine, Tensor] = {}
     steps = list(drift.drift(recipe, engines, made, COUNT, weights="shipped", finished=images))
     known = {(row["backend"], row["precision"]): row for row in drift.summary(steps)}
-    figures = compare_engines(images, images[drift.REFERENCE], torch.arange(COUNT) % 10)
+    figures = compare_engines(classifier("digits"), images, images[drift.REFERENCE], torch.arange(COUNT) % 10)
     rows = {}
     for row in figures:
         engine = row["backend"], row["precision"]
