@@ -26,8 +26,8 @@ from convbench.catalogue import find, variants
 from convbench.measure import drift
 from convbench.reports.tables.text import render
 from convbench.sampling.classifier import classifier
-from convbench.sampling.quality import compare_engines
 from convbench.sampling.images import Recipe, sampler_for
+from convbench.sampling.quality import compare_engines
 from convbench.schema import PRECISIONS
 from convbench.weights.read import read_state_dict
 

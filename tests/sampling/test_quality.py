@@ -20,7 +20,6 @@ from convbench.sampling.quality import (
     share_interval,
 )
 
-
 DIGITS = classifier("digits")
 
 
