@@ -70,6 +70,8 @@ def planned(request: Request, out: Path | None = None, limits: Limits | None = N
             variant = catalogue.find(case.model)
             asked = Plan.of_text(case.sampling, variant)
             sampler_for(variant, asked.sampler, asked.steps)
+            if asked.cache:
+                asked.cache.require(variant, case.backend)
     survey.learn(auto.asked(cases))
     cases = auto.resolved(cases, results.rows, survey.unsupported)
     return Planned(bundles(cases, request.compare_with), results, time.monotonic() - started)

@@ -138,6 +138,7 @@ class SamplingMeasurement(CaseRow):
     steps: int
     cfg_scale: float
     decode: bool
+    evaluations: int | None = None  # of the network for one image; those of Heun's method are two a step
 
     finished_images_per_s: float | None = None  # batch / seconds of a whole batch: all steps, and the decoder if any
     finished_images_per_s_low: float | None = None  # 95 % interval: the ends of its parts' intervals, added up
