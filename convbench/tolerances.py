@@ -42,3 +42,7 @@ FEATURE_SHIFT = {
 # of variation over training seeds, below which a gap of single values is inconclusive (Dufour, Efros and Pérez 2026,
 # "The FID Lottery", arXiv 2606.20536).
 FID_GAP = 0.013
+
+# How much worse images may be and still count as of the same quality (sampling.verdict): the share that is recognised
+# by 3 points, the Fréchet distance by a tenth. Smaller margins need more images, with their square.
+QUALITY_MARGINS = {"recognised": 0.03, "frechet": 0.10}

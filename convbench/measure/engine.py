@@ -19,13 +19,16 @@ from ..schema import Case, Step
 
 
 @contextmanager
-def open_engine(recipe: Recipe, batch: int, device: str, weights: str | None) -> Iterator[Step]:
+def open_engine(
+    recipe: Recipe, batch: int, device: str, weights: str | None, network: nn.Module | None = None
+) -> Iterator[Step]:
     """Open the network of a recipe in its backend, for twice the batch, or for the batch at scale 1.
 
     Yields a Step that takes and returns float32 tensors.
 
     Args:
         weights: what ``models.create`` reads.
+        network: one that is there already, in the precision of the recipe.
     """
     takes = recipe.variant.signature
     if takes.caption or not (takes.null_class or recipe.cfg_scale == 1):
@@ -37,7 +40,7 @@ def open_engine(recipe: Recipe, batch: int, device: str, weights: str | None) ->
     if reason := precision.unsupported(recipe.precision, device) or backend.unsupported(case):
         raise UsageError(f"{recipe.backend} at {recipe.precision} cannot run on {device}: {reason}")
     kind = precision.dtype_of(recipe.precision)
-    model = create(recipe.model, weights, device, recipe.res).to(kind)
+    model = network or create(recipe.model, weights, device, recipe.res).to(kind)
     # Guidance runs twice the batch; within an interval, an engine of a fixed size is opened for both.
     sizes = [batch] if recipe.cfg_scale == 1 else [2 * batch]
     sizes += [batch] if recipe.cfg_interval and not backend.eager else []

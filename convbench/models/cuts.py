@@ -104,7 +104,7 @@ def _of_fcdm(net: FCDM) -> Cut:
 
 
 def _of_dit(net: DiT) -> Cut:
-    """Cut DiT: ``inner`` returns what the blocks behind the first add; the last of ``entered`` is what that one adds."""
+    """Cut DiT: ``inner`` returns what the blocks behind the first add, ``entered`` ends with what that one adds."""
 
     def enter(x: Tensor, t: Tensor, y: Tensor) -> Entered:
         c = net.t_embedder(t) + net.y_embedder(y)  # (B, C)
