@@ -13,7 +13,7 @@ from . import INTERRUPTED, options
 from .progress import PhaseProgress
 
 if TYPE_CHECKING:
-    from ..run.pareto import Planned
+    from ..run.pareto import PlannedRace
 
 KEYS = (
     *("sampling", "backend", "precision", "role", "evaluations", "images", "images_per_s", "interval", "ratio"),
@@ -111,7 +111,7 @@ def command(
 
     if plot:
         require_writable(plot)
-    wanted = pareto.Wanted(
+    wanted = pareto.FrontierRequest(
         model=model,
         res=res,
         cfg=cfg_scale,
@@ -156,7 +156,7 @@ def _engine(text: str) -> tuple[str, str]:
     return backend, precision or "fp32"
 
 
-def _planned_row(found: "Planned", number: int) -> dict[str, Any]:
+def _planned_row(found: "PlannedRace", number: int) -> dict[str, Any]:
     from ..sampling.images import sampler_for
 
     way = found.ways[number]
@@ -165,7 +165,7 @@ def _planned_row(found: "Planned", number: int) -> dict[str, Any]:
     return {**facts, "evaluations": made.steps, "images": found.images}
 
 
-def _summary(found: "Planned") -> str:
+def _summary(found: "PlannedRace") -> str:
     from ..tolerances import QUALITY_MARGINS
 
     minutes = found.expected_s / 60

@@ -29,7 +29,7 @@ Report = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
-class Way:
+class SamplingWay:
     """A way to sample: a plan, and the engine that runs the network."""
 
     plan: Plan
@@ -49,7 +49,7 @@ class Way:
 class Runner:
     """A way that is ready to sample, and what it has sampled."""
 
-    way: Way
+    way: SamplingWay
     recipe: Recipe
     made: Sampler
     step: Step
@@ -78,7 +78,7 @@ class Race:
     def __exit__(self, *ended: Any) -> None:
         self.stack.close()
 
-    def opened(self, way: Way) -> Runner:
+    def opened(self, way: SamplingWay) -> Runner:
         """Open the engine of a way and run it once. Raises UsageError for what cannot be, in one line."""
         plan = way.plan
         made = sampler_for(find(self.model), plan.sampler, plan.steps)

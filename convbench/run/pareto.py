@@ -22,7 +22,7 @@ import torch
 from .. import backends, catalogue, environment, store
 from ..errors import UsageError
 from ..export import folder
-from ..measure.quality import Race, Runner, Way, interleaved
+from ..measure.quality import Race, Runner, SamplingWay, interleaved
 from ..sampling import classifier, quality, sampler_names, verdict
 from ..sampling.images import sampler_for
 from ..sampling.method_names import ISOTROPIC, U_SHAPED
@@ -42,7 +42,7 @@ CHEAPEST_STEP = 0.5  # of a whole step: about what a step costs whose inner part
 
 
 @dataclass(frozen=True)
-class Wanted:
+class FrontierRequest:
     """A request for a frontier."""
 
     model: str
@@ -61,14 +61,14 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRace:
     """A checked request: the ways to sample, the reference first."""
 
-    wanted: Wanted
+    wanted: FrontierRequest
     image_set: str
     images: int
     batch: int
-    ways: tuple[Way, ...]
+    ways: tuple[SamplingWay, ...]
     expected_s: Second  # for all, with the plain ways that are added for each method
 
     @property
@@ -86,7 +86,7 @@ def table() -> dict[str, Any]:
     return tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 
 
-def planned(wanted: Wanted) -> Planned:
+def planned(wanted: FrontierRequest) -> PlannedRace:
     """Check a request and list its ways. Raises UsageError for what cannot be, before anything is sampled."""
     variant = catalogue.find(wanted.model)
     res = wanted.res or variant.res
@@ -108,14 +108,14 @@ def planned(wanted: Wanted) -> Planned:
     texts = wanted.sampling or (*tried["fewer_steps"], *tried["methods"], *shaped)
     if wanted.cfg == 1 and not wanted.sampling:
         texts = tuple(text for text in texts if "cfg-interval" not in text)
-    reference = Way(_plan(tried["reference"], wanted, variant), role="reference")
+    reference = SamplingWay(_plan(tried["reference"], wanted, variant), role="reference")
     ways = [reference]
     for text in texts:
         plan = _plan(text, wanted, variant)
         if plan.cache:
             plan.cache.require(variant, "eager")
         sampler_for(variant, plan.sampler, plan.steps)
-        ways.append(Way(plan, role="fewer steps" if plan.even else "method"))
+        ways.append(SamplingWay(plan, role="fewer steps" if plan.even else "method"))
     for backend, precision in wanted.engines:
         case = Case(wanted.model, res, 2, backend, precision, wanted.device, weights=wanted.weights)
         if reason := backends.find(backend).unsupported(case):
@@ -123,17 +123,17 @@ def planned(wanted: Wanted) -> Planned:
         ways.append(replace(reference, backend=backend, precision=precision, role="method"))
     for path in wanted.artefacts:
         manifest = folder.read(path)
-        ways.append(Way(reference.plan, f"{manifest.to}:{path.name}", manifest.precision, path))
+        ways.append(SamplingWay(reference.plan, f"{manifest.to}:{path.name}", manifest.precision, path))
     ways = list({way.name: way for way in reversed(ways)}.values())[::-1]
     classes = variant.signature.classes
     batch = wanted.batch or classes
     images = wanted.images or verdict.planned_images(classes)
     images = math.ceil(images / batch) * batch
-    found = Planned(wanted, image_set, images, batch, tuple(ways), 0.0)
+    found = PlannedRace(wanted, image_set, images, batch, tuple(ways), 0.0)
     return replace(found, expected_s=_expected_s(found))
 
 
-def _plan(text: str, wanted: Wanted, variant: catalogue.Variant) -> Plan:
+def _plan(text: str, wanted: FrontierRequest, variant: catalogue.Variant) -> Plan:
     keys = [part.partition("=")[0].strip() for part in text.split(",")]
     prefix = "" if "cfg" in keys else f"cfg={wanted.cfg:g},"
     default = "" if "steps" in keys or "sampler" in keys else f"{table_reference(variant)},"
@@ -145,7 +145,7 @@ def table_reference(variant: catalogue.Variant) -> str:
     return str(table()[sampler_names.prediction(variant.signature)]["reference"])
 
 
-def _expected_s(found: Planned) -> Second:
+def _expected_s(found: PlannedRace) -> Second:
     """Seconds of a whole run, from the rates of this machine; methods count twice, with their plain counterparts."""
     wanted = found.wanted
     case = Case(wanted.model, found.res, 2 * found.batch, "eager", "fp32", wanted.device, threads=wanted.threads)
@@ -158,7 +158,7 @@ def _expected_s(found: Planned) -> Second:
     return total
 
 
-def measured(found: Planned, results: store.Results, report: Report = lambda *_: None) -> Iterator[QualityRow]:
+def measured(found: PlannedRace, results: store.Results, report: Report = lambda *_: None) -> Iterator[QualityRow]:
     """Sample all ways and judge them; the rows in the order of the plan. Those that the file holds are not made again.
 
     Raises UsageError for a way that cannot run.
@@ -184,7 +184,7 @@ def measured(found: Planned, results: store.Results, report: Report = lambda *_:
         yield row
 
 
-def _sampled(race: Race, found: Planned, report: Report) -> tuple[list[Runner], dict[str, str]]:
+def _sampled(race: Race, found: PlannedRace, report: Report) -> tuple[list[Runner], dict[str, str]]:
     """Sample the batches of all ways. Returns the runners, and for each method the name of its plain counterpart."""
     runners = [race.opened(way) for way in found.ways]
     count = found.images // found.batch
@@ -200,7 +200,7 @@ def _sampled(race: Race, found: Planned, report: Report) -> tuple[list[Runner], 
             runners += plain
             running += plain
         if number + 1 in looks:
-            running = _without_dominated(race, found, running)
+            running = without_dominated(race, found, running)
         if time.monotonic() + (time.monotonic() - started) > ends:
             break
     return runners, beside
@@ -210,7 +210,9 @@ def _tell(report: Report, number: int, count: int, name: str, step: int) -> None
     report(f"batch {number + 1} of {count}", "sampling", number / count)
 
 
-def _plain_counterparts(race: Race, found: Planned, runners: Sequence[Runner]) -> tuple[list[Runner], dict[str, str]]:
+def _plain_counterparts(
+    race: Race, found: PlannedRace, runners: Sequence[Runner]
+) -> tuple[list[Runner], dict[str, str]]:
     """Plain sampling with as many steps of a method's sampler as fit into its time; at least 2."""
     reference = runners[0]
     step_s = reference.seconds[0] / reference.made.steps
@@ -222,14 +224,14 @@ def _plain_counterparts(race: Race, found: Planned, runners: Sequence[Runner]) -
         plan = runner.way.plan
         evaluations = max(2, math.floor(runner.seconds[0] / step_s))
         steps = min(1000, (evaluations + 1) // 2 if plan.sampler.startswith("heun") else evaluations)
-        plain = Way(replace(plan, steps=max(2, steps), cache=None, cfg_interval=None), role="fewer steps")
+        plain = SamplingWay(replace(plan, steps=max(2, steps), cache=None, cfg_interval=None), role="fewer steps")
         if plain.name not in added and plain.name not in {each.way.name for each in runners}:
             added[plain.name] = race.opened(plain)
         beside[runner.way.name] = plain.name
     return list(added.values()), beside
 
 
-def _without_dominated(race: Race, found: Planned, running: list[Runner]) -> list[Runner]:
+def without_dominated(race: Race, found: PlannedRace, running: list[Runner]) -> list[Runner]:
     """Leave out what is slower than another, beyond both intervals, and of worse quality than that."""
     by = classifier.classifier(found.image_set)
     classes = race.classes(len(running[0].pixels))
@@ -245,7 +247,7 @@ def _without_dominated(race: Race, found: Planned, running: list[Runner]) -> lis
 
 
 def _rows(
-    race: Race, found: Planned, runners: Sequence[Runner], beside: dict[str, str], stamp: dict[str, Any]
+    race: Race, found: PlannedRace, runners: Sequence[Runner], beside: dict[str, str], stamp: dict[str, Any]
 ) -> list[QualityRow]:
     by, reference = classifier.classifier(found.image_set), runners[0]
     by_name = {runner.way.name: runner for runner in runners}
@@ -323,7 +325,7 @@ def _number(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _case_id(found: Planned, way: Way) -> str:
+def _case_id(found: PlannedRace, way: SamplingWay) -> str:
     wanted = found.wanted
     case = Case(
         wanted.model, found.res, found.batch, way.backend, way.precision, wanted.device, wanted.threads, wanted.weights
@@ -331,7 +333,7 @@ def _case_id(found: Planned, way: Way) -> str:
     return f"{case.id}/{way.plan}/seed={wanted.seed}/images={found.images}"
 
 
-def _is_of(row: QualityRow, found: Planned) -> bool:
+def _is_of(row: QualityRow, found: PlannedRace) -> bool:
     wanted = found.wanted
     return (row.model, row.res, row.seed, row.planned) == (wanted.model, found.res, wanted.seed, found.images)
 
