@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Compare what plan-capacity simulates with a real server under load: the table of docs/howto/plan-capacity.md.
 
-    python scripts/validate_plan.py ARTEFACT [--seconds 60] [--max-batch 8]
+    python scripts/validate_plan.py ARTEFACT [--server serve|triton] [--client load|aiperf] [--seconds 60]
 
-It serves an ONNX artefact with `convbench serve` on one thread, measures the seconds of each batch through the server,
-and offers requests of one image at 30, 60, 90 and 120 % of the capacity that these seconds give, with the loop of
-`convbench load`. The simulation gets the very arrivals that it draws. Run it alone: a neighbour is in one of both only.
+It serves an ONNX artefact on one thread, with `convbench serve` or with the tritonserver that `make serving` installs,
+measures the seconds of each batch through the server, and offers requests of one image at 30, 60, 90 and 120 % of the
+capacity that these seconds give. The client is the loop of `convbench load`, with the very arrivals that the simulation
+gets, or NVIDIA's aiperf, an independent program, with a Poisson process of its own (CONVBENCH_AIPERF names its
+command; `pip install aiperf` in an environment apart). Run it alone: a neighbour is in one of both only.
 """
 
 import argparse
@@ -16,28 +18,92 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+
+import numpy as np  # noqa: E402
+import triton_server  # noqa: E402
 
 from convbench.reports.capacity.queueing import BatchServer, simulate  # noqa: E402
-from convbench.serving import connection, load  # noqa: E402
+from convbench.serving import connection, description, load  # noqa: E402
+from convbench.serving.triton import repository  # noqa: E402
 from convbench.timing.intervals import percentile  # noqa: E402
 
 LOADS = (0.3, 0.6, 0.9, 1.2)
 DELAY_S = 0.005
 QUEUE = 256
 REPEATS = 15
+SEEDS = 10  # simulations whose latencies are put together where the client draws its own arrivals
 
 
-async def batch_seconds(address: str, batch: int) -> float:
-    """Median seconds of a request that fills a batch, by one client: the batch's work and that of its transport."""
-    to = connection.to(address)
+@dataclass(frozen=True)
+class Answered:
+    """What a client saw."""
+
+    images_per_s: float
+    p99_s: float
+    failed: int
+
+
+@contextmanager
+def convbench_serve(artefact: Path, most: int) -> Iterator[str]:
+    """Address of a running `convbench serve`."""
+    command = [sys.executable, "-m", "convbench", "serve", str(artefact), "--port", "0", "--threads", "1"]
+    command += ["--max-batch", str(most), "--max-delay", f"{DELAY_S}s", "--queue", str(QUEUE)]
+    server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:
-        asked = await load.prepare(to, None, batch, None)
+        assert server.stderr
+        line = server.stderr.readline()
+        found = re.search(r" at (http://\S+);", line)
+        assert found, line
+        yield found[1]
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+@contextmanager
+def triton(artefact: Path, most: int) -> Iterator[str]:
+    """Address of a running tritonserver with what `convbench deploy` writes for its Python backend."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        wanted = repository.Deployment("python", max_batch=most, max_delay_s=DELAY_S, queue=QUEUE, threads=1)
+        repository.deploy(artefact, folder / "models", wanted)
+        backends = triton_server.backends(folder / "backends")
+        with triton_server.running(folder / "models", backends, folder / "log") as (http, _, _):
+            yield f"http://127.0.0.1:{http}"
+
+
+async def _prepared(address: str, batch: int, as_json: bool) -> tuple[connection.Connections, load.Asked]:
+    """A request of ``batch`` images, its tensors as bytes or, as aiperf has to send them, as JSON."""
+    to = connection.to(address)
+    asked = await load.prepare(to, None, batch, None)
+    if as_json:
+        model = asked.path.split("/")[3]
+        described = await to.ask("GET", f"/v2/models/{model}")
+        draw = np.random.default_rng(0)
+        inputs = []
+        for name, datatype, shape in description.inputs(described, model, batch, None):
+            value = np.ones(shape) if len(shape) < 3 else draw.standard_normal(shape).round(4)
+            data = value.astype(description.DTYPES[datatype]).ravel().tolist()
+            inputs.append({"name": name, "shape": shape, "datatype": datatype, "data": data})
+        body = json.dumps({"inputs": inputs}).encode()
+        asked = load.Asked(asked.path, "Content-Type: application/json\r\n", body, batch)
+    return to, asked
+
+
+async def batch_seconds(address: str, batch: int, as_json: bool) -> float:
+    """Median seconds of a request that fills a batch, by one client: the batch's work and that of its transport."""
+    to, asked = await _prepared(address, batch, as_json)
+    try:
         found = []
         for _ in range(REPEATS):
             started = time.perf_counter()
@@ -49,10 +115,11 @@ async def batch_seconds(address: str, batch: int) -> float:
         to.close()
 
 
-def curve(address: str, most: int) -> list[float]:
+def curve(address: str, most: int, as_json: bool) -> list[float]:
     """Seconds of batches of 1, 2, 4 … images, with straight lines between them; without the wait of incomplete ones."""
     sizes = sorted({2**n for n in range(most.bit_length()) if 2**n <= most} | {most})
-    known = {size: asyncio.run(batch_seconds(address, size)) - (DELAY_S if size < most else 0.0) for size in sizes}
+    seconds = {size: asyncio.run(batch_seconds(address, size, as_json)) for size in sizes}
+    known = {size: taken - (DELAY_S if size < most else 0.0) for size, taken in seconds.items()}
     found = []
     for size in range(1, most + 1):
         low, high = max(each for each in sizes if each <= size), min(each for each in sizes if each >= size)
@@ -61,9 +128,60 @@ def curve(address: str, most: int) -> list[float]:
     return found
 
 
-def arrivals(rate: float, seconds: float) -> list[float]:
-    """The times at which ``load.open_loop`` sends its requests."""
-    draw = random.Random(0)
+def by_load(address: str, rate: float, seconds: float) -> Answered:
+    """Offer requests with the loop of `convbench load`."""
+    (row,) = load.run(address, None, 1, None, seconds, rate=rate)
+    return Answered(row["images_per_s"], row["latency_s_p99"] or 0.0, row["failed"])
+
+
+# aiperf insists on a tokenizer, and would download one: this knows no word, as its counts of tokens mean nothing here.
+TOKENIZER = {
+    "tokenizer.json": {
+        "version": "1.0",
+        "added_tokens": [],
+        "model": {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"},
+    },
+    "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "?"},
+}
+
+
+def by_aiperf(address: str, rate: float, seconds: float) -> Answered:
+    """Offer requests with aiperf."""
+
+    async def one() -> load.Asked:
+        to, asked = await _prepared(address, 1, True)
+        to.close()
+        return asked
+
+    asked = asyncio.run(one())
+    with tempfile.TemporaryDirectory() as name:
+        payload, out, words = (Path(name) / each for each in ("payload.json", "out", "words"))
+        session = {"session_id": "one", "payloads": [json.loads(asked.body)]}
+        payload.write_text(json.dumps({"data": [session]}))
+        words.mkdir()
+        for file, content in TOKENIZER.items():
+            (words / file).write_text(json.dumps(content))
+        command = [os.environ.get("CONVBENCH_AIPERF", "aiperf"), "profile", "--model", "any", "--url", address]
+        command += ["--endpoint-type", "raw", "--custom-endpoint", asked.path, "--tokenizer", str(words)]
+        command += [
+            "--extra-inputs",
+            "response_field:outputs[0].name",
+        ]  # it takes an answer without words for a failure
+        command += ["--custom-dataset-type", "inputs-json", "--input-file", str(payload)]
+        command += ["--request-rate", str(rate), "--arrival-pattern", "poisson", "--random-seed", "0"]
+        command += ["--benchmark-duration", str(seconds), "--artifact-dir", str(out), "--ui", "none"]
+        command += ["--workers-max", "1", "--record-processors", "1", "--no-gpu-telemetry", "--no-server-metrics"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=name)
+        (report,) = list(out.rglob("profile_export_aiperf.json")) or [None]
+        assert report, f"aiperf wrote no report: {done.stdout[-1500:]} {done.stderr[-1500:]}"
+        found = json.loads(report.read_text())
+    failed = int((found.get("error_request_count") or {"avg": 0})["avg"])
+    return Answered(found["request_throughput"]["avg"], found["request_latency"]["p99"] / 1e3, failed)
+
+
+def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
+    """The times at which ``load.open_loop`` sends its requests, with seed 0."""
+    draw = random.Random(seed)
     at, found = draw.expovariate(rate), []
     while at < seconds:
         found.append(at)
@@ -71,45 +189,60 @@ def arrivals(rate: float, seconds: float) -> list[float]:
     return found
 
 
+def expected(server: BatchServer, rate: float, seconds: float, seeds: int) -> Answered:
+    """Simulate ``seeds`` runs, put together."""
+    runs = [simulate(server, arrivals(rate, seconds, seed)) for seed in range(seeds)]
+    latencies = [each for run in runs for each in run.latencies_s]
+    elapsed = sum(max(run.ended_s, seconds) for run in runs)
+    return Answered(len(latencies) / elapsed, percentile(latencies, 0.99) or 0.0, sum(run.refused for run in runs))
+
+
+SERVERS = {"serve": convbench_serve, "triton": triton}
+HEADS = (
+    "server",
+    "client",
+    "load",
+    "offered/s",
+    "images/s",
+    "simulated",
+    "ratio",
+    "p99 s",
+    "simulated",
+    "ratio",
+    "failed",
+)
+CLIENTS = {"load": by_load, "aiperf": by_aiperf}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("artefact", type=Path)
+    parser.add_argument("--server", choices=list(SERVERS), default="serve")
+    parser.add_argument("--client", choices=list(CLIENTS), default="load")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--max-batch", type=int, default=8)
     asked = parser.parse_args()
-    command = [sys.executable, "-m", "convbench", "serve", str(asked.artefact), "--port", "0", "--threads", "1"]
-    command += ["--max-batch", str(asked.max_batch), "--max-delay", f"{DELAY_S}s", "--queue", str(QUEUE)]
-    server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    try:
-        assert server.stderr
-        line = server.stderr.readline()
-        found = re.search(r" at (http://\S+);", line)
-        assert found, line
-        address = found[1]
+    as_json = asked.client == "aiperf"
+    with SERVERS[asked.server](asked.artefact, asked.max_batch) as address:
         print(f"load of the machine before: {os.getloadavg()[0]:.2f}\n")
-        print("| load | offered /s | images/s | simulated | ratio | p99 s | simulated | ratio | sent late s |")
-        print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+        print(f"| {' | '.join(HEADS)} |")
+        print("| --- | --- |" + " ---: |" * 9)
         for share in LOADS:
-            before = curve(address, asked.max_batch)
-            capacity = len(before) / before[-1]
-            rate = share * capacity
-            (row,) = load.run(address, None, 1, None, asked.seconds, rate=rate)
-            after = curve(address, asked.max_batch)
+            before = curve(address, asked.max_batch, as_json)
+            rate = share * len(before) / before[-1]
+            seen = CLIENTS[asked.client](address, rate, asked.seconds)
+            after = curve(address, asked.max_batch, as_json)
             service = [(a + b) / 2 for a, b in zip(before, after, strict=True)]
-            times = arrivals(rate, asked.seconds)
-            simulated = simulate(BatchServer(service, delay_s=DELAY_S, queue=QUEUE), times)
-            tail = percentile(simulated.latencies_s, 0.99) or 0.0
-            speed = len(simulated.latencies_s) / max(simulated.ended_s, asked.seconds)
-            ratios = [row["images_per_s"] / speed, (row["latency_s_p99"] or 0.0) / tail]
+            server = BatchServer(service, delay_s=DELAY_S, queue=QUEUE)
+            simulated = expected(server, rate, asked.seconds, SEEDS if as_json else 1)
             print(
-                f"| {share:.0%} | {rate:.2f} | {row['images_per_s']:.2f} | {speed:.2f} | {ratios[0]:.2f} "
-                f"| {row['latency_s_p99']:.3f} | {tail:.3f} | {ratios[1]:.2f} | {row['late_s']:.3f} |",
+                f"| {asked.server} | {asked.client} | {share:.0%} | {rate:.2f} "
+                f"| {seen.images_per_s:.2f} | {simulated.images_per_s:.2f} "
+                f"| {seen.images_per_s / simulated.images_per_s:.2f} "
+                f"| {seen.p99_s:.4f} | {simulated.p99_s:.4f} | {seen.p99_s / simulated.p99_s:.2f} | {seen.failed} |",
                 flush=True,
             )
-        print(f"\nload of the machine after: {os.getloadavg()[0]:.2f}; {json.dumps({'max_batch': asked.max_batch})}")
-    finally:
-        server.terminate()
-        server.wait(60)
+    print(f"\nload of the machine after: {os.getloadavg()[0]:.2f}; {json.dumps({'max_batch': asked.max_batch})}")
 
 
 if __name__ == "__main__":

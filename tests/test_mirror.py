@@ -1,5 +1,7 @@
 """The tests mirror the package: a folder of tests for a folder of code, helpers in support/, GPU tests in gpu/."""
 
+import shlex
+import tomllib
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -38,3 +40,10 @@ def test_helpers_are_in_support_alone() -> None:
 def test_gpu_tests_are_in_their_folder_alone() -> None:
     mark = "mark." + "gpu"
     assert [str(path) for path in FILES if mark in (TESTS / path).read_text("utf-8")] == ["conftest.py"]
+
+
+def test_the_files_that_make_mutants_names_exist() -> None:
+    root = TESTS.parent
+    modules = tomllib.loads((root / "scripts" / "mutants.toml").read_text("utf-8"))["modules"]
+    judges = {each for tests in modules.values() for each in shlex.split(tests) if each.startswith("tests/")}
+    assert len(modules) > 10 and [each for each in {*modules, *judges} if not (root / each).is_file()] == []

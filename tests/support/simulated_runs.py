@@ -25,6 +25,9 @@ BLOCK_S = 0.1
 BIAS = 0.05
 CONSTANT = 0.1  # of a block, that does not grow with its steps
 NEIGHBOUR = 0.5  # cores
+SKIPPED = 0.5  # of the work of a step, on zeros
+KEPT = 0.25  # of the time of a step, saved on inputs seen before
+ORDER = 0.1  # that the second of two equal cases is slower
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class Scenario:
     second_clock: float = 0.0
     constant: float = 0.0
     neighbour: float = 0.0
+    on_zeros: float = 1.0  # time of a step, over that on the case's inputs
+    on_unseen: float = 1.0
+    order: float = 0.0
     repeat: bool = True
 
 
@@ -60,6 +66,9 @@ BIASED = (
     Scenario("second clock 5 % faster", second_clock=BIAS),
     Scenario("10 % of a block does not grow with its steps", constant=CONSTANT),
     Scenario("neighbour on half a core", neighbour=NEIGHBOUR),
+    Scenario("half of the work skipped on zeros", on_zeros=1 - SKIPPED),
+    Scenario("25 % more time on inputs not seen before", on_unseen=1 + KEPT),
+    Scenario("the second of two equal cases 10 % slower", order=ORDER),
 )
 
 
@@ -87,22 +96,35 @@ def share(found: Sequence[tuple[str, str]], *wanted: str) -> float:
 def table(runs: int) -> str:
     """Shares of the verdicts of every scenario, as a Markdown table."""
     sources = recorded()
-    lines = [f"| {runs} runs each | VALID | NOISY | SUSPECT |", "| --- | --- | --- | --- |"]
+    words = ("VALID", "NOISY", "SUSPECT", "INVALID")
+    lines = [f"| {runs} runs each | {' | '.join(words)} |", "| --- " * 5 + "|"]
     for scenario in (*HONEST, *BIASED):
         found = verdicts(scenario, sources, runs)
-        shares = [f"{share(found, verdict):.1%}".replace("%", " %") for verdict in ("VALID", "NOISY", "SUSPECT")]
+        shares = [f"{share(found, verdict):.1%}".replace("%", " %") for verdict in words]
         lines.append(f"| {scenario.name} | {' | '.join(shares)} |")
     return "\n".join(lines)
 
 
 class _Clock(CpuClock):
-    """A step takes BLOCK_S with the noise of the machine; a block has a constant part."""
+    """A step takes BLOCK_S times its cost, with the noise of the machine; a block has a constant part."""
 
     def __init__(self, draw: Callable[[int], list[float]], constant: float) -> None:
-        self.draw, self.constant = draw, constant
+        self.draw, self.constant, self.cost = draw, constant, 0.0
+
+    def step_of(self, cost: float) -> Callable[[], None]:
+        """A step of that cost, in those of the case's own inputs."""
+
+        def step() -> None:
+            self.cost = cost
+
+        return step
 
     def block(self, run: Callable[[], object], steps: int) -> Block:
-        total = BLOCK_S * (sum(map(math.exp, self.draw(steps))) + self.constant)
+        seconds = []
+        for noise in self.draw(steps):
+            run()
+            seconds.append(BLOCK_S * self.cost * math.exp(noise))
+        total = sum(seconds) + BLOCK_S * self.constant
         return Block(total / steps, total, total, [])
 
 
@@ -121,13 +143,19 @@ def _verdict(scenario: Scenario, source: Recorded, rng: random.Random) -> tuple[
     for position, each in enumerate(draw(count)):
         seconds = BLOCK_S * (math.exp(each) * (1 + scenario.drift * position / (count - 1)) + scenario.constant)
         blocks.append(Block(seconds, seconds * (1 + scenario.second_clock), seconds, []))
-    lane = Lane(lambda: None, blocks=blocks)
-    again = (pairs[0::2], pairs[1::2]) if scenario.repeat else (lane.block_s, None)
+    clock = _Clock(draw, scenario.constant)
+    lane = Lane(clock.step_of(1.0), blocks=blocks)
+    first, second = pairs[0::2], [(1 + scenario.order) * each for each in pairs[1::2]]
+    again = (first, second) if scenario.repeat else (lane.block_s, None)
     rules = replace(RULES["cpu"], noise=compare.noise(*again, "cpu") or 0.0)
+    zeros = clock.step_of(scenario.on_zeros)
     load: dict[str, Any] = {**source.load}
     load["cores_of_others"] = (load.get("cores_of_others") or 0.0) + scenario.neighbour
     found = [
-        timing.check_linearity(lane, _Clock(draw, scenario.constant), "cpu", rules.noise),
+        timing.check_linearity(lane, clock, "cpu", rules.noise),
+        timing.check_zeros(timing.zeros_ratio(lane, zeros, clock), lane, zeros, clock, rules.noise),
+        timing.check_fresh(lane, lambda: clock.step_of(scenario.on_unseen), clock, rules.noise),
+        scenario.repeat and timing.check_repeat(compare.compare_blocks(first, second, compare.DELTA["cpu"])),
         timing.check_clocks(blocks),
         timing.check_drift(lane.block_s, rules),
         timing.check_interval(lane, rules),

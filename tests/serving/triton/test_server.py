@@ -1,18 +1,10 @@
-"""What ``convbench deploy`` writes, in the real tritonserver that nvidia-pytriton carries. `make serving` sets it up.
-
-Its environment is .venv-triton, or the one that CONVBENCH_TRITON names; it needs the system's libpython of its version.
-"""
+"""What ``convbench deploy`` writes, in the real tritonserver of nvidia-pytriton. `make serving` sets it up."""
 
 import json
 import os
 import re
-import shutil
-import socket
 import subprocess
-import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import exported
@@ -20,13 +12,12 @@ import numpy as np
 import pytest
 import served
 import torch
+import triton_server
+from triton_server import HOME, ROOT, free_ports, running, start
 
 from convbench.export import folder
 from convbench.sampling.guidance import guided
 from convbench.serving.triton import repository
-
-ROOT = Path(__file__).parents[3]
-HOME = Path(os.environ.get("CONVBENCH_TRITON", ROOT / ".venv-triton")).absolute()
 
 pytestmark = pytest.mark.skipif(
     "CONVBENCH_TRITON" not in os.environ and not HOME.is_dir(), reason="there is no Triton: `make serving` installs one"
@@ -40,71 +31,7 @@ def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def backends(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Triton's Python backend with the stub for the environment's Python."""
-    (site,) = HOME.glob("lib/python3.*/site-packages")
-    version = site.parent.name.removeprefix("python")
-    triton = site / "pytriton" / "tritonserver"
-    into = tmp_path_factory.mktemp("backends")
-    shutil.copytree(triton / "backends" / "python", into / "python")
-    shutil.copy(triton / "python_backend_stubs" / version / "triton_python_backend_stub", into / "python")
-    return into
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def start(models: Path, backends: Path, log: Path, ports: list[int]) -> subprocess.Popen[bytes]:
-    (site,) = HOME.glob("lib/python3.*/site-packages")
-    ways = zip(("http", "grpc", "metrics"), ports, strict=True)
-    with log.open("wb") as said:
-        return subprocess.Popen(
-            [
-                site / "pytriton" / "tritonserver" / "bin" / "tritonserver",
-                f"--model-repository={models}",
-                f"--backend-directory={backends}",
-                "--allow-gpu-metrics=false",
-                "--model-control-mode=none",
-                *(f"--{way}-{what}={value}" for way, port in ways for what, value in (("port", port),)),
-                "--http-address=127.0.0.1",
-                "--grpc-address=127.0.0.1",
-                "--metrics-address=127.0.0.1",
-            ],
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            env={
-                **os.environ,
-                "LD_LIBRARY_PATH": str(site.parent / "site-packages" / "nvidia_pytriton.libs"),
-                "PYTHONPATH": str(site),
-                "PATH": f"{HOME / 'bin'}:{os.environ['PATH']}",
-                "OMP_NUM_THREADS": "1",
-            },
-        )
-
-
-@contextmanager
-def running(models: Path, backends: Path, log: Path) -> Iterator[list[int]]:
-    ports = free_ports(3)
-    server = start(models, backends, log, ports)
-    try:
-        until = time.monotonic() + 60
-        while True:
-            assert server.poll() is None and time.monotonic() < until, log.read_text()[-4000:]
-            try:
-                if urllib.request.urlopen(f"http://127.0.0.1:{ports[0]}/v2/health/ready", timeout=5).status == 200:
-                    break
-            except OSError:
-                time.sleep(0.2)
-        yield ports
-        server.terminate()
-        assert server.wait(60) == 0
-    finally:
-        server.kill()
-        server.wait()
+    return triton_server.backends(tmp_path_factory.mktemp("backends"))
 
 
 def fails(models: Path, backends: Path, log: Path) -> str:
