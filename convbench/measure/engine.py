@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from .. import backends, precision
 from ..checks.output import input_sets
 from ..errors import UsageError
+from ..export import parts
 from ..models import create
-from ..models.cuts import cut_of
+from ..models.cuts import Cut, cut_of
 from ..sampling import caches
 from ..sampling.images import Recipe
 from ..sampling.method_names import CacheChoice
@@ -54,7 +55,25 @@ def open_engine(
         def step(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
             return opened.get(len(x), opened[sizes[0]])(x.to(kind), t, y)
 
-        yield Cached(recipe.cache, model, step, kind) if recipe.cache else step
+        if not recipe.cache:
+            yield step
+            return
+        cut = open_cut(own, model, (x, t, y), stack)
+        yield Cached(recipe.cache, cut, step, kind)
+
+
+def open_cut(case: Case, network: nn.Module, inputs: tuple[Tensor, Tensor, Tensor], stack: ExitStack) -> Cut:
+    """Open the network of a case in parts: its own functions, or for ONNX Runtime files made from them.
+
+    Raises UsageError where the network cannot be cut, or the backend cannot run parts on the device.
+    """
+    if case.backend == "onnxruntime":
+        if case.device != "cpu" or case.precision != "fp32":
+            raise UsageError("a cache runs in ONNX Runtime on a CPU in fp32 alone: use --backend eager")
+        return stack.enter_context(parts.opened(network, inputs, case.threads))
+    if cut := cut_of(network):
+        return cut
+    raise UsageError(f"no cut of {type(network).__name__} is known: omit the cache")
 
 
 @dataclass(frozen=True)
@@ -62,7 +81,7 @@ class Cached:
     """A network whose features are kept between steps: ``begin`` starts a trajectory; called, it runs as a whole."""
 
     choice: CacheChoice
-    network: nn.Module
+    cut: Cut
     whole: Callable[[Tensor, Tensor, Tensor], Tensor]
     kind: torch.dtype
 
@@ -70,9 +89,6 @@ class Cached:
         return self.whole(x, t, y)
 
     def begin(self) -> Step:
-        """Start a trajectory. Raises UsageError where the network cannot be cut."""
-        cut = cut_of(self.network)
-        if cut is None:
-            raise UsageError(f"cache={self.choice.kind}: no cut of {type(self.network).__name__} is known")
-        own = caches.begin(self.choice, cut)
-        return lambda x, t, y: own(x.to(self.kind), t, y)
+        """Start a trajectory."""
+        step = caches.begin(self.choice, self.cut)
+        return lambda x, t, y: step(x.to(self.kind), t.contiguous(), y)

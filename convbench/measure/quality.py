@@ -123,7 +123,7 @@ class Race:
         if (manifest.model, manifest.res) != (self.model, self.res):
             raise UsageError(f"{path} holds {manifest.model} at {manifest.res} px, not {self.model} at {self.res}")
         if plan.cache:
-            raise UsageError(f"cache={plan.cache.kind} needs a network in two parts, and {path} holds a whole one")
+            raise UsageError(f"cache={plan.cache.kind} needs a network in parts, and {path} holds a whole one")
         step = self.stack.enter_context(runtimes.opened(path, torch.get_num_threads(), self.device))
         most = manifest.batch[1]
 

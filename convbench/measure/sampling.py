@@ -22,7 +22,7 @@ from ..checks import machine, output, timing
 from ..checks.output import Finding
 from ..counting import count
 from ..errors import ConvbenchError
-from ..models.cuts import Cut, cut_of
+from ..models.cuts import Cut
 from ..sampling import caches, decoding
 from ..sampling.decoders import decoder_of
 from ..sampling.guidance import guided
@@ -38,6 +38,7 @@ from ..timing.calibration import limit
 from ..timing.clock import RULES, Clock, Lane, Rotation, Rules, clock_of, time_lanes
 from ..timing.telemetry.recorder import Recorder
 from .annotated import with_ratio
+from .engine import open_cut
 from .failure import failure, wrong
 from .opening import Opened, Report, open_case, subject_of
 
@@ -163,7 +164,10 @@ class _Bundle:
         opened = self._opened(case if plan.cfg == 1 else replace(case, batch=2 * case.batch), stack)
         if opened.proof.findings:
             return opened.proof.findings
-        walk = _Walk(case, plan, made, opened, other)
+        cut = None
+        if plan.cache:
+            cut = open_cut(opened.case, opened.subject.model, opened.sets[0], stack)
+        walk = _Walk(case, plan, made, opened, other, cut)
         with around():  # one call of the network gives the sampler's part its input
             lanes = {name: Lane(run, around) for name, run in walk.parts().items()}
         lanes["decoder"] = Lane(_decoder(case, plan, walk.start), around)
@@ -270,15 +274,24 @@ class _Walk:
     """One trajectory after the other and the parts of a step; a call is a step, or a trajectory if they are uneven."""
 
     def __init__(
-        self, case: Case, plan: Plan, made: Sampler, opened: Opened, alone: Callable[..., Tensor] | None = None
+        self,
+        case: Case,
+        plan: Plan,
+        made: Sampler,
+        opened: Opened,
+        alone: Callable[..., Tensor] | None = None,
+        cut: Cut | None = None,
     ) -> None:
-        """Prepare trajectories of an opened case; ``alone`` is the engine for steps without guidance, if another."""
+        """Prepare trajectories of an opened case.
+
+        Args:
+            alone: the engine for steps without guidance, if it is another.
+            cut: of the network, for a plan with a cache.
+        """
         self.takes, self.plan, self.made, self.alone = find(case.model).signature, plan, made, alone
         self.kind, side = precision.dtype_of(case.precision), case.res // self.takes.factor
         self.network: Callable[..., Tensor] | Cut = opened.step
-        if plan.cache:
-            cut = cut_of(opened.subject.model)
-            assert cut, "the plan was checked"
+        if cut:
             self.network = replace(cut, inner=self._counted(cut.inner))
         self.noise = PerImage(0, range(case.batch), (self.takes.channels, side, side), case.device)
         self.start = self.noise.start()

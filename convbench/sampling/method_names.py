@@ -16,7 +16,7 @@ CACHES: dict[str, dict[str, Setting]] = {  # settings of each cache with their d
 LIMITS = {"every": (2, 100), "threshold": (0.0, 10.0), "order": (0, 3)}
 U_SHAPED, ISOTROPIC = ("dic", "dico", "fcdm"), ("dit",)  # families of models.cuts
 SUITS = {"deep": U_SHAPED, "first": ISOTROPIC, "taylor": (*U_SHAPED, *ISOTROPIC)}
-BACKENDS = ("eager",)  # that can run a network in two parts
+BACKENDS = ("eager", "onnxruntime")  # that can run a network in parts, the second on a processor
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class CacheChoice:
             advice = f"use {' or '.join(f'cache={kind}' for kind in suiting)}" if known else "no cut of it is known"
             raise UsageError(f"cache={self.kind} does not suit {variant.id}: {advice}")
         if backend not in BACKENDS:
-            raise UsageError(f"cache={self.kind} needs a network in two parts: use --backend {' or '.join(BACKENDS)}")
+            raise UsageError(f"cache={self.kind} needs a network in parts: use --backend {' or '.join(BACKENDS)}")
 
 
 def _default(kind: str) -> str:

@@ -168,7 +168,7 @@ def test_a_cache_that_cannot_be_read_is_one_line(text: str, reason: str) -> None
         ("first", "dico_s", "eager", "cache=first does not suit dico_s: use cache=deep or cache=taylor"),
         ("taylor", "uvit_l_2", "eager", "no cut of it is known"),
         ("deep", "dic_s@gate=no", "eager", "no cut of it is known"),
-        ("deep", "dic_s", "onnxruntime", "cache=deep needs a network in two parts: use --backend eager"),
+        ("deep", "dic_s", "openvino", "cache=deep needs a network in parts: use --backend eager or onnxruntime"),
     ],
 )
 def test_a_cache_that_does_not_suit_is_one_line(cache: str, model: str, backend: str, reason: str) -> None:

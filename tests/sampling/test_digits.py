@@ -48,8 +48,8 @@ Row = dict[str, Any]
 
 
 def test_one_small_model_of_each_convolutional_family_ships() -> None:
-    assert [id for id, variant in variants().items() if variant.shipped] == DIGITS
-    files = sorted(WEIGHTS.glob("*.safetensors"))
+    assert [id for id in variants() if id.endswith("_digits")] == DIGITS
+    files = sorted(WEIGHTS.glob("*digits*.safetensors"))
     assert [file.stem for file in files] == sorted([*DIGITS, "digits_classifier"])
     assert sum(file.stat().st_size for file in files) < 6e6
     for id in DIGITS:
