@@ -85,7 +85,7 @@ def digits() -> tuple[Tensor, Tensor, Tensor, str]:
 
 def glyphs() -> tuple[Tensor, Tensor, Tensor, str]:
     """Draw the glyphs (N, 1, 32, 32), their classes, which are held out, and a description."""
-    count, more = train_glyphs.IMAGES, 5 * train_glyphs.HELD_OUT
+    count, more = 62_000, 6_200
     images, classes = train_glyphs.pixels_and_classes(range(count + more))
     held_out = torch.arange(count + more) >= count
     text = f"convbench.sampling.glyphs: images 0 to {count - 1} of seed 0; the next {more} are held out"

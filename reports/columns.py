@@ -183,6 +183,7 @@ COLUMNS: dict[str, Column] = {
     "steps": Column("steps"),
     "cfg_scale": Column("cfg", lambda value: f"{value:g}"),
     "role": Column("kind", left=True),
+    "seed": Column("seed"),
     "evaluations": Column("evaluations"),
     "quality": Column("quality", left=True),
     "plain": Column("fewer steps in the same time", left=True, spare=2),

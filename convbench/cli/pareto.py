@@ -1,6 +1,5 @@
 """``convbench pareto``: the fastest ways to sample at the same quality."""
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +7,7 @@ import click
 
 from ..errors import UsageError
 from ..files import require_writable
+from ..reports.tables.frontier import KEYS, notes
 from ..schema import PRECISIONS, QualityRow
 from . import INTERRUPTED, options
 from .progress import PhaseProgress
@@ -15,17 +15,7 @@ from .progress import PhaseProgress
 if TYPE_CHECKING:
     from ..run.pareto import PlannedRace
 
-KEYS = (
-    *("sampling", "backend", "precision", "role", "evaluations", "images", "images_per_s", "interval", "ratio"),
-    *("recognised", "frechet", "frechet_interval", "quality", "plain", "over_plain", "on_frontier"),
-)
 PLAN_KEYS = ("sampling", "backend", "precision", "role", "evaluations")
-NOTE = (
-    "ratio: images/s over the full sampler's. recognised: share that a classifier of the real images takes for the "
-    "class asked for. Fréchet: distance of its features from those of the real images. quality: of the same noise, "
-    "against the full sampler; same if not worse by more than the margin. fewer steps in the same time: plain sampling "
-    "beside a method; over it: the quality against that, so what is not better there gains nothing over fewer steps."
-)
 
 
 @click.command(
@@ -77,7 +67,7 @@ NOTE = (
     help="Append the rows to this file; a run whose rows it holds is not made again.",
 )
 @click.option(
-    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the frontier into this .png, .svg or .pdf."
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the frontier into this .svg or .png file."
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be sampled, how many images and how long, and exit.")
 @options.form()
@@ -111,6 +101,8 @@ def command(
 
     if plot:
         require_writable(plot)
+        if plot.suffix not in (".svg", ".png"):
+            raise UsageError(f"--plot {plot}: the name must end in .svg or .png")
     wanted = pareto.FrontierRequest(
         model=model,
         res=res,
@@ -140,11 +132,13 @@ def command(
     except KeyboardInterrupt:
         return INTERRUPTED
     shown = [row.to_json() for row in rows]
-    options.show(shown, KEYS, form, [NOTE, *findings(rows)])
+    options.show(shown, KEYS, form, notes(shown))
     if plot:
-        from ..reports.plots import frontier
+        from ..reports.plots.figures import save_as
+        from ..reports.plots.pictures import frontiers
 
-        frontier.plot(shown, plot)
+        for picture in frontiers(shown):
+            save_as(picture.figure(), plot)
         click.echo(f"the frontier: {plot}", err=True)
     return 0
 
@@ -174,27 +168,3 @@ def _summary(found: "PlannedRace") -> str:
         f"{len(found.ways)} ways to sample {found.images} images each (margins: {margins}), and plain fewer steps "
         f"beside each method: about {f'{minutes:.0f} min' if minutes >= 2 else f'{60 * minutes:.0f} s'}."
     )
-
-
-def findings(rows: Sequence[QualityRow]) -> Iterator[str]:
-    """What the rows say in words: the fastest of the same quality, with and without methods, and what gains nothing."""
-    good = [row for row in rows if row.quality in ("same", "better") and row.images == row.planned]
-    methods = [row for row in good if row.role == "method"]
-    plain = [row for row in good if row.role == "fewer steps"]
-    for what, held in (("method", methods), ("plain fewer steps", plain)):
-        best = max(held, key=lambda row: row.images_per_s or 0.0, default=None)
-        if best:
-            yield (
-                f"fastest {what} of the same quality: {_name(best)}, {best.images_per_s:.3g} images/s, "
-                f"{best.ratio:.3g} ({best.ratio_low:.3g} to {best.ratio_high:.3g}) times the full sampler's"
-            )
-        else:
-            yield f"no {what} was shown to be of the same quality"
-    beaten = [row for row in rows if row.role == "method" and row.over_plain and row.over_plain != "better"]
-    if beaten:
-        yield f"not shown to be better than fewer steps in the same time: {'; '.join(_name(row) for row in beaten)}"
-
-
-def _name(row: QualityRow) -> str:
-    engine = f"{row.backend}/{row.precision}"
-    return row.sampling + ("" if engine == "eager/fp32" else f" on {engine}")

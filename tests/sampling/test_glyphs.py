@@ -94,9 +94,9 @@ def test_the_record_matches_the_file_and_describes_its_training(id: str) -> None
     assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert (record["model"], record["params"], record["threads"]) == (id, find(id).params, 1)
     assert record["objective"] == find(id).signature.predicts == "noise and variance"
-    assert record["command"].startswith(f"python examples/train_glyphs.py {id}")
+    assert record["command"] == f"python examples/train_glyphs.py {id}"
     steps, losses = zip(*record["losses"], strict=True)
-    assert steps[-1] == record["steps"] == script("train_glyphs").STEPS[id]
+    assert steps[-1] == record["steps"] and len(steps) >= 30
     assert losses[-1] < losses[0] / 2 and min(losses) > 0.9 * losses[-1]
     stored = read_state_dict(str(file))
     assert {value.dtype for value in stored.values()} == {torch.float16}
