@@ -44,7 +44,7 @@ PLAN_KEYS = ("sampling", "backend", "precision", "role", "evaluations")
     "--artefact",
     "artefacts",
     multiple=True,
-    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    type=click.Path(file_okay=False, path_type=Path),
     help="Run the full sampler with an artefact of `convbench export` too, such as an int8 one; may be repeated.",
 )
 @click.option(
