@@ -1,5 +1,6 @@
 """Artefacts that backends make once and keep: by network, weights, shapes, precision, versions and machine."""
 
+import functools
 import hashlib
 import json
 import re
@@ -14,6 +15,7 @@ from convbench import catalogue
 from convbench.environment import describe
 from convbench.errors import UsageError
 from convbench.files import cache_home
+from convbench.kernels.cpu import compiled
 from convbench.schema import Case, Second, Step
 
 from . import folder, make, shapes, trust
@@ -44,17 +46,18 @@ class Built:
         return self.step(x, t, y)
 
 
-def prepared(network: nn.Module, case: Case, to: str, one_batch: bool) -> Prepared:
+def prepared(network: nn.Module, case: Case, to: str, one_batch: bool, conv: str = "library") -> Prepared:
     """The artefact for a case, built unless it is there. Height and width are fixed.
 
     Args:
         network: in whatever precision and place; the artefact is made from its weights in float32.
         one_batch: for exactly the batch of the case, which compiled code runs quicker with; otherwise for 1 to 64.
+        conv: what computes 3x3 convolutions, as in ``Wanted``; "winograd" chooses for this number of threads.
     """
     batch = (case.batch, case.batch) if one_batch else (1, max(MANY, case.batch))
     sizes = shapes.of_variant(catalogue.find(case.model), case.res, batch)
     precision = case.precision if case.precision in ("fp16", "bf16") else "fp32"
-    wanted = make.Wanted(case.model, case.res, to, precision, batch, weights=case.weights)
+    wanted = make.Wanted(case.model, case.res, to, precision, batch, weights=case.weights, conv=conv)
     facts = describe()
     key = {
         "schema": folder.SCHEMA,
@@ -66,6 +69,8 @@ def prepared(network: nn.Module, case: Case, to: str, one_batch: bool) -> Prepar
         "weights": make.parameters_sha256(network),
         "network": f"{type(network).__module__}.{type(network).__qualname__}",
         "versions": make.versions(to),
+        "exporter": _sources_sha256(),
+        "conv": [conv, compiled.target(), torch.get_num_threads()] if conv != "library" else None,
         "machine": [facts["cpu"], facts["cpu_features"], facts["gpus"]] if to in ("aoti", "tensorrt") else None,
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
@@ -80,6 +85,15 @@ def prepared(network: nn.Module, case: Case, to: str, one_batch: bool) -> Prepar
             network, sizes, wanted, partial, timing=cache_home() / "timing.cache", tf32=case.precision == "tf32"
         )
     return Prepared(path, manifest, time.perf_counter() - started)
+
+
+@functools.cache
+def _sources_sha256() -> str:
+    """Hash of the exporters' own code: what an older one made is made again."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _held(path: Path, to: str) -> Manifest | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from convbench import packages
 from convbench.schema import Step
 
+from . import channel_norm
 from .manifest import ENTRIES
 
 ENTRY = ENTRIES["openvino"]
@@ -19,7 +20,12 @@ ENTRY = ENTRIES["openvino"]
 
 def write(source: Path, folder: Path) -> None:
     """Convert an ONNX file. Its weights stay as they are: OpenVINO would halve them unless told not to."""
-    ov = packages.require("openvino")
+    ov, ir = packages.require("openvino"), packages.require("onnx_ir")
+    graph = ir.load(source)
+    if channel_norm.rewrite(graph):
+        beside = source.with_name(f"{source.name}.data").exists()  # the weights of a large network
+        source = source.with_name(f"norms-{source.name}")
+        ir.save(graph, source, external_data=f"{source.name}.data" if beside else None)
     ov.save_model(ov.convert_model(str(source)), str(folder / ENTRY), compress_to_fp16=False)
 
 

@@ -93,15 +93,15 @@ def read_runs(asked: Iterable[Path | str], conditions: Sequence[str] = ()) -> Ru
         raise UsageError(f"no .jsonl or .json file in {', '.join(texts)}")
     for store in stores.values():
         for number, (run, row) in enumerate(_stored(store, conditions), start=1):
-            _place(runs, row, run or store.name, number)
+            _place(runs, row, run or store.name, number, is_checked=True)
     for file in dict.fromkeys(files):
-        rows, torn = _rows(file)
+        rows, torn, is_checked = _rows(file)
         if torn:
             runs.notes.append(f"{file}: ignored its last line, which is incomplete (the run was killed)")
         elif not rows:
             runs.notes.append(f"{file} is empty")
         for number, row in enumerate(rows, start=1):
-            _place(runs, row, file, number)
+            _place(runs, row, file, number, is_checked)
     if not runs.counted():
         raise NothingMeasured(
             f"no measurement in {', '.join([*map(str, files), *(each.name for each in stores.values())])}"
@@ -125,11 +125,11 @@ def _stored(store: Tables, conditions: Sequence[str]) -> list[tuple[str, Row]]:
     return rows
 
 
-def _rows(file: Path) -> tuple[list[Row], bool]:
-    """The rows of a file, and whether its last line is torn."""
+def _rows(file: Path) -> tuple[list[Row], bool, bool]:
+    """The rows of a file, whether its last line is torn, and whether the rows have been checked."""
     start, end = _ends(file)
     if not start.lstrip().startswith(b"["):
-        return read(file), not end.endswith(b"\n") and bool(end)
+        return read(file), not end.endswith(b"\n") and bool(end), True
     try:
         rows = json_value(read_bytes(file, MOST_JSON))
     except ValueError:
@@ -139,7 +139,7 @@ def _rows(file: Path) -> tuple[list[Row], bool]:
     for number, row in enumerate(rows):
         if isinstance(row.get("case", row.get("sampling_case")), str):
             rows[number] = renamed(regraded(row))
-    return rows, False
+    return rows, False, False
 
 
 def _ends(file: Path) -> tuple[bytes, bytes]:
@@ -153,13 +153,13 @@ def _ends(file: Path) -> tuple[bytes, bytes]:
         raise UsageError(f"cannot read {file}: {error.strerror}") from None
 
 
-def _place(runs: Runs, row: Row, file: Path | str, number: int) -> None:
+def _place(runs: Runs, row: Row, file: Path | str, number: int, is_checked: bool) -> None:
     kind = row.get("kind")
     stored = isinstance(kind, str) and kind in PLACES and "case" in row
     listed = None if stored else list_of(row)
     if not stored and listed is None:
         raise UsageError(f"{file} row {number} is not a row of convbench: {', '.join(list(row)[:4])} …")
-    wrong = row_problem(row) if stored else listed_problem(row, str(listed))
+    wrong = listed_problem(row, str(listed)) if not stored else None if is_checked else row_problem(row)
     if wrong or (wrong := incomplete(row, str(kind if stored else listed))):
         raise UsageError(f"{file} row {number} has {wrong}: not a result file of convbench")
     keys = KINDS[str(kind)].keys() if stored else list(TYPES[str(listed)])

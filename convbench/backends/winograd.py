@@ -1,17 +1,20 @@
-"""3x3 convolutions by Winograd's algorithm, in C++ of our own; the rest by torch.compile, with frozen weights."""
+"""3x3 convolutions by Winograd's algorithm, in C++ of our own; AOTInductor around them, with frozen weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
-from ..kernels.cpu import compiled, convolution, modules
-from ..schema import Backend, Case, Step
+from ..export import aoti, cache
+from ..kernels.cpu import compiled, convolution
+from ..schema import Backend, Case, Second, Step
 
 
 class CountedStep:
     """A step that knows how many multiply-accumulates its last call saved: its convolutions note what they execute."""
+
+    build_s: Second
+    waited_s: Second  # of it in this process
 
     def __init__(self, step: Step) -> None:
         self.step, self.saved_macs = step, 0
@@ -25,14 +28,11 @@ class CountedStep:
 
 @contextmanager
 def _open(model: nn.Module, case: Case, inputs: tuple[Tensor, Tensor, Tensor]) -> Iterator[Step]:
-    import torch._inductor.config as inductor
-
-    threads = case.threads or torch.get_num_threads()
-    packed = modules.packed_copy(model, modules.chosen(model, inputs, threads))
-    torch._dynamo.reset()
-    with torch._dynamo.config.patch(error_on_recompile=True), inductor.patch(freezing=True):
-        yield CountedStep(torch.compile(packed, fullgraph=True, dynamic=False))
-    torch._dynamo.reset()
+    made = cache.prepared(model, case, "aoti", one_batch=True, conv="winograd")
+    aoti.require_runnable(made.manifest.target)
+    step = CountedStep(aoti.step(made.path / made.manifest.entry))
+    step.build_s, step.waited_s = made.manifest.build_s, made.waited_s
+    yield step
 
 
 def _unsupported(case: Case) -> str | None:
@@ -43,7 +43,7 @@ def _unsupported(case: Case) -> str | None:
 
 backend = Backend(
     name="winograd",
-    summary="own C++ kernels for 3x3 convolutions (Winograd), torch.compile around them",
+    summary="own C++ kernels for 3x3 convolutions (Winograd), AOTInductor around them",
     open=_open,
     unsupported=_unsupported,
 )

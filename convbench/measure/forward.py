@@ -5,7 +5,7 @@
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -196,15 +196,14 @@ class _Bundle:
         """Check a timed case and build its row."""
         opened, lane, clock = timed.opened, timed.lane, self.clock
         case, counted, samples = opened.case, opened.counted, lane.block_s
-        x, t, y = opened.sets[0]
-        zeros = (torch.zeros_like(x), torch.zeros_like(t), torch.zeros_like(y))
+        zeros = opened.on_zeros()
         with precision.applied(case.precision):
             changed = output.check_unchanged(opened.step, opened.sets[0], opened.proof.outputs[0], case.precision)
             linear = timing.check_linearity(lane, clock, case.device, rules.noise)
-            zeros_ratio = timing.zeros_ratio(lane, lambda: opened.step(*zeros), clock)
-            skipping = timing.check_zeros(zeros_ratio, lane, lambda: opened.step(*zeros), clock, rules.noise)
+            zeros_ratio = timing.zeros_ratio(lane, zeros, clock)
+            skipping = timing.check_zeros(zeros_ratio, lane, zeros, clock, rules.noise)
             fresh = output.check_fresh(opened.step, opened.fresh, opened.subject.fresh_reference, case.precision)
-            repeated = timing.check_fresh(lane, functools.partial(_on_fresh_inputs, opened), clock, rules.noise)
+            repeated = timing.check_fresh(lane, opened.on_fresh_inputs, clock, rules.noise)
             latencies = _latencies(lane, clock)
             rates = opened.rates.best(rates_of(case))
         passes, state = derived.passes(case.mode), derived.state_passes(case.mode)
@@ -279,12 +278,6 @@ def _note_error(rotation: Rotation, outputs: Sequence[torch.Tensor], errors: lis
     """Add the error of the output that the latest step left, against that of the proof, (B, C or 2C, H, W) each."""
     assert rotation.output is not None
     errors.append(output.worst_error(rotation.output, outputs[rotation.latest]))
-
-
-def _on_fresh_inputs(opened: Opened) -> Callable[[], object]:
-    x, t, y = (value.to(opened.case.device) for value in output.fresh_inputs(opened.case))
-    x = x.to(opened.sets[0][0].dtype)
-    return lambda: opened.step(x, t, y)
 
 
 def _with_kernel_names(row: Measurement, opened: Opened) -> Measurement:

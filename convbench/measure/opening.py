@@ -79,6 +79,17 @@ class Opened:
         """The counts of one image."""
         return self.subject.counted
 
+    def on_fresh_inputs(self) -> Callable[[], object]:
+        """A step on inputs that are drawn now."""
+        x, t, y = (value.to(self.case.device) for value in output.fresh_inputs(self.case))
+        x = x.to(self.sets[0][0].dtype)
+        return lambda: self.step(x, t, y)
+
+    def on_zeros(self) -> Callable[[], object]:
+        """A step on zeros of the shapes of its inputs."""
+        zeros = [torch.zeros_like(value) for value in self.sets[0]]
+        return lambda: self.step(*zeros)
+
     def facts(self) -> dict[str, Any]:
         """Keys of a Measurement that are known before anything is timed."""
         error = self.proof.error_vs_fp32

@@ -81,8 +81,10 @@ class _Trajectory:
 
     @property
     def blocks(self) -> dict[str, list[Second]]:
+        """Seconds of each part, as a row has them; those of the network alone say nothing of uneven steps."""
         lanes = self.lanes | ({"backbone": self.plain} if self.plain else {})
-        return {name: lane.block_s for name, lane in lanes.items() if lane.blocks} | {"step": self.step_s()}
+        known = {name: lane.block_s for name, lane in lanes.items() if lane.blocks} | {"step": self.step_s()}
+        return {name: block_s for name, block_s in known.items() if self.plan.even or name != "forward"}
 
     def step_s(self) -> list[Second]:
         """Mean seconds of a step, for each block."""
@@ -207,14 +209,22 @@ class _Bundle:
     def _conclude(
         self, each: _Trajectory, rules: Rules, load: dict[str, float | None], seen: list[Finding]
     ) -> SamplingMeasurement:
-        case, plan, opened, step = each.case, each.plan, each.opened, each.lanes["step"]
+        case, plan, opened, step, forward = each.case, each.plan, each.opened, each.lanes["step"], each.lanes["forward"]
         numbers = derived.sampling_numbers(case.batch, each.made.steps, plan.decode, plan.cfg != 1, each.blocks)
         step_s = median(each.step_s())
         whole_s, whole = None, None
         with precision.applied(case.precision):
             floor = limit(opened.counted, opened.case.batch, opened.rates, 0, executed_macs=opened.executed_macs)
+            if each.made.steps * step_s <= rules.cap_s:
+                whole_s = self.clock.block(each.walk.whole, 1).total_s
+                whole = _whole_trajectory(each.walk.last, whole_s, each.made.steps * step_s, rules.noise)
+            zeros = opened.on_zeros()
+            zeros_ratio = timing.zeros_ratio(forward, zeros, self.clock)
             found = [
                 output.check_unchanged(opened.step, opened.sets[0], opened.proof.outputs[0], case.precision),
+                output.check_fresh(opened.step, opened.fresh, opened.subject.fresh_reference, case.precision),
+                timing.check_fresh(forward, opened.on_fresh_inputs, self.clock, rules.noise),
+                timing.check_zeros(zeros_ratio, forward, zeros, self.clock, rules.noise),
                 timing.check_linearity(step, self.clock, case.device, rules.noise),
                 timing.check_clocks(step.blocks),
                 timing.check_floor(step_s, floor.seconds * each.walk.share),
@@ -222,9 +232,6 @@ class _Bundle:
                 timing.check_interval(step, rules),
                 *seen,
             ]
-            if each.made.steps * step_s <= rules.cap_s:
-                whole_s = self.clock.block(each.walk.whole, 1).total_s
-                whole = _whole_trajectory(each.walk.last, whole_s, each.made.steps * step_s, rules.noise)
         verdict, reason = output.verdict_of([finding for finding in [*found, whole] if finding])
         by_config = _decodes_by_config(case, plan)
         unranked = opened.backend.unranked(case)
@@ -290,9 +297,8 @@ class _Walk:
         """
         self.takes, self.plan, self.made, self.alone = find(case.model).signature, plan, made, alone
         self.kind, side = precision.dtype_of(case.precision), case.res // self.takes.factor
-        self.network: Callable[..., Tensor] | Cut = opened.step
-        if cut:
-            self.network = replace(cut, inner=self._counted(cut.inner))
+        self.step = opened.step
+        self.cut = replace(cut, inner=self._counted(cut.inner)) if cut else None
         self.noise = PerImage(0, range(case.batch), (self.takes.channels, side, side), case.device)
         self.start = self.noise.start()
         self.labels, self.null = conditions_of(self.takes, case)
@@ -306,13 +312,12 @@ class _Walk:
     def begin(self) -> Model:
         """Start a trajectory. -> the network with its classes, guidance and methods"""
         self.whole_images = 0
-        if self.plan.cache:
-            assert isinstance(self.network, Cut)
-            run = caches.begin(self.plan.cache, self.network)
+        if self.plan.cache and self.cut:
+            run = caches.begin(self.plan.cache, self.cut)
         elif self.plan.cfg_interval:
             run = self._counted(self._of_either_size)
         else:
-            run = self.network
+            run = self.step
         guided_model = self._guided(run, self.plan.cfg)
         if not self.plan.cfg_interval:
             return guided_model
@@ -322,7 +327,7 @@ class _Walk:
         return guided(lambda x, t, y: run(x.to(self.kind), t, y), self.labels, self.null, scale)
 
     def _of_either_size(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        return (self.alone if self.alone and len(x) == len(self.start) else self.network)(x, t, y)
+        return (self.alone if self.alone and len(x) == len(self.start) else self.step)(x, t, y)
 
     def _counted(self, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def counted(*inputs: Tensor) -> Tensor:
@@ -342,12 +347,12 @@ class _Walk:
         return state
 
     def parts(self) -> dict[str, Callable[[], object]]:
-        """The whole step, and where all are alike, the network under guidance and the rest of a step."""
-        if not self.plan.even:
-            return {"step": self}
+        """The whole step, the network under guidance, and where all steps are alike the rest of a step."""
         t = torch.full((len(self.start),), self.made.times[0], device=self.start.device)
-        result = self.model(self.start, t).float()
-        return {"step": self, "forward": lambda: self.model(self.start, t), "sampler": _updates(self, result)}
+        model = self.model if self.plan.even else self._guided(self.step, self.plan.cfg)
+        result = model(self.start, t).float()
+        parts: dict[str, Callable[[], object]] = {"step": self, "forward": lambda: model(self.start, t)}
+        return parts | ({"sampler": _updates(self, result)} if self.plan.even else {})
 
     def whole(self) -> None:
         """Run a trajectory from end to end."""

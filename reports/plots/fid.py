@@ -11,7 +11,7 @@ from ..runs import frame, records
 from ..tables.papers import id_of
 from .annotations import label_points
 from .figures import add_titles, new_figure
-from .style import LOOKS, explained, family, mark
+from .style import INCONCLUSIVE, LOOKS, explained, family, mark
 from .ticks import plain_ticks
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 SETTING = {"res": 256, "training": "400K", "guidance": "none"}  # of the FIDs, shared by most lines of the papers
-FID_LABEL = "FID-50K, from the papers: 400K steps, no guidance"
+FID_LABEL = f"FID-50K, from the papers: 400K steps, no guidance\n({INCONCLUSIVE})"
 FROM = ("dic", "dico", "fcdm")
 
 

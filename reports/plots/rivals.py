@@ -13,7 +13,7 @@ from convbench import catalogue
 from ..runs import records
 from .annotations import label_points
 from .figures import add_titles, new_figure
-from .style import CONVOLUTIONAL, LOOKS, QUIET, explained, family, mark
+from .style import CONVOLUTIONAL, INCONCLUSIVE, LOOKS, QUIET, explained, family, mark
 from .ticks import plain_ticks
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _frontiers(rows: list[Row], title: str, subtitle: str, key: str, unit: float
         axes.plot(*zip(*ends, strict=True), color=QUIET, lw=1, ls="--", zorder=1)
         taken += _along(ends)
     axes.set_xlabel(words)
-    axes.set_ylabel("FID-50K, as printed")
+    axes.set_ylabel(f"FID-50K, as printed ({INCONCLUSIVE})")
     add_titles(figure, title, ", ".join(filter(None, [subtitle, explained(SOURCE, _verdicts(rows, key))])))
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8.5, handletextpad=0.3)
     if points:

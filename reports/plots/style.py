@@ -3,6 +3,7 @@
 from typing import Any
 
 from convbench import catalogue
+from convbench.tolerances import FID_GAP
 
 # Colours by Okabe and Ito, distinguishable with any colour vision; marks and dashes distinguish them in grey print.
 LOOKS: dict[str, tuple[str, str, str]] = {  # family -> colour, mark, dashes
@@ -21,6 +22,7 @@ SHADES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0
 HATCHES = ("", "///", "|||", "\\\\\\", "xxx", "---", "++", "..")
 QUIET = "0.3"  # of lines and words that are not data
 HOLLOW = "hollow: SUSPECT"
+INCONCLUSIVE = f"gaps below {FID_GAP:.1%} are inconclusive"  # of FIDs that were measured once each
 
 
 def family(model: str) -> str:

@@ -277,6 +277,7 @@ def test_what_was_executed_is_counted() -> None:
 @pytest.mark.slow
 def test_the_backend_shows_what_it_executed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(choice, "fastest", lambda shapes: dict.fromkeys(shapes, "F(4x4,3x3)"))
+    monkeypatch.setenv("CONVBENCH_CACHE", str(tmp_path))  # no file of another choice
     (row,) = measure([Case("tiny:dic", 64, 2, "winograd", threads=1)], QUICK, clock=Simulated())
     assert row.status == "ok" and row.error_vs_fp32 <= RELATIVE_L2["fp32"], row.reason
     assert row.macs_full is not None and row.executed_macs is not None

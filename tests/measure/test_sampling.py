@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from simulated import QUICK, RATES, Simulated, Unwatched
+from torch import nn
 
 from convbench import backends, cli
 from convbench.catalogue import find
@@ -20,6 +21,7 @@ from convbench.sampling.plan import Plan
 from convbench.sampling.random_decoder import random_decoder
 from convbench.schema import VERDICTS, Backend, Case, SamplingMeasurement
 from convbench.timing.calibration import Rates
+from convbench.timing.clock import Block, CpuClock
 
 MODEL = find("dico_digits")
 ONE = Case("dico_digits", 8, 2, threads=1)
@@ -33,10 +35,13 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def simulated(**seconds: float) -> Simulated:
-    """A clock on which each part takes its time, by the order in which the parts of an eager backend first run."""
+    """A clock on which each part takes its time, by the order in which the parts of an eager backend first run.
+
+    What runs after them are passes of the checks.
+    """
     order = ["step", "forward", "sampler", "backbone", "decoder", "whole"]
     parts = [part for part in order if part in seconds]
-    return Simulated(lambda first, steps, lane: steps * seconds[parts[lane]])
+    return Simulated(lambda first, steps, lane: steps * seconds[[*parts, *["forward"] * 99][lane]])
 
 
 def measured(text: str, clock: Simulated | None = None, case: Case = ONE) -> dict[str, Any]:
@@ -310,7 +315,7 @@ def test_a_plan_of_sampling_can_be_shown(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.usefixtures("made_up")
 def test_uneven_steps_are_timed_as_whole_trajectories() -> None:
     """Every second step keeps the inner part: the mean of a step is that of the trajectory, and its parts unknown."""
-    row = measured("steps=4,cfg=1.5,cache=deep:every=2", simulated(step=0.04, whole=0.04))
+    row = measured("steps=4,cfg=1.5,cache=deep:every=2", simulated(step=0.04, forward=0.011, whole=0.04))
     assert (row["status"], row["verdict"], row["reason"]) == ("ok", "VALID", "")
     assert row["finished_images_per_s"] == pytest.approx(2 / 0.04) and row["step_s"] == pytest.approx(0.01)
     assert row["blocks"].keys() == {"step"} and row["evaluations"] == 4
@@ -337,7 +342,7 @@ def test_the_floor_counts_what_passed_through_the_whole_network(
 
     monkeypatch.setattr(sampling.timing, "check_floor", seen)
     monkeypatch.setattr(sampling, "limit", lambda *args, **kwargs: replace(counted(*args, **kwargs), seconds=1.0))
-    measured(f"steps=4,cfg=1.5,{text}", simulated(step=8.0, whole=8.0))
+    measured(f"steps=4,cfg=1.5,{text}", simulated(step=8.0, forward=2.0, whole=8.0))
     assert 0 < shares[0] < 1 and (share is None or shares[0] == pytest.approx(share))
 
 
@@ -347,3 +352,31 @@ def test_heun_counts_both_evaluations_of_a_step() -> None:
     row = measured("steps=4,cfg=1.5,sampler=heun-ddim", clock)
     assert (row["steps"], row["evaluations"]) == (4, 7)
     assert row["finished_images_per_s"] == pytest.approx(2 / 0.07) and row["verdict"] == "VALID"
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize(("keeps", "code"), [("keeps_results", "FRESH"), ("skips_zeros", "ZERO")])
+def test_a_short_cut_of_the_network_is_found(keeps: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what the step costs: 10 ms for a pass of the network, 1 ms for anything else that is timed."""
+    plan = str(Plan.of_text("steps=5,cfg=1", MODEL))
+    asked = Case("dico_digits", 8, 2, backend=f"cheats:{keeps}", threads=1, sampling=plan)
+    passes, create = [0], opening.create
+
+    def watched(*which: Any) -> nn.Module:
+        model = create(*which)
+        model.register_forward_pre_hook(lambda *_: passes.__setitem__(0, passes[0] + 1))
+        return model
+
+    class Clock(CpuClock):
+        def block(self, run: Callable[[], object], steps: int) -> Block:
+            before = passes[0]
+            for _ in range(steps):
+                run()
+            total = 0.01 * (passes[0] - before) + 0.001 * steps
+            return Block(total / steps, total, total, [total / steps] * steps)
+
+    monkeypatch.setattr(opening, "create", watched)
+    (row,) = sampling.measure(
+        [replace(asked, sampling=str(Plan.of_text("steps=5,cfg=1", MODEL)))], QUICK, clock=Clock()
+    )
+    assert code in row.to_json()["reason"]
