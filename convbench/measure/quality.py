@@ -55,6 +55,7 @@ class Runner:
     step: Step
     batches: list[Tensor] = field(default_factory=list)  # pixels (B, 1 or 3, H, W) float32 on the CPU
     seconds: list[Second] = field(default_factory=list)
+    costs: list[Second] = field(default_factory=list)  # CPU time, free of other processes; on a GPU the seconds
 
     @property
     def pixels(self) -> Tensor:
@@ -136,7 +137,7 @@ class Race:
     def run(self, runner: Runner, number: int, report: Report = lambda what, done: None) -> None:
         """Sample batch ``number`` of a runner and keep its pixels and seconds."""
         numbers = range(number * self.batch, (number + 1) * self.batch)
-        started = time.perf_counter()
+        started, spent = time.perf_counter(), time.process_time()
         with precision.applied(runner.way.precision):
             (done,) = images.sample(
                 runner.recipe,
@@ -149,6 +150,7 @@ class Race:
             )
             pixels = self.decode(done.samples).float().cpu()  # waits for the device
         runner.seconds.append(time.perf_counter() - started)
+        runner.costs.append(time.process_time() - spent if self.device == "cpu" else runner.seconds[-1])
         runner.batches.append(pixels)
 
     def classes(self, count: int) -> Tensor:

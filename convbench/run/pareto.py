@@ -215,14 +215,14 @@ def _plain_counterparts(
 ) -> tuple[list[Runner], dict[str, str]]:
     """Plain sampling with as many steps of a method's sampler as fit into its time; at least 2."""
     reference = runners[0]
-    step_s = reference.seconds[0] / reference.made.steps
+    step_s = reference.costs[0] / reference.made.steps
     added: dict[str, Runner] = {}
     beside = {}
     for runner in runners:
         if runner.way.role != "method":
             continue
         plan = runner.way.plan
-        evaluations = max(2, math.floor(runner.seconds[0] / step_s))
+        evaluations = max(2, math.floor(runner.costs[0] / step_s))
         steps = min(1000, (evaluations + 1) // 2 if plan.sampler.startswith("heun") else evaluations)
         plain = SamplingWay(replace(plan, steps=max(2, steps), cache=None, cfg_interval=None), role="fewer steps")
         if plain.name not in added and plain.name not in {each.way.name for each in runners}:
