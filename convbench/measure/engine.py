@@ -65,6 +65,9 @@ def open_engine(
 def open_cut(case: Case, network: nn.Module, inputs: tuple[Tensor, Tensor, Tensor], stack: ExitStack) -> Cut:
     """Open the network of a case in parts: its own functions, or for ONNX Runtime files made from them.
 
+    Args:
+        inputs: x (B, C, S, S), t (B,) and y (B,), of any values.
+
     Raises UsageError where the network cannot be cut, or the backend cannot run parts on the device.
     """
     if case.backend == "onnxruntime":

@@ -59,6 +59,7 @@ class Runner:
 
     @property
     def pixels(self) -> Tensor:
+        """All pixels so far, (N, 1 or 3, H, W)."""
         return torch.cat(self.batches)
 
 

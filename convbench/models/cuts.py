@@ -1,4 +1,4 @@
-"""Where a network can be cut in two, so that a sampler may keep the result of its inner part from an earlier step.
+"""Cuts of networks in parts, so that a sampler may keep the result of the inner one from an earlier step.
 
 ``inner(*entered)`` is most of the work. A network is ``leave(inner(*entered), *entered)`` with
 ``entered = enter(x, t, y)``. Every value is a tensor whose first axis is the batch.

@@ -28,7 +28,6 @@ from ..sampling.images import sampler_for
 from ..sampling.method_names import ISOTROPIC, U_SHAPED
 from ..sampling.plan import Plan
 from ..schema import Case, QualityRow, Second
-from ..timing.compare import difference_word
 from ..timing.intervals import median_interval, ratio_interval
 from ..tolerances import QUALITY_MARGINS
 from ..weights import locate
@@ -336,10 +335,3 @@ def _case_id(found: PlannedRace, way: SamplingWay) -> str:
 def _is_of(row: QualityRow, found: PlannedRace) -> bool:
     wanted = found.wanted
     return (row.model, row.res, row.seed, row.planned) == (wanted.model, found.res, wanted.seed, found.images)
-
-
-def difference(row: QualityRow) -> str | None:
-    """Whether a way is faster than the reference: faster, slower, same or unclear; None for the reference."""
-    if row.ratio_low is None or row.ratio_high is None:
-        return None
-    return difference_word(row.ratio_low, row.ratio_high, row.device, None)

@@ -18,7 +18,7 @@ NOTE = (
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """What the columns mean, and for each model and seed what its rows say."""
+    """Explain the columns, and for each model and seed what its rows say."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["model"], row["seed"]), []).append(row)
@@ -32,7 +32,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 
 def findings(rows: Sequence[Row]) -> Iterator[str]:
-    """What rows of one model say: the fastest of the same quality, with a method and without; what gains nothing."""
+    """Sum up the rows of one model: the fastest of the same quality, with a method and without; what gains nothing."""
     good = [row for row in rows if row["quality"] in ("same", "better")]
     for what, role in (("method", "method"), ("plain fewer steps", "fewer steps")):
         held = [row for row in good if row["role"] == role and row["ratio"]]
