@@ -1,4 +1,4 @@
-"""Verdicts on whether two ways of sampling are of the same quality: a test of non-inferiority on images of the same noise.
+"""Verdicts on the quality of one way of sampling beside another: non-inferiority on images of the same noise.
 
 Two figures are compared image by image: the share that a classifier recognises, by the difference of the two shares,
 and the Fréchet distance, by the ratio of the two distances. Each has a margin (tolerances.QUALITY_MARGINS) and a 95 %
