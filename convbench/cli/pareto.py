@@ -8,7 +8,7 @@ import click
 from ..errors import UsageError
 from ..files import require_writable
 from ..reports.tables.frontier import KEYS, notes
-from ..schema import PRECISIONS, QualityRow
+from ..schema import PRECISIONS
 from . import INTERRUPTED, options
 from .progress import PhaseProgress
 
@@ -125,12 +125,8 @@ def command(
     options.say(_summary(found), err=True)
     if dry_run:
         return 0
-    rows: list[QualityRow] = []
-    try:
-        with PhaseProgress() as progress:
-            rows = list(pareto.measured(found, results, progress.update))
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    with PhaseProgress() as progress:
+        rows = list(pareto.measured(found, results, progress.update))
     shown = [row.to_json() for row in rows]
     options.show(shown, KEYS, form, notes(shown))
     if plot:
@@ -140,7 +136,7 @@ def command(
         for picture in frontiers(shown):
             save_as(picture.figure(), plot)
         click.echo(f"the frontier: {plot}", err=True)
-    return 0
+    return INTERRUPTED if budget is None and any(row.reason == pareto.UNFINISHED for row in rows) else 0
 
 
 def _engine(text: str) -> tuple[str, str]:

@@ -53,6 +53,7 @@ class Runner:
     recipe: Recipe
     made: Sampler
     step: Step
+    stopped: str = ""  # why it sampled fewer images than others
     batches: list[Tensor] = field(default_factory=list)  # pixels (B, 1 or 3, H, W) float32 on the CPU
     seconds: list[Second] = field(default_factory=list)
     costs: list[Second] = field(default_factory=list)  # CPU time, free of other processes; on a GPU the seconds

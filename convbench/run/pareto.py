@@ -36,6 +36,7 @@ from . import survey
 Report = Callable[[str, str, float], None]
 """Called with the batch, what is done, and the share of all batches that is done."""
 
+UNFINISHED = "the time was up before all images were sampled"
 LOOKS = (0.3, 0.6)  # shares of the images after which what is dominated is stopped
 CHEAPEST_STEP = 0.5  # of a whole step: about what a step costs whose inner part is kept
 
@@ -160,14 +161,16 @@ def _expected_s(found: PlannedRace) -> Second:
 def measured(found: PlannedRace, results: store.Results, report: Report = lambda *_: None) -> Iterator[QualityRow]:
     """Sample all ways and judge them; the rows in the order of the plan. Those that the file holds are not made again.
 
-    Raises UsageError for a way that cannot run.
+    Ctrl-C and the end of a budget keep the batches that all ways have sampled; the next run of the command makes them
+    again. Raises UsageError for a way that cannot run.
     """
     wanted = found.wanted
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
     held = [results.find((_case_id(found, way), None)) for way in found.ways]
-    if all(held):
-        yield from (row for row in results.rows if isinstance(row, QualityRow) and _is_of(row, found))
+    if all(row and row.reason != UNFINISHED for row in held):
+        rows = [row for row in results.rows if isinstance(row, QualityRow) and _is_of(row, found)]
+        yield from (row for row in rows if row.reason != UNFINISHED)
         return
     weights = wanted.weights or "shipped"
     located = None if weights == "random" else locate.locate(weights, found.variant, found.res)
@@ -178,7 +181,8 @@ def measured(found: PlannedRace, results: store.Results, report: Report = lambda
         runners, beside = _sampled(race, found, report)
         rows = _rows(race, found, runners, beside, {"weights_sha256": sha256, "measured_at": began})
     for row in rows:
-        if not results.find((row.case, None)):
+        known = results.find((row.case, None))
+        if not known or known.reason == UNFINISHED:
             results.add(row)
         yield row
 
@@ -192,7 +196,12 @@ def _sampled(race: Race, found: PlannedRace, report: Report) -> tuple[list[Runne
     running, beside = list(runners), dict[str, str]()
     for number in range(count):
         started = time.monotonic()
-        interleaved(race, running, number, partial(_tell, report, number, count))
+        try:
+            interleaved(race, running, number, partial(_tell, report, number, count))
+        except KeyboardInterrupt:
+            if number == 0:
+                raise
+            break
         if number == 0:
             plain, beside = _plain_counterparts(race, found, runners)
             interleaved(race, plain, 0, partial(_tell, report, 0, count))
@@ -202,6 +211,10 @@ def _sampled(race: Race, found: PlannedRace, report: Report) -> tuple[list[Runne
             running = without_dominated(race, found, running)
         if time.monotonic() + (time.monotonic() - started) > ends:
             break
+    least = min(len(runner.batches) for runner in running)
+    for runner in runners:  # of the batch that was interrupted only some have images
+        del runner.batches[least:], runner.seconds[least:]
+        runner.stopped = runner.stopped or (UNFINISHED if least < count else "")
     return runners, beside
 
 
@@ -240,6 +253,7 @@ def without_dominated(race: Race, found: PlannedRace, running: list[Runner]) -> 
         faster = [each for each in running if each is not runner and median_interval(each.seconds)[1] < low]
         best = min(faster, key=lambda each: quality.judge(by, each.pixels, classes).frechet, default=None)
         if best and verdict.compare(by, runner.pixels, best.pixels, classes).word == "worse":
+            runner.stopped = f"slower and worse than {best.way.name}"
             continue
         kept.append(runner)
     return kept
@@ -271,7 +285,7 @@ def _rows(
         rows.append(
             QualityRow(
                 case=_case_id(found, runner.way),
-                verdict=None,
+                reason=runner.stopped,
                 environment=environment.describe(),
                 model=race.model,
                 res=race.res,

@@ -88,6 +88,30 @@ def test_a_run_is_stored_read_by_reports_and_not_made_again(tmp_path: Path, monk
     assert list(pareto.measured(found, store.Results(file))) == rows
 
 
+@pytest.mark.usefixtures("short")
+def test_an_interrupted_run_keeps_what_all_have_sampled_and_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_batch = pareto.Race.run
+    calls: list[int] = []
+
+    def interrupted(race: Any, runner: Any, number: int, report: Any) -> None:
+        calls.append(number)
+        if len(calls) == 4:  # the second way of the second batch
+            raise KeyboardInterrupt
+        run_batch(race, runner, number, report)
+
+    monkeypatch.setattr(pareto.Race, "run", interrupted)
+    file = tmp_path / "a.jsonl"
+    found = planned(replace(REQUEST, sampling=("steps=4",)))
+    rows = list(pareto.measured(found, store.Results(file)))
+    assert [(row.images, row.planned, row.reason) for row in rows] == [(20, 40, pareto.UNFINISHED)] * 2
+    monkeypatch.setattr(pareto.Race, "run", run_batch)
+    again = list(pareto.measured(found, store.Results(file)))
+    assert [(row.images, row.reason) for row in again] == [(40, "")] * 2
+    assert list(pareto.measured(found, store.Results(file))) == again
+
+
 def quality_row(speed: float, frechet: float, images: int = 40) -> QualityRow:
     facts: dict[str, Any] = {"case": f"{speed}", "model": "dico_digits", "res": 8, "batch": 20, "sampling": "steps=4"}
     facts |= {"role": "method", "evaluations": 4, "seed": 0, "planned": 40, "image_set": "digits"}
@@ -103,6 +127,7 @@ class Fixed:
     """A runner with made-up times and pixels."""
 
     def __init__(self, seconds: float, pixels: Any) -> None:
+        self.stopped, self.way = "", type("Named", (), {"name": "another"})
         self.seconds, self.pixels = [seconds, 1.01 * seconds, 0.99 * seconds], pixels
 
 
@@ -126,6 +151,7 @@ def test_what_is_slower_and_worse_is_stopped() -> None:
     running: Any = [reference, fast, slow_bad, fast_bad, slow_good]
     kept_running = pareto.without_dominated(Classes(), found, running)  # type: ignore[arg-type]
     assert kept_running == [reference, fast, fast_bad, slow_good]
+    assert slow_bad.stopped == "slower and worse than another" and not fast.stopped
 
 
 # ---- the command ----
