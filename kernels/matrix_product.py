@@ -1,11 +1,10 @@
-"""The matrix product over all pixels that the 1x1 operations share: its loop on the device, its tiles, its bounds.
+"""The matrix product over all pixels that the 1x1 operations share: its loop on the device, its launch, its bounds.
 
 Used by ``pointwise``, ``pointwise_squares``, ``pointwise_residual`` and ``channel_attention``. K is the inner length
 (input channels), C the number of columns (output channels).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,38 +12,53 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .language import jit, tl
-from .layout import require_nhwc, require_shape, wide
+from .layout import cdiv, require_nhwc, require_shape, wide
+from .product_tiles import OTHER_GPUS, Product, ProductTile, candidates, generation, table, tile_of
 from .schema import Compilation, Shape, feature_map, normal
 
-
-@dataclass(frozen=True)
-class ProductTile:
-    """Rows (pixels), columns (output channels) and inner length of a program's step."""
-
-    rows: int
-    cols: int
-    inner: int
-    warps: int
-    stages: int
+INTERPRETED_PROGRAMS = 2  # of a persistent launch in the interpreter, which runs one after the other
+COUNTED_INNER = 832  # inner length for which the instructions of a product are counted
 
 
-# The tile of a product is the first whose columns and inner length divide it. 416 is 13 times 32, so there
-# 64 columns leave 7 % of the work empty, 128 would leave 19 %.
-SHIPPED = {  # bytes of an element -> tiles
-    2: (ProductTile(128, 128, 64, 8, 3), ProductTile(128, 64, 64, 4, 3), ProductTile(128, 64, 32, 4, 4)),
-    4: (ProductTile(64, 64, 32, 4, 3),),
-}
+def product_tile(
+    kernel: str, x: Tensor, weight: Tensor, most_rows: int | None = None, described: bool = True
+) -> ProductTile:
+    """The configuration of a launch. x: (N, K, H, W) or (N, K), weight: (C, K).
+
+    Args:
+        kernel: Name in ``convbench kernels``.
+        most_rows: Rows that a tile may have, where it holds pixels of one sample only.
+        described: Whether the rows of every tile are adjacent, as descriptors need them.
+    """
+    c, k = weight.shape
+    gpu = generation(torch.cuda.get_device_capability(x.device)) if x.is_cuda else None
+    aligned = k * x.element_size() % 16 == x.data_ptr() % 16 == weight.data_ptr() % 16 == 0
+    rows = x.numel() // k
+    product = Product(
+        kernel, gpu or OTHER_GPUS, x.element_size(), rows, k, c, most_rows, described and aligned and rows > 0
+    )
+    return tile_of(product)
 
 
-def tile_for(inner: int, channels: int, itemsize: int) -> ProductTile:
-    """The shipped tile of a product from ``inner`` to ``channels``, for elements of ``itemsize`` bytes."""
-    tiles = SHIPPED[itemsize]
-    return next((t for t in tiles if channels % t.cols == 0 and inner % t.inner == 0), tiles[-1])
+def operands(x: Tensor, weight: Tensor, tile: ProductTile) -> tuple[Any, Any]:
+    """The operands as the kernels take them: tensors, or descriptors of the matrices (rows, K) and (C, K)."""
+    if not tile.descriptors:
+        return x, weight
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    c, k = weight.shape
+    return (
+        TensorDescriptor(x, [x.numel() // k, k], [k, 1], [tile.rows, tile.inner]),
+        TensorDescriptor(weight, [c, k], [k, 1], [tile.cols, tile.inner]),
+    )
 
 
-def tiles_of(precision: str) -> tuple[ProductTile, ...]:
-    """The shipped tiles of a precision."""
-    return SHIPPED[4 if precision == "fp32" else 2]
+def programs(tile: ProductTile, rows: int, cols: int, x: Tensor) -> tuple[int]:
+    """The grid of a launch over that many rows and columns of tiles, on the GPU of x, (N, K, H, W) or (N, K)."""
+    if not tile.persistent:
+        return (rows * cols,)
+    most = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else INTERPRETED_PROGRAMS
+    return (min(rows * cols, most),)
 
 
 @jit
@@ -73,6 +87,39 @@ def multiply(  # type: ignore[no-untyped-def]
             w = w.to(tl.float32)
         total = tl.dot(a, w, total, input_precision=PRECISION)
     return total
+
+
+@jit
+def multiply_described(  # type: ignore[no-untyped-def]
+    x,  # descriptor of a matrix with K columns
+    top,
+    weight,  # descriptor of a matrix with K columns
+    left,
+    factor,  # (K,) contiguous: scales of x; not read unless SCALED
+    K,
+    SCALED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Rows of x from ``top`` times rows of weight from ``left``: (BM, BN) in float32. Outside both there are zeros."""
+    total = tl.zeros((BM, BN), tl.float32)
+    for first in range(0, K, BK):
+        a = x.load([top, first])
+        w = weight.load([left, first]).T
+        if SCALED:
+            k = first + tl.arange(0, BK)
+            s = tl.load(factor + k, mask=k < K, other=0.0).to(tl.float32)
+            a = (a.to(tl.float32) * s[None, :]).to(x.dtype)
+        if UPCAST:
+            a = a.to(tl.float32)
+            w = w.to(tl.float32)
+        total = tl.dot(a, w, total, input_precision=PRECISION)
+    return total
+
+
+@jit
+def halves(total, BM: tl.constexpr, BN: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The left and the right half of the columns, which a thread holds both: (BM, BN) -> two of (BM, BN / 2)"""
+    return tl.split(tl.permute(tl.reshape(total, (BM, 2, BN // 2)), (0, 2, 1)))
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -110,29 +157,50 @@ def product_flops(shape: Shape, batch: int) -> int:
     return 2 * batch * shape.pixels * shape.channels * shape.out_channels
 
 
+def shipped_tiles(precision: str) -> dict[ProductTile, tuple[str, ...]]:
+    """Every configuration that a product ships, and the generations of GPUs that it ships for."""
+    found: dict[ProductTile, tuple[str, ...]] = {}
+    for gpu in table()["rates"]:
+        for tile in candidates(gpu, 4 if precision == "fp32" else 2):
+            found[tile] = (*found.get(tile, ()), gpu)
+    return found
+
+
 def product_compilation(
     name: str,
     function: Any,
     tile: ProductTile,
+    gpus: tuple[str, ...],
     pointers: dict[str, str],
     scalars: tuple[str, ...],
     constants: Mapping[str, int | str | bool],
 ) -> Compilation:
-    """The ahead-of-time compilation of a product with one tile; float32 without TF32."""
+    """The ahead-of-time compilation of a product with one configuration; float32 without TF32."""
     shape: dict[str, int | float | str] = {
+        "DESCRIPTORS": tile.descriptors,
+        "PERSISTENT": tile.persistent,
         "BM": tile.rows,
         "BN": tile.cols,
         "BK": tile.inner,
         "PRECISION": "ieee",
         "UPCAST": False,
     }
+    types = dict(pointers)
+    if tile.descriptors:
+        element = pointers["x"].removeprefix("*")
+        types["x"] = f"tensordesc<{element}[{tile.rows},{tile.inner}]>"
+        types["weight"] = f"tensordesc<{element}[{tile.cols},{tile.inner}]>"
+    sizes = [name for name in scalars if name in ("C", "K", "pixels") or name.endswith("stride")]
     return Compilation(
-        label=f"{name}, {tile.rows}x{tile.cols}x{tile.inner}",
+        label=f"{name}, {tile.label}",
         function=function,
-        pointers=pointers,
+        pointers=types,
         scalars=dict.fromkeys(scalars, "i32"),
         constants={**constants, **shape},
-        aligned=(*pointers, *(name for name in scalars if name in ("C", "K", "pixels") or name.endswith("stride"))),
+        aligned=(*(name for name, kind in types.items() if kind.startswith("*")), *sizes),
         num_warps=tile.warps,
         num_stages=tile.stages,
+        # The compiler makes one loop of a persistent program's two, with the end of a tile in a branch: not counted.
+        work=() if tile.persistent else (tile.rows * tile.cols // (32 * tile.warps), cdiv(COUNTED_INNER, tile.inner)),
+        gpus=gpus,
     )

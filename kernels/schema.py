@@ -50,6 +50,7 @@ class Compilation:
     work: tuple[
         int, ...
     ] = ()  # elements that a thread computes, and trips of its loops, in code order; () if not counted
+    gpus: tuple[str, ...] = ()  # generations that it ships for, as ``product_tiles.generation`` names them; () is all
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .. import catalogue
+from .. import catalogue, precision
 from ..schema import Backend, Case, Step
 
 OLDEST_GPU = (8, 0)  # Ampere
@@ -17,11 +17,18 @@ OLDEST_GPU = (8, 0)  # Ampere
 
 @contextmanager
 def _open(
-    model: nn.Module, case: Case, inputs: tuple[Tensor, Tensor, Tensor], products: str = "table"
+    model: nn.Module,
+    case: Case,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    products: str = "table",
+    convolutions: str = "library",
 ) -> Iterator[Step]:
+    from ..kernels.executed import CountedStep
     from ..kernels.fused.fuse import fused_copy
+    from ..kernels.ops import winograd_conv
 
-    yield fused_copy(model, products)  # another backend may time the model between our blocks: only weights are shared
+    # A copy, as another backend may time the model between our blocks: only weights are shared.
+    yield CountedStep(fused_copy(model, products, convolutions), winograd_conv.executed)
 
 
 def unsupported(case: Case) -> str | None:
@@ -41,6 +48,18 @@ def unsupported(case: Case) -> str | None:
     return None
 
 
+def without_winograd(case: Case) -> str | None:
+    """Say why fused Winograd convolutions cannot run a case here, or return None if they can."""
+    from ..kernels.fused.families import winograd_classes
+
+    variant = catalogue.find(case.model)
+    if variant.factory is None and variant.family.facts["class"] not in winograd_classes():
+        return f"there are fused Winograd convolutions for {', '.join(winograd_classes())} only"
+    if precision.dtype_of(case.precision) != torch.float32:
+        return "the fused Winograd convolutions compute in float32: choose fp32 or tf32"
+    return unsupported(case)
+
+
 def unranked(case: Case) -> str | None:
     """Say why a row must not be ranked: on a CPU it times the PyTorch references, not the kernels."""
     return "reference path of the fused kernels, plain PyTorch" if case.device == "cpu" else None
@@ -57,3 +76,7 @@ backend = Backend(
 # What computes the 1x1 products: our kernels or PyTorch's, in place of what product_dispatch.toml names.
 ours = replace(backend, name="triton:ours", open=partial(_open, products="ours"))
 library = replace(backend, name="triton:library", open=partial(_open, products="library"))
+# Winograd's algorithm for DiC's 3x3 convolutions, in place of PyTorch's.
+winograd = replace(
+    backend, name="triton:winograd", open=partial(_open, convolutions="winograd"), unsupported=without_winograd
+)

@@ -1,6 +1,6 @@
 """The backend ``triton`` with a whole step as one CUDA graph: Python only copies the inputs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,11 +16,17 @@ WARM_UP = 3  # steps before the capture, which compile kernels and tune convolut
 
 @contextmanager
 def _open(
-    model: nn.Module, case: Case, inputs: tuple[Tensor, Tensor, Tensor], products: str = "table"
+    model: nn.Module,
+    case: Case,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    products: str = "table",
+    convolutions: str = "library",
 ) -> Iterator[Step]:
+    from ..kernels.executed import CountedStep, ReplayedStep
     from ..kernels.fused.fuse import fused_copy
+    from ..kernels.ops import winograd_conv
 
-    fused = fused_copy(model, products)
+    fused = CountedStep(fused_copy(model, products, convolutions), winograd_conv.executed)
     held = tuple(value.clone() for value in inputs)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -39,12 +45,12 @@ def _open(
         graph.replay()
         return result
 
-    yield step
+    yield ReplayedStep(step, fused.saved_macs)
     graph.reset()
 
 
-def _unsupported(case: Case) -> str | None:
-    return "CUDA graphs need an NVIDIA GPU" if case.device != "cuda" else triton.unsupported(case)
+def _unsupported(case: Case, fused: Callable[[Case], str | None] = triton.unsupported) -> str | None:
+    return "CUDA graphs need an NVIDIA GPU" if case.device != "cuda" else fused(case)
 
 
 backend = Backend(
@@ -56,3 +62,10 @@ backend = Backend(
 # What computes the 1x1 products: our kernels or PyTorch's, in place of what product_dispatch.toml names.
 ours = replace(backend, name="triton_graphs:ours", open=partial(_open, products="ours"))
 library = replace(backend, name="triton_graphs:library", open=partial(_open, products="library"))
+# Winograd's algorithm for DiC's 3x3 convolutions, in place of PyTorch's.
+winograd = replace(
+    backend,
+    name="triton_graphs:winograd",
+    open=partial(_open, convolutions="winograd"),
+    unsupported=partial(_unsupported, fused=triton.without_winograd),
+)

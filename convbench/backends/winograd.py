@@ -7,30 +7,15 @@ from torch import Tensor, nn
 
 from ..export import aoti, cache
 from ..kernels.cpu import compiled, convolution
-from ..schema import Backend, Case, Second, Step
-
-
-class CountedStep:
-    """A step that knows how many multiply-accumulates its last call saved: its convolutions note what they execute."""
-
-    build_s: Second
-    waited_s: Second  # of it in this process
-
-    def __init__(self, step: Step) -> None:
-        self.step, self.saved_macs = step, 0
-
-    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        before = convolution.products.saved
-        out = self.step(x, t, y)
-        self.saved_macs = convolution.products.saved - before
-        return out
+from ..kernels.executed import CountedStep
+from ..schema import Backend, Case, Step
 
 
 @contextmanager
 def _open(model: nn.Module, case: Case, inputs: tuple[Tensor, Tensor, Tensor]) -> Iterator[Step]:
     made = cache.prepared(model, case, "aoti", one_batch=True, conv="winograd")
     aoti.require_runnable(made.manifest.target)
-    step = CountedStep(aoti.step(made.path / made.manifest.entry))
+    step = CountedStep(aoti.step(made.path / made.manifest.entry), convolution.products)
     step.build_s, step.waited_s = made.manifest.build_s, made.waited_s
     yield step
 

@@ -169,7 +169,8 @@ def backend() -> Decorator:
         metavar="B[,B…]",
         help=f"{', '.join(backends.names())}, package.module:attribute, or auto: the fastest backend in --out, or "
         "every backend that can run if --out holds fewer than two. triton_graphs:ours and triton_graphs:library choose "
-        "what computes the 1x1 products.",
+        "what computes the 1x1 products, triton_graphs:winograd computes DiC's 3x3 convolutions by Winograd's "
+        "algorithm.",
     )
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from ...errors import UsageError
+from ..product_tiles import OTHER_GPUS, generation
+from ..schema import Compilation
 
 # Target -> bytes of shared memory that one block can have (CUDA C++ Programming Guide, table of compute capabilities).
 SHARED_BYTES = {
@@ -28,3 +30,9 @@ def require_known(targets: Sequence[str]) -> None:
 def capability(target: str) -> int:
     """Compute capability as Triton takes it: 90 for sm_90."""
     return int(target.removeprefix("sm_"))
+
+
+def ships_for(compilation: Compilation, target: str) -> bool:
+    """Return whether a GPU of that target may launch a compilation."""
+    gpu = generation(divmod(capability(target), 10)) or OTHER_GPUS
+    return not compilation.gpus or gpu in compilation.gpus

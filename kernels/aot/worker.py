@@ -17,7 +17,7 @@ from ...files import write_whole
 from ..registry import all_kernels
 from ..schema import Compilation, Kernel
 from .machine_code import resources
-from .targets import capability
+from .targets import capability, ships_for
 
 CACHE_VERSION = 1  # raise it when resources() reads something else: older entries are then ignored
 
@@ -38,7 +38,8 @@ def serve(kernels: Sequence[Kernel], request: Row) -> None:
             if request["kernels"] and kernel.name not in request["kernels"]:
                 continue
             for precision in request["precisions"]:
-                for compilation in kernel.compilations(precision)[: 1 if precision in request["first_only"] else None]:
+                shipped = [each for each in kernel.compilations(precision) if ships_for(each, request["target"])]
+                for compilation in shipped[: 1 if precision in request["first_only"] else None]:
                     row = {"kernel": kernel.name, "configuration": compilation.label, "precision": precision}
                     row |= {"target": request["target"], "triton": triton.__version__, "error": None}
                     try:

@@ -7,7 +7,7 @@ from ...schema import Second
 from ..schema import DTYPES, Kernel, Shape
 
 ROW_S: Second = 0.9  # an operation and its eager form, two graphs each; assumed until a GPU has been measured
-PRODUCT_S: Second = 3.0  # a product in both ways, its compilation included; assumed
+PRODUCT_S: Second = 5.0  # a product with each configuration and in the library, compilations included; assumed
 COMPILE_S: Second = 4.0  # torch.compile on one shape; assumed
 AT_LARGEST_BATCH = "torch.compile is measured at the largest batch only"
 

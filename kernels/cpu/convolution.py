@@ -5,13 +5,13 @@ Shape letters: B batch, I input channels, O output channels, H W height and widt
 
 import ctypes
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ..executed import Products
 from . import compiled
 
 F4, F2, DIRECT = 4, 2, 1
@@ -27,18 +27,6 @@ NUMBERS = (
     *("groups", "gelu", "kind", "threads", "cache"),
 )
 CACHE = compiled.second_level_cache() // 2  # bytes of transformed input that a thread works on
-
-
-@dataclass
-class Products:
-    """Multiply-accumulates that calls of ``conv3x3`` in this process stood for, and those that they executed."""
-
-    counted: int = 0  # of direct convolution
-    executed: int = 0  # of whole tiles, without the transforms
-
-    @property
-    def saved(self) -> int:
-        return self.counted - self.executed
 
 
 class Call(ctypes.Structure):

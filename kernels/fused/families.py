@@ -76,3 +76,8 @@ FAMILIES: dict[type[nn.Module], FusibleFamily] = {
         ),
     ),
 }
+
+
+def winograd_classes() -> list[str]:
+    """Names of the networks whose blocks hold dense 3x3 convolutions, which Winograd's algorithm can compute."""
+    return [network.__name__ for network, family in FAMILIES.items() if FusedModulatedConvs in family.blocks.values()]

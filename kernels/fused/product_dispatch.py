@@ -1,25 +1,15 @@
 """The choice between our kernel and the library for each 1x1 product of a fused block, from product_dispatch.toml."""
 
 import math
-import tomllib
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..product_tiles import generation, table
+
 PRODUCTS = ("table", "ours", "library")
 """The choices of ``fuse``: by the table, or one of the two for every product."""
-
-
-TABLE = Path(__file__).with_suffix(".toml")
-
-
-@cache
-def table() -> dict[str, Any]:
-    """Read product_dispatch.toml."""
-    return tomllib.loads(TABLE.read_text("utf-8"))
 
 
 def rows(family: str, product: str) -> list[dict[str, Any]]:
@@ -34,11 +24,6 @@ def row_for(family: str, product: str, gpu: str, channels: int) -> dict[str, Any
     """Return the row of a GPU generation whose width is nearest, by ratio; None for a generation without rows."""
     known = [row for row in rows(family, product) if row["gpu"] == gpu]
     return min(known, key=lambda row: abs(math.log(row["channels"] / channels)), default=None)
-
-
-def generation(capability: tuple[int, int]) -> str | None:
-    """Name the rows that apply to a GPU. Consumer parts (8.6, 8.9, 12.x), with less shared memory, have none."""
-    return {(8, 0): "sm_80", (9, 0): "sm_90", (10, 0): "sm_100", (10, 3): "sm_100"}.get(capability)
 
 
 def choose(family: str, product: str, weight: Tensor, products: str) -> bool:

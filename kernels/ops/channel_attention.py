@@ -13,7 +13,8 @@ from torch import Tensor
 from ...errors import UsageError
 from ..language import jit, on_device_of, tl
 from ..layout import cdiv, require_shape, wide
-from ..matrix_product import ProductTile, product_compilation
+from ..matrix_product import product_compilation
+from ..product_tiles import ProductTile
 from ..register import register
 from ..schema import DICO_XL, Compilation, Kernel, Shape, normal, u_shape
 from .depthwise_gelu import tile_count
@@ -129,7 +130,7 @@ def _compilations(dtype: str) -> tuple[Compilation, ...]:
     pointers = {name: f"*{dtype}" for name in ("x", "weight", "bias")} | {"y": "*fp32"}
     constants = {"ACTIVATION": "sigmoid"}
     product = product_compilation(
-        "channel_gates product", pointwise_kernel, tile, pointers, ("rows", "C", "K"), constants
+        "channel_gates product", pointwise_kernel, tile, (), pointers, ("rows", "C", "K"), constants
     )
     return (*means, product)
 

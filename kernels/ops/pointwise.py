@@ -10,18 +10,20 @@ from ..language import bound, input_precision, jit, on_device_of, tl, upcast_pro
 from ..language import gelu as gelu_of
 from ..layout import cdiv, empty_nhwc, nhwc
 from ..matrix_product import (
-    SHIPPED,
-    ProductTile,
     check_product,
     multiply,
+    multiply_described,
+    operands,
     product,
     product_bytes,
     product_compilation,
     product_flops,
     product_inputs,
-    tile_for,
-    tiles_of,
+    product_tile,
+    programs,
+    shipped_tiles,
 )
+from ..product_tiles import ProductTile
 from ..register import register
 from ..schema import DICO_XL, Compilation, Kernel, products, u_shape
 
@@ -42,34 +44,54 @@ def eager(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor
 
 
 @jit
-def pointwise_kernel(  # type: ignore[no-untyped-def]
-    x,  # (rows, K) contiguous, strides (K, 1); rows = N H W
-    weight,  # (C, K) contiguous, strides (K, 1)
-    bias,  # (C,) contiguous
-    y,  # (rows, C) contiguous, strides (C, 1)
-    rows, C, K,
-    ACTIVATION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+def pointwise_tile(  # type: ignore[no-untyped-def]
+    tile, x, weight, bias, y, rows, C, K,
+    ACTIVATION: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """One program: BM rows, BN columns. Columns run fastest, so that rows of x are read again from L2."""
-    pid = tl.program_id(0)
+    """BM rows and BN columns. Columns run fastest, so that rows of x are read again from L2."""
     blocks = tl.cdiv(C, BN)
-    top = pid // blocks * BM
+    top = tile // blocks * BM
+    left = tile % blocks * BN
     row = tl.arange(0, BM)
     has_row = row < rows - top
-    col = pid % blocks * BN + tl.arange(0, BN)
+    col = left + tl.arange(0, BN)
     has_col = col < C
 
-    x += top.to(tl.int64) * K
-    total = multiply(x + row * K, has_row, weight + col * K, has_col, x, K, False, BM, BN, BK, PRECISION, UPCAST)
+    if DESCRIPTORS:
+        total = multiply_described(x, top, weight, left, bias, K, False, BM, BN, BK, PRECISION, UPCAST)
+    else:
+        at = x + top.to(tl.int64) * K + row * K
+        total = multiply(at, has_row, weight + col * K, has_col, bias, K, False, BM, BN, BK, PRECISION, UPCAST)
     total += tl.load(bias + col, mask=has_col, other=0.0).to(tl.float32)[None, :]
     if ACTIVATION == "gelu":
         total = gelu_of(total)
     if ACTIVATION == "sigmoid":
         total = tl.sigmoid(total)
-    y += top.to(tl.int64) * C
     here = has_row[:, None] & has_col[None, :]
-    tl.store(y + (row * C)[:, None] + col[None, :], total.to(y.dtype.element_ty), mask=here)
+    out = y + top.to(tl.int64) * C + (row * C)[:, None] + col[None, :]
+    tl.store(out, total.to(y.dtype.element_ty), mask=here)
+
+
+@jit
+def pointwise_kernel(  # type: ignore[no-untyped-def]
+    x,  # (rows, K) contiguous, strides (K, 1); rows = N H W; or its descriptor
+    weight,  # (C, K) contiguous, strides (K, 1); or its descriptor
+    bias,  # (C,) contiguous
+    y,  # (rows, C) contiguous, strides (C, 1)
+    rows, C, K,
+    ACTIVATION: tl.constexpr, DESCRIPTORS: tl.constexpr, PERSISTENT: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """One program: one tile, or every tile whose number is that of the program modulo the number of programs."""
+    if PERSISTENT:
+        tiles = tl.cdiv(rows, BM) * tl.cdiv(C, BN)
+        for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
+            pointwise_tile(tile, x, weight, bias, y, rows, C, K, ACTIVATION, DESCRIPTORS, BM, BN, BK, PRECISION, UPCAST)
+    else:
+        pointwise_tile(
+            tl.program_id(0), x, weight, bias, y, rows, C, K, ACTIVATION, DESCRIPTORS, BM, BN, BK, PRECISION, UPCAST
+        )
 
 
 def launch_rows(
@@ -80,20 +102,21 @@ def launch_rows(
     x: ``rows`` x K elements without gaps; weight: (C, K); bias: (C,); y: ``rows`` x C elements without gaps.
     """
     c, k = weight.shape
+    grid = programs(tile, cdiv(rows, tile.rows), cdiv(c, tile.cols), x)
     with on_device_of(x):
-        pointwise_kernel[(cdiv(rows, tile.rows) * cdiv(c, tile.cols),)](
-            x, weight, bias, y, rows, c, bound(k),
-            ACTIVATION=activation, BM=tile.rows, BN=tile.cols, BK=tile.inner,
-            PRECISION=input_precision(), UPCAST=upcast_products(x.dtype),
+        pointwise_kernel[grid](
+            *operands(x, weight, tile), bias, y, rows, c, bound(k),
+            ACTIVATION=activation, DESCRIPTORS=tile.descriptors, PERSISTENT=tile.persistent,
+            BM=tile.rows, BN=tile.cols, BK=tile.inner, PRECISION=input_precision(), UPCAST=upcast_products(x.dtype),
             num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
         )  # fmt: skip
 
 
 def launch(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
     """Run the kernel on checked arguments. Shapes as in ``reference``."""
-    n, k, h, w = x.shape
+    n, _, h, w = x.shape
     y = empty_nhwc(x, weight.shape[0])
-    tile = tile_for(k, weight.shape[0], x.element_size())
+    tile = product_tile("pointwise_gelu" if gelu else "pointwise", x, weight)
     launch_rows(x, weight, bias, y, n * h * w, "gelu" if gelu else "none", tile)
     return y
 
@@ -107,9 +130,10 @@ def _compilations(activation: str, dtype: str) -> tuple[Compilation, ...]:
     pointers = {name: f"*{dtype}" for name in ("x", "weight", "bias", "y")}
     return tuple(
         product_compilation(
-            f"pointwise {activation}", pointwise_kernel, tile, pointers, ("rows", "C", "K"), {"ACTIVATION": activation}
+            *(f"pointwise {activation}", pointwise_kernel, tile, gpus, pointers, ("rows", "C", "K")),
+            {"ACTIVATION": activation},
         )
-        for tile in tiles_of(dtype)
+        for tile, gpus in shipped_tiles(dtype).items()
     )
 
 
@@ -128,7 +152,6 @@ KERNELS = (
         min_bytes=product_bytes,
         flops=product_flops,
         compilations=lambda dtype: _compilations("none", dtype),
-        shipped=SHIPPED,
     ),
     Kernel(
         name="pointwise_gelu",
@@ -142,6 +165,5 @@ KERNELS = (
         min_bytes=product_bytes,
         flops=product_flops,
         compilations=lambda dtype: _compilations("gelu", dtype),
-        shipped=SHIPPED,
     ),
 )

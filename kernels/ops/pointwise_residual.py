@@ -6,7 +6,6 @@
 this is the end of DiCo's perceptron.
 """
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,21 +15,25 @@ from torch import Tensor
 from ..language import bound, input_precision, jit, on_device_of, tl, upcast_products
 from ..layout import cdiv, empty_nhwc, nhwc, require_nhwc, require_shape, require_vectors, wide
 from ..matrix_product import (
-    SHIPPED,
-    ProductTile,
     check_product,
+    halves,
     multiply,
+    multiply_described,
+    operands,
     product,
     product_bytes,
     product_compilation,
     product_flops,
     product_inputs,
-    tiles_of,
+    product_tile,
+    programs,
+    shipped_tiles,
 )
-from ..matrix_product import tile_for as product_tile
 from ..register import register
 from ..schema import DICO_XL, FCDM_XL, Compilation, Kernel, Shape, feature_map, normal, products, u_shape
-from .pointwise_squares import segment_pixels
+from .pointwise_squares import SEGMENTS, segment_pixels
+
+ROWS = (256, *SEGMENTS)  # of a tile, all of one sample
 
 
 def reference(x: Tensor, factor: Tensor | None, weight: Tensor, bias: Tensor, gate: Tensor, residual: Tensor) -> Tensor:
@@ -68,56 +71,101 @@ def check(x: Tensor, factor: Tensor | None, weight: Tensor, bias: Tensor, gate: 
 
 
 @jit
+def pointwise_residual_tile(  # type: ignore[no-untyped-def]
+    tile, x, factor, weight, bias, gate, residual, y, pixels, C, K, factor_stride, gate_stride,
+    SCALED: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """BM pixels of one sample, so that its factors and gates are vectors, and BN columns.
+
+    Descriptors know no samples: a tile that ends after its sample computes rows of the next one, and stores none.
+    """
+    blocks = tl.cdiv(C, BN)
+    down = tl.cdiv(pixels, BM)
+    number = tile // blocks // down
+    sample = number.to(tl.int64)
+    top = tile // blocks % down * BM
+    left = tile % blocks * BN
+    row = top + tl.arange(0, BM)
+    has_row = row < pixels
+    col = left + tl.arange(0, BN)
+    has_col = col < C
+
+    scales = factor + sample * factor_stride
+    if DESCRIPTORS:
+        first = number * pixels + top
+        total = multiply_described(x, first, weight, left, scales, K, SCALED, BM, BN, BK, PRECISION, UPCAST)
+    else:
+        at = x + sample * pixels * K + row * K
+        total = multiply(at, has_row, weight + col * K, has_col, scales, K, SCALED, BM, BN, BK, PRECISION, UPCAST)
+    gate += sample * gate_stride
+    residual += sample * pixels * C
+    y += sample * pixels * C
+    if BM * BN > 128 * 128:  # in two halves, or sums and residual together exceed the registers
+        first, second = halves(total, BM, BN)
+        finish(first, row, has_row, left, bias, gate, residual, y, C, BN // 2)
+        finish(second, row, has_row, left + BN // 2, bias, gate, residual, y, C, BN // 2)
+    else:
+        finish(total, row, has_row, left, bias, gate, residual, y, C, BN)
+
+
+@jit
+def finish(  # type: ignore[no-untyped-def]
+    total, row, has_row, left, bias, gate, residual, y, C, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Add the bias, multiply by the gate, add the residual and store: columns from ``left``."""
+    col = left + tl.arange(0, COLUMNS)
+    has_col = col < C
+    total += tl.load(bias + col, mask=has_col, other=0.0).to(tl.float32)[None, :]
+    total *= tl.load(gate + col, mask=has_col, other=0.0).to(tl.float32)[None, :]
+    here = has_row[:, None] & has_col[None, :]
+    place = (row * C)[:, None] + col[None, :]
+    total += tl.load(residual + place, mask=here, other=0.0).to(tl.float32)
+    tl.store(y + place, total.to(y.dtype.element_ty), mask=here)
+
+
+@jit
 def pointwise_residual_kernel(  # type: ignore[no-untyped-def]
-    x,  # (N, pixels, K) contiguous, strides (pixels K, K, 1)
+    x,  # (N, pixels, K) contiguous, strides (pixels K, K, 1); or the descriptor of its rows
     factor,  # (N, K), adjacent channels, strides (factor_stride, 1); not read unless SCALED
-    weight,  # (C, K) contiguous, strides (K, 1)
+    weight,  # (C, K) contiguous, strides (K, 1); or its descriptor
     bias,  # (C,) contiguous
     gate,  # (N, C), adjacent channels, strides (gate_stride, 1)
     residual,  # (N, pixels, C) contiguous, strides (pixels C, C, 1)
     y,  # (N, pixels, C) contiguous, strides (pixels C, C, 1)
-    pixels, C, K, factor_stride, gate_stride,
-    SCALED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+    samples, pixels, C, K, factor_stride, gate_stride,
+    SCALED: tl.constexpr, DESCRIPTORS: tl.constexpr, PERSISTENT: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """One program: BM pixels of one sample, so that its factors and gates are vectors, and BN columns."""
-    pid = tl.program_id(0)
-    blocks = tl.cdiv(C, BN)
-    tiles = tl.cdiv(pixels, BM)
-    sample = (pid // blocks // tiles).to(tl.int64)
-    row = pid // blocks % tiles * BM + tl.arange(0, BM)
-    has_row = row < pixels
-    col = pid % blocks * BN + tl.arange(0, BN)
-    has_col = col < C
-
-    x += sample * pixels * K
-    factor += sample * factor_stride
-    total = multiply(x + row * K, has_row, weight + col * K, has_col, factor, K, SCALED, BM, BN, BK, PRECISION, UPCAST)
-    total += tl.load(bias + col, mask=has_col, other=0.0).to(tl.float32)[None, :]
-    total *= tl.load(gate + sample * gate_stride + col, mask=has_col, other=0.0).to(tl.float32)[None, :]
-    here = has_row[:, None] & has_col[None, :]
-    at = sample * pixels * C + (row * C)[:, None] + col[None, :]
-    total += tl.load(residual + at, mask=here, other=0.0).to(tl.float32)
-    tl.store(y + at, total.to(y.dtype.element_ty), mask=here)
-
-
-def tile_for(inner: int, channels: int, pixels: int, itemsize: int) -> ProductTile:
-    """Return the product's tile, with no more rows than one sample fills."""
-    tile = product_tile(inner, channels, itemsize)
-    return replace(tile, rows=min(tile.rows, segment_pixels(pixels)))
+    """One program: one tile, or every tile whose number is that of the program modulo the number of programs."""
+    if PERSISTENT:
+        tiles = samples * tl.cdiv(pixels, BM) * tl.cdiv(C, BN)
+        for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
+            pointwise_residual_tile(
+                tile, x, factor, weight, bias, gate, residual, y, pixels, C, K, factor_stride, gate_stride,
+                SCALED, DESCRIPTORS, BM, BN, BK, PRECISION, UPCAST,
+            )  # fmt: skip
+    else:
+        pointwise_residual_tile(
+            tl.program_id(0), x, factor, weight, bias, gate, residual, y, pixels, C, K, factor_stride, gate_stride,
+            SCALED, DESCRIPTORS, BM, BN, BK, PRECISION, UPCAST,
+        )  # fmt: skip
 
 
 def launch(x: Tensor, factor: Tensor | None, weight: Tensor, bias: Tensor, gate: Tensor, residual: Tensor) -> Tensor:
     """Run the kernel on checked arguments. Shapes as in ``reference``."""
     (n, k, h, w), c = x.shape, weight.shape[0]
-    tile = tile_for(k, c, h * w, x.element_size())
+    name = "pointwise_residual" if factor is None else "pointwise_scaled_residual"
+    tile = product_tile(name, x, weight, most_rows=segment_pixels(h * w, ROWS))
+    grid = programs(tile, n * cdiv(h * w, tile.rows), cdiv(c, tile.cols), x)
     y = empty_nhwc(x, c)
     scales = x if factor is None else factor  # a pointer that is never read
+    a, b = operands(x, weight, tile)
     with on_device_of(x):
-        pointwise_residual_kernel[(n * cdiv(h * w, tile.rows) * cdiv(c, tile.cols),)](
-            x, scales, weight, bias, gate, residual, y, h * w, c, bound(k), scales.stride(0), gate.stride(0),
-            SCALED=factor is not None, BM=tile.rows, BN=tile.cols, BK=tile.inner,
-            PRECISION=input_precision(), UPCAST=upcast_products(x.dtype),
+        pointwise_residual_kernel[grid](
+            a, scales, b, bias, gate, residual, y, n, h * w, c, bound(k), scales.stride(0), gate.stride(0),
+            SCALED=factor is not None, DESCRIPTORS=tile.descriptors, PERSISTENT=tile.persistent,
+            BM=tile.rows, BN=tile.cols, BK=tile.inner, PRECISION=input_precision(), UPCAST=upcast_products(x.dtype),
             num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
         )  # fmt: skip
     return y
@@ -150,13 +198,10 @@ def _compilations(dtype: str, scaled: bool, name: str) -> tuple[Compilation, ...
     pointers = {name: f"*{dtype}" for name in ("x", "factor", "weight", "bias", "gate", "residual", "y")}
     if scaled:
         pointers["factor"] = "*fp32"
-    scalars = ("pixels", "C", "K", "factor_stride", "gate_stride")
+    scalars = ("samples", "pixels", "C", "K", "factor_stride", "gate_stride")
     return tuple(
-        product_compilation(
-            name, pointwise_residual_kernel, replace(tile, rows=rows), pointers, scalars, {"SCALED": scaled}
-        )
-        for index, tile in enumerate(tiles_of(dtype))
-        for rows in sorted({tile.rows} if index else {tile.rows, 64})  # 64 at 8x8 pixels, where 128 divides the widths
+        product_compilation(name, pointwise_residual_kernel, tile, gpus, pointers, scalars, {"SCALED": scaled})
+        for tile, gpus in shipped_tiles(dtype).items()
     )
 
 
@@ -173,7 +218,6 @@ def _kernel(name: str, summary: str, replaces: str, shapes: tuple[Shape, ...], s
         min_bytes=partial(_min_bytes, scaled=scaled),
         flops=product_flops,
         compilations=lambda dtype: _compilations(dtype, scaled, name),
-        shipped=SHIPPED,
     )
 
 

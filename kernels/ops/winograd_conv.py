@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..executed import Products
 from ..language import bound, input_precision, jit, on_device_of, tl
 from ..layout import cdiv, empty_nhwc, nhwc, require_nhwc, require_shape, wide
-from ..matrix_product import ProductTile, multiply
+from ..matrix_product import multiply
+from ..product_tiles import ProductTile
 from ..register import register
 from ..schema import Compilation, Kernel, Shape, feature_map, normal, products, u_shape
 
@@ -36,6 +38,9 @@ class TransformTile:
 
 TRANSFORM = TransformTile(4, 128, 4)
 PRODUCT = ProductTile(128, 64, 16, 8, 3)
+
+executed = Products()
+"""What the launches of this process stood for and executed. The reference on a CPU saves nothing and is not counted."""
 
 
 def winograd_weight(weight: Tensor) -> Tensor:
@@ -184,6 +189,8 @@ def launch(x: Tensor, weight: Tensor, transformed: Tensor, ours: bool = False) -
     """
     (n, k, h, w), c = x.shape, weight.shape[0]
     tiles, y = n * tile_count(h, w), empty_nhwc(x, c)
+    executed.counted += 9 * n * h * w * k * c
+    executed.executed += POINTS * tiles * k * c
     points = x.new_empty((POINTS, tiles, k), dtype=torch.float32)
     with on_device_of(x):
         _transform(winograd_input_tiles, x, points, tiles, (h, w), k)

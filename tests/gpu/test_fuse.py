@@ -6,6 +6,7 @@ Run by `make gpu`. No time is judged here.
 import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,6 +66,19 @@ def test_the_error_against_float64_is_no_larger_than_eagers(network: tuple[str, 
             for products in ("table", "ours", "library")
         }
     assert max(errors.values()) <= 1.1 * eager, (eager, errors)
+
+
+@pytest.mark.parametrize("label", ["fp32", "tf32"])
+@pytest.mark.parametrize("name", ["triton:winograd", "triton_graphs:winograd"])
+def test_winograd_convolutions_give_the_network_and_say_what_they_save(name: str, label: str) -> None:
+    """4/9 of the block convolutions' products, as the tables count them; twice the error is Winograd's."""
+    case = Case("dic_s", 256, 4, name, label, "cuda")
+    eager, fused = measure([replace(case, backend="eager"), case], SHORT)
+    assert (eager.status, fused.status) == ("ok", "ok"), fused.reason
+    assert fused.error_vs_fp32 is not None and fused.error_vs_fp32 <= RELATIVE_L2[label]
+    assert fused.executed_macs is not None and fused.macs_full is not None and fused.winograd_macs is not None
+    assert fused.macs is not None
+    assert fused.macs_full - fused.executed_macs == pytest.approx(fused.macs - fused.winograd_macs, rel=1e-6)
 
 
 @pytest.mark.parametrize("products", ["ours", "library"])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convbench import precision
 from convbench.cli import main
-from convbench.kernels import all_kernels
+from convbench.kernels import all_kernels, product_tiles
 from convbench.kernels.accuracy import check_accuracy, outputs
 from convbench.kernels.bench.plan import AT_LARGEST_BATCH, Work
 from convbench.kernels.bench.rows import Unmeasured, measured_row
@@ -24,6 +24,7 @@ from convbench.timing.calibration import calibrate
 
 pytestmark = pytest.mark.skipif(not HAS_TRITON, reason=missing_triton())
 
+PRODUCTS = ("pointwise", "pointwise_gelu", "pointwise_squares", "pointwise_scaled_residual", "pointwise_residual")
 EVERY = pytest.mark.parametrize("kernel", all_kernels(), ids=lambda kernel: kernel.name)
 PRECISIONS = pytest.mark.parametrize("label", DTYPES)
 
@@ -106,6 +107,24 @@ def test_products_follow_the_tf32_switch(kernel: Kernel) -> None:
             found = outputs(kernel.op(*arguments))[0]
         errors.append(float((found - exact).norm() / exact.norm()))
     assert errors[0] < 5e-6 < 2e-5 < errors[1] < 2e-3
+
+
+@pytest.mark.parametrize("kernel", [k for k in all_kernels() if k.name in PRODUCTS], ids=lambda kernel: kernel.name)
+def test_every_configuration_of_a_product(kernel: Kernel) -> None:
+    """Of this generation of GPUs, at the first and the last level, where a sample has few pixels; twice the same."""
+    gpu = product_tiles.generation(torch.cuda.get_device_capability()) or product_tiles.OTHER_GPUS
+    wrong = []
+    for tile in product_tiles.candidates(gpu, 2):
+        for shape in (kernel.shapes[0], max(kernel.shapes, key=lambda shape: (shape.level, -shape.res))):
+            with product_tiles.using(tile) as launched:
+                row = check_accuracy(kernel, shape, "bf16", "cuda")
+                arguments = kernel.inputs(shape, 3, torch.bfloat16, "cuda", 0)
+                pairs = zip(outputs(kernel.op(*arguments)), outputs(kernel.op(*arguments)), strict=True)
+                same = all(torch.equal(*pair) for pair in pairs)
+            assert all(used.persistent == tile.persistent for used in launched)
+            if row["status"] != "ok" or not same:
+                wrong.append(f"{tile.label} at {shape.label}: {row['error']}, same bits: {same}")
+    assert not wrong, "\n".join(wrong)
 
 
 def work_of(name: str, **other: Any) -> Work:

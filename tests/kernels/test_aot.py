@@ -39,8 +39,8 @@ def test_the_budgets_cover_every_kernel_on_every_target_of_the_gate() -> None:
     for stored in every.values():
         for kernel in all_kernels():
             for target in budgets.TARGETS:
-                expected = {f"{kernel.name} {each.label} bf16 {target}" for each in kernel.compilations("bf16")}
-                assert expected <= set(stored)
+                shipped = [each for each in kernel.compilations("bf16") if targets.ships_for(each, target)]
+                assert shipped and {f"{kernel.name} {each.label} bf16 {target}" for each in shipped} <= set(stored)
 
 
 def test_no_budget_allows_spilling() -> None:
@@ -183,6 +183,21 @@ def test_targets_are_checked() -> None:
     assert [targets.capability(each) for each in ("sm_80", "sm_100")] == [80, 100]
     with pytest.raises(UsageError, match="unknown GPU target 'sm_70'; choose from sm_80, "):
         targets.require_known(["sm_70"])
+
+
+def test_a_configuration_is_compiled_for_the_generations_that_it_ships_for() -> None:
+    """Consumer parts take those of sm_80, and 10.3 those of 10.0."""
+    known = next(kernel for kernel in all_kernels() if kernel.name == "pointwise_gelu").compilations("bf16")
+    described = {each.label for each in known if any(kind.startswith("tensordesc") for kind in each.pointers.values())}
+    ships = {
+        target: {each.label for each in known if targets.ships_for(each, target)}
+        for target in ("sm_80", "sm_86", "sm_90", "sm_100", "sm_103", "sm_120")
+    }
+    assert ships["sm_80"] == ships["sm_86"] == ships["sm_120"] and not ships["sm_80"] & described
+    assert ships["sm_100"] == ships["sm_103"] and ships["sm_100"] & described
+    assert described <= ships["sm_90"]
+    (everywhere, *_) = next(kernel for kernel in all_kernels() if kernel.name == "gate_residual").compilations("bf16")
+    assert all(targets.ships_for(everywhere, target) for target in ships)
 
 
 def test_a_missing_triton_is_told_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ tile, in flat products) in 64 bits, and what remains inside one sample is H W C 
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -21,9 +21,9 @@ import triton.language as tl
 from mutated_kernels import mutated
 from torch import Tensor
 
-from convbench.kernels import depthwise_window, language, layout, matrix_product
+from convbench.kernels import depthwise_window, language, layout, matrix_product, product_tiles
 from convbench.kernels.depthwise_window import add_row, depthwise_window_kernel, load_row, store_row
-from convbench.kernels.matrix_product import multiply
+from convbench.kernels.matrix_product import halves, multiply, multiply_described
 from convbench.kernels.ops import (
     channel_attention,
     deformable_sampling,
@@ -39,9 +39,9 @@ from convbench.kernels.ops import (
 from convbench.kernels.ops.channel_attention import mean_kernel
 from convbench.kernels.ops.deformable_sampling import deformable_sampling_kernel
 from convbench.kernels.ops.layer_norm import layer_norm_modulate_kernel
-from convbench.kernels.ops.pointwise import pointwise_kernel
-from convbench.kernels.ops.pointwise_residual import pointwise_residual_kernel
-from convbench.kernels.ops.pointwise_squares import pointwise_squares_kernel
+from convbench.kernels.ops.pointwise import pointwise_kernel, pointwise_tile
+from convbench.kernels.ops.pointwise_residual import pointwise_residual_kernel, pointwise_residual_tile
+from convbench.kernels.ops.pointwise_squares import pointwise_squares_kernel, pointwise_squares_tile
 from convbench.kernels.ops.response_norm import response_factors_kernel
 from convbench.kernels.ops.winograd_conv import points_product_kernel, winograd_input_tiles, winograd_output_tiles
 
@@ -61,6 +61,7 @@ MODULES = (
     winograd_conv,
 )
 MARGIN = 1234.0
+TILES = {tile.label: tile for gpu in product_tiles.table()["rates"] for tile in product_tiles.candidates(gpu, 2)}
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -200,9 +201,12 @@ CASES: dict[str, Case] = {
     "layer_norm, one channel block of 512": norm(1, 416, 3, 3),
     "pointwise, ragged": product(pointwise, 2, 40, 72, 9, 13),
     "pointwise gelu, fewer rows than a tile": product(pointwise, 1, 24, 40, 3, 3, True),
+    "pointwise gelu, several tiles both ways": product(pointwise, 2, 72, 264, 10, 15, True),
     "pointwise_squares, a ragged segment": product(pointwise_squares, 2, 40, 24, 9, 13),
     "pointwise_squares, two segments a sample": product(pointwise_squares, 1, 24, 24, 15, 17),
     "pointwise_squares, samples share a tile": product(pointwise_squares, 3, 24, 40, 4, 4),
+    "pointwise_squares, several tiles both ways": product(pointwise_squares, 3, 72, 264, 8, 16),
+    "pointwise_residual scaled, several tiles both ways": residual(2, 72, 264, 15, 16, scaled=True),
     "pointwise_residual scaled, ragged": residual(2, 40, 72, 9, 13, scaled=True),
     "pointwise_residual scaled, 8x8": residual(2, 64, 24, 8, 8, scaled=True),
     "pointwise_residual": residual(1, 72, 24, 9, 13, scaled=False),
@@ -263,6 +267,19 @@ def test_against_the_reference(case: str, precision: str) -> None:
     check(case, precision)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("pointwise")])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("tile", TILES)
+def test_every_configuration_of_a_product(tile: str, precision: str, case: str) -> None:
+    """With descriptors wherever the rows of a tile are adjacent, and persistent programs with several tiles each."""
+    with product_tiles.using(TILES[tile]) as launched:
+        check(case, precision)
+    (used,) = launched
+    assert used.persistent == TILES[tile].persistent
+    ragged = case in ("pointwise_squares, a ragged segment", "pointwise_squares, two segments a sample")
+    assert used.descriptors == (TILES[tile].descriptors and not ragged)
+
+
 @dataclass(frozen=True)
 class Mutation:
     """A mistake, as a change of the text of one device function, and the case that has to see it."""
@@ -273,6 +290,7 @@ class Mutation:
     new: str
     case: str
     precision: str = "fp32"
+    tile: str = ""  # configuration of a product; the model's choice if empty
 
 
 TANH_GELU = "x * tl.sigmoid(1.5957691216 * (x + 0.044715 * x * x * x))"
@@ -280,6 +298,8 @@ RAGGED_3X3, RAGGED_7X7 = "depthwise_gelu 3x3, ragged", "depthwise 7x7, ragged"
 FULL_3X3 = "depthwise_gelu 3x3, full strips, two bands"
 DENSE = "winograd_conv, ragged, our products"
 SAMPLED = "deformable_sampling, ragged"
+LARGE = "256x128x64, 8w3s, descriptors, persistent"
+RESIDUALS = "pointwise_residual scaled, several tiles both ways"
 SCALED, SHARED = "pointwise_residual scaled, ragged", "pointwise_squares, samples share a tile"
 
 MUTATIONS = (
@@ -333,27 +353,50 @@ MUTATIONS = (
     Mutation("no mask of the inner length", multiply, "has_row[:, None] & has_k[None, :]",
              "has_row[:, None]", "pointwise, ragged"),
     Mutation("operand not scaled", multiply, "* s[None, :]", "", SCALED),
-    Mutation("swapped stride of the weights", pointwise_kernel, "weight + col * K", "weight + col * C",
+    Mutation("swapped stride of the weights", pointwise_tile, "weight + col * K", "weight + col * C",
              "pointwise, ragged"),
-    Mutation("no bias", pointwise_kernel, "total += tl.load(bias", "tl.load(bias", "pointwise, ragged"),
-    Mutation("no GELU", pointwise_kernel, '== "gelu"', '== "GELU"', "pointwise gelu, fewer rows than a tile"),
-    Mutation("no segment boundary", pointwise_squares_kernel, "(pixel < pixels) & ", "",
+    Mutation("no bias", pointwise_tile, "total += tl.load(bias", "tl.load(bias", "pointwise, ragged"),
+    Mutation("no GELU", pointwise_tile, '== "gelu"', '== "GELU"', "pointwise gelu, fewer rows than a tile"),
+    Mutation("no segment boundary", pointwise_squares_tile, "(pixel < pixels) & ", "",
              "pointwise_squares, a ragged segment"),
-    Mutation("no end of the batch", pointwise_squares_kernel, " & (sample < samples)", "", SHARED),
-    Mutation("samples run together", pointwise_squares_kernel,
-             "tl.reshape(wide * wide, (PARTS, SEGMENT, BN)), axis=1",
-             "tl.reshape(wide * wide, (SEGMENT, PARTS, BN)), axis=0", SHARED),
-    Mutation("sums, not squares", pointwise_squares_kernel, "wide * wide", "wide", SHARED),
-    Mutation("no gate", pointwise_residual_kernel, "total *= tl.load(gate", "tl.load(gate", SCALED),
-    Mutation("no residual", pointwise_residual_kernel, "total += tl.load(residual",
+    Mutation("no end of the batch", pointwise_squares_tile, " & (sample < samples)", "", SHARED),
+    Mutation("samples run together", pointwise_squares.finish,
+             "tl.reshape(wide * wide, (PARTS, SEGMENT, COLUMNS)), axis=1",
+             "tl.reshape(wide * wide, (SEGMENT, PARTS, COLUMNS)), axis=0", SHARED),
+    Mutation("sums, not squares", pointwise_squares.finish, "wide * wide", "wide", SHARED),
+    Mutation("no gate", pointwise_residual.finish, "total *= tl.load(gate", "tl.load(gate", SCALED),
+    Mutation("no residual", pointwise_residual.finish, "total += tl.load(residual",
              "tl.load(residual", SCALED),
-    Mutation("the first sample's gate", pointwise_residual_kernel, "sample * gate_stride +", "", SCALED),
-    Mutation("the first sample's factor", pointwise_residual_kernel, "factor += sample * factor_stride",
-             "factor += 0", SCALED),
+    Mutation("the first sample's gate", pointwise_residual_tile, "gate += sample * gate_stride", "gate += 0", SCALED),
+    Mutation("the first sample's factor", pointwise_residual_tile, "factor + sample * factor_stride",
+             "factor + 0", SCALED),
+    Mutation("the last tile of a persistent program left out", pointwise_kernel, "tl.program_id(0), tiles, ",
+             "tl.program_id(0), tiles - 1, ", "pointwise gelu, several tiles both ways", tile=LARGE),
+    Mutation("the last tile of squares left out", pointwise_squares_kernel, "tl.program_id(0), tiles, ",
+             "tl.program_id(0), tiles - 1, ", "pointwise_squares, several tiles both ways", tile=LARGE),
+    Mutation("the tiles of one sample only", pointwise_residual_kernel, "tiles = samples * ", "tiles = ",
+             RESIDUALS, tile=LARGE),
+    Mutation("described rows of another tile", multiply_described, "x.load([top, first])", "x.load([0, first])",
+             "pointwise gelu, several tiles both ways", tile=LARGE),
+    Mutation("described weights of another tile", multiply_described, "weight.load([left, first])",
+             "weight.load([0, first])", "pointwise gelu, several tiles both ways", tile=LARGE),
+    Mutation("one step of a described product", multiply_described, "range(0, K, BK)", "range(0, BK, BK)",
+             RESIDUALS, tile=LARGE),
+    Mutation("a described operand not scaled", multiply_described, "* s[None, :]", "", RESIDUALS, tile=LARGE),
+    Mutation("described rows of the first sample", pointwise_residual_tile, "number * pixels + top", "top",
+             RESIDUALS, tile=LARGE),
+    Mutation("described rows by segments", pointwise_squares_tile, "top = start * SEGMENT", "top = start",
+             "pointwise_squares, several tiles both ways", tile=LARGE),
+    Mutation("halves of alternate columns", halves, "tl.permute(tl.reshape(total, (BM, 2, BN // 2)), (0, 2, 1))",
+             "tl.reshape(total, (BM, BN // 2, 2))", RESIDUALS, tile=LARGE),
+    Mutation("the left half twice", pointwise_residual_tile, "finish(second, ", "finish(first, ",
+             RESIDUALS, tile=LARGE),
+    Mutation("the right half over the left", pointwise_squares_tile, "left + BN // 2", "left",
+             "pointwise_squares, several tiles both ways", tile=LARGE),
     Mutation("mean over tiles", mean_kernel, "total / pixels", "total / TILES", "channel_gates"),
     Mutation("first tiles only", mean_kernel, "range(0, TILES, ROWS)", "range(0, ROWS, ROWS)",
              "channel_gates"),
-    Mutation("no sigmoid", pointwise_kernel, "total = tl.sigmoid(total)", "total = total", "channel_gates"),
+    Mutation("no sigmoid", pointwise_tile, "total = tl.sigmoid(total)", "total = total", "channel_gates"),
     Mutation("squares, not norms", response_factors_kernel, "tl.sqrt(total)", "total", "response_factors"),
     Mutation("no identity", response_factors_kernel, "1.0 + g", "g", "response_factors"),
     Mutation("mean over the block", response_factors_kernel, "axis=0) / C", "axis=0) / BLOCK",
@@ -377,6 +420,7 @@ MUTATIONS = (
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: f"{m.function.fn.__name__}: {m.what}")
 def test_a_mistake_is_seen(mutation: Mutation, tmp_path: Any) -> None:
     with (
+        product_tiles.using(TILES[mutation.tile]) if mutation.tile else nullcontext(),
         mutated(mutation.function, mutation.old, mutation.new, tmp_path / "mutated.py", MODULES),
         pytest.raises(AssertionError, match="off by"),
     ):
@@ -401,6 +445,14 @@ def test_gelu_is_exact_to_float32() -> None:
 
     _gelu_at[(1,)](torch.full((16,), math.nan), y, SIZE=16)
     assert y[:16].isnan().all() and not y[16:].isnan().any()
+
+
+def test_the_launches_of_a_batch_note_what_they_executed() -> None:
+    """3 x 4 tiles of 4 x 4 points where the direct form of 5 x 7 pixels has 9 products each."""
+    before = replace(winograd_conv.executed)
+    run(DENSE, torch.float32)
+    assert winograd_conv.executed.counted - before.counted == 2 * 24 * 40 * 9 * 5 * 7
+    assert winograd_conv.executed.executed - before.executed == 2 * 24 * 40 * 16 * 3 * 4
 
 
 @pytest.mark.parametrize("case", ["pointwise_squares, samples share a tile", "depthwise_gelu 3x3, smaller than a tile"])

@@ -112,6 +112,8 @@ def _fixed_rates(module: Any) -> None:
 def _two_places(module: Any) -> None:
     places = module.places
     module.places = lambda: itertools.islice(places(), 0, 5, 4)
+    known = module.candidates
+    module.candidates = lambda gpu, itemsize: known(gpu, itemsize)[:2]
 
 
 class Event:

@@ -40,14 +40,15 @@ def compile_kernels(targets: list[str], names: list[str] | None, precision: list
     """
     from ...kernels.aot.budgets import budget_key
     from ...kernels.aot.compiler import compile_for
-    from ...kernels.aot.targets import require_known
+    from ...kernels.aot.targets import require_known, ships_for
     from ...kernels.aot.worker import cache_folder
 
     require_known(targets)
     kernels = selection.selected(names)
     selection.require_triton()
     rows: list[dict[str, Any]] = []
-    with StepProgress(len(targets) * sum(len(k.compilations(p)) for k in kernels for p in precision)) as progress:
+    shipped = [each for kernel in kernels for label in precision for each in kernel.compilations(label)]
+    with StepProgress(sum(ships_for(each, target) for target in targets for each in shipped)) as progress:
         for target in targets:
             for row in compile_for(target, precision, kernels=[kernel.name for kernel in kernels]):
                 progress.step(f"{target} {row['configuration']} {row['precision']}")

@@ -11,9 +11,10 @@ from .. import INTERRUPTED, options
 from ..progress import StepProgress
 from . import selection
 
-KEYS = ("family", "product", "level", "channels", "batch", "precision", "ours_s", "library_s", "ratio")
+KEYS = ("family", "product", "level", "channels", "batch", "precision", "tile", "ours_s", "library_s", "ratio")
 NOTE = (
-    "ratio: the library's product with its separate passes over our fused kernel, in seconds; above 1, ours is faster."
+    "tile: our fastest configuration, rows x columns x inner length. ratio: the library's product with its separate "
+    "passes over our fused kernel with that tile, in seconds; above 1, ours is faster."
 )
 
 
@@ -36,8 +37,8 @@ NOTE = (
 def product_kernels(precision: list[str], batch: list[int], write: Path | None, form: str) -> int:
     """Time each 1x1 product of the fused blocks on this GPU: our kernel, and the library's product with its passes.
 
-    The file of --write takes the place of kernels/fused/product_dispatch.toml, which the backends triton and
-    triton_graphs read.
+    Of our kernel every configuration of kernels/product_dispatch.toml is timed. The file of --write takes the place of
+    that table, from which the backends triton and triton_graphs choose.
     """
     import torch
 
@@ -47,9 +48,9 @@ def product_kernels(precision: list[str], batch: list[int], write: Path | None, 
         raise NothingMeasured("convbench kernels products needs an NVIDIA GPU, and none is available")
     selection.require_triton()
     from ...kernels.bench import products
-    from ...kernels.fused import product_dispatch
+    from ...kernels.product_tiles import TABLE, generation
 
-    gpu = product_dispatch.generation(torch.cuda.get_device_capability())
+    gpu = generation(torch.cuda.get_device_capability())
     if write and not gpu:
         raise UsageError("--write: product_dispatch.toml has no rows for this generation of GPUs")
     rows: list[dict[str, Any]] = []
@@ -61,16 +62,18 @@ def product_kernels(precision: list[str], batch: list[int], write: Path | None, 
             for place, size, label in works:
                 name = f"{place.family} {place.name} level {place.level}"
                 progress.step(name)
+                unusable: list[str] = []
                 try:
-                    rows.append(products.measure(place, size, label))
+                    rows.append(products.measure(place, size, label, unusable.append))
                 except Exception as error:  # too little memory, or a kernel that fails here; the others can be measured
                     failed.append(f"{name}: {type(error).__name__}: {first_line(error)}")
+                failed += [f"{name}: {reason}" for reason in unusable]
         except KeyboardInterrupt:
             interrupted = True
     if not rows:
         raise NothingMeasured(f"no product could be measured: {failed[0] if failed else 'interrupted'}")
     if write and gpu:
-        text = product_dispatch.TABLE.read_text("utf-8")
+        text = TABLE.read_text("utf-8")
         where = products.where(max(batch), ",".join(precision))
         write.write_text(products.written(text, gpu, rows, where), "utf-8")
         click.echo(f"Wrote {write}.", err=True)
