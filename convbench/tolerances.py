@@ -27,7 +27,7 @@ TRAJECTORY_L2 = {
     "int8": 2e-1,
 }
 
-# Mean shift of the classifier's features of sampled digits: sampling.digit_quality.feature_shift. Seen: in fp32 6e-7,
+# Mean shift of the classifier's features of sampled digits: sampling.quality.feature_shift. Seen: in fp32 6e-7,
 # fp16 5e-4, bf16 8e-3; with a tanh GELU in fp32 4e-4, with a missing block 6e-2 or more. In fp16 the effect of a tanh
 # GELU, 8e-4, is lost in rounding, so it is only detected in an engine that claims fp32.
 FEATURE_SHIFT = {
@@ -42,3 +42,7 @@ FEATURE_SHIFT = {
 # of variation over training seeds, below which a gap of single values is inconclusive (Dufour, Efros and Pérez 2026,
 # "The FID Lottery", arXiv 2606.20536).
 FID_GAP = 0.013
+
+# How much worse images may be and still count as of the same quality (sampling.verdict): the share that is recognised
+# by 3 points, the Fréchet distance by a tenth. Smaller margins need more images, with their square.
+QUALITY_MARGINS = {"recognised": 0.03, "frechet": 0.10}

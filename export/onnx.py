@@ -31,7 +31,7 @@ def write(model: nn.Module, shapes: Shapes, file: Path, opset: int = OPSET) -> d
     """Write a network in float32 and say what was written: opset, operators, layers."""
     ir = packages.require("onnx_ir")
     packages.require("onnxscript")
-    with _quietly(), torch.no_grad():
+    with quietly(), torch.no_grad():
         program: Any = torch.onnx.export(
             model,
             shapes.example(),
@@ -121,7 +121,7 @@ def _count(kinds: Iterator[str]) -> dict[str, int]:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Suppress messages of the exporter about torchvision, deprecation and names of dimensions."""
     log = logging.getLogger("torch.onnx")
     before = log.level

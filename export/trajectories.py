@@ -11,8 +11,8 @@ from convbench.sampling.sampler import Sampler
 
 from .shapes import Shapes
 
-CLIP = {8: 4.0, 1: 1.0}
-"""Of the predicted data, by Signature.factor: no latent of a trained network leaves it, pixels lie in -1 .. 1."""
+CLIP, CLIP_PIXELS = 4.0, 1.0
+"""Of the predicted data: no latent of a trained network leaves it, pixels lie in -1 .. 1."""
 CLIP_RANDOM = (
     1.0  # what random weights predict is clipped everywhere: this leaves states of unit size, as trained ones are
 )
@@ -21,7 +21,8 @@ CLIP_RANDOM = (
 def sampler(sizes: Shapes, steps: int, trained: bool) -> Sampler:
     """A deterministic one that suits what the network predicts. ``clip``: those that predict noise alone have one."""
     name = sampler_names.DETERMINISTIC[sampler_names.prediction(sizes.takes)]
-    clip = CLIP.get(sizes.takes.factor, 4.0) if trained else CLIP_RANDOM
+    known = CLIP_PIXELS if sizes.takes.in_pixels else CLIP
+    clip = known if trained else CLIP_RANDOM
     return samplers.create(name, steps, clip, noise=sizes.takes.noise)
 
 

@@ -24,6 +24,7 @@ Row = dict[str, Any]
 PLACES = {  # kind of a stored row -> the list of Runs that holds it
     "throughput": "measurements",
     "sampling": "sampling",
+    "quality": "qualities",
     "replay": "replays",
     "tf32": "tf32",
     "kernel": "kernels",
@@ -36,6 +37,7 @@ class Runs:
 
     measurements: list[Row] = field(default_factory=list)  # convbench throughput
     sampling: list[Row] = field(default_factory=list)  # convbench throughput --sampling
+    qualities: list[Row] = field(default_factory=list)  # convbench pareto
     replays: list[Row] = field(default_factory=list)  # convbench replay
     tf32: list[Row] = field(default_factory=list)  # convbench replay --tf32-experiment
     kernels: list[Row] = field(default_factory=list)  # convbench kernels --bench

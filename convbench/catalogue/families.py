@@ -44,7 +44,9 @@ class Signature:
     """
 
     channels: int = 4
-    factor: int = 8  # image pixels per pixel of x along a side: 8 for the usual latents, 1 in pixel space
+    factor: int = (
+        8  # image pixels per pixel of x along a side: 8 for the usual latents, 1 in pixel space; ``in_pixels``
+    )
     classes: int = 1000
     null_class: bool = True  # y = classes means no class
     caption: tuple[int, int] | None = None  # (tokens, width)
@@ -60,6 +62,11 @@ class Signature:
     guidance_power: float | None = None  # of the power-cosine guidance scale; None: a constant scale
     sampler: str | None = None  # the authors' sampler, if it differs from the default for the prediction
     shift: float = 1  # of the times of Euler steps: above 1 towards the data, below 1 towards the noise
+
+    @property
+    def in_pixels(self) -> bool:
+        """True if x holds the pixels themselves: as they are, or squares of them folded into channels."""
+        return self.channels % self.factor**2 == 0
 
     def time(self, step: Any) -> Any:
         """Compute t from a step, a number or tensor between 0 (``t_start``) and 1000 (``t_end``), fractions allowed."""

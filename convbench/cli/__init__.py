@@ -17,6 +17,7 @@ COMMANDS = {  # name -> what it is for; the module of that name holds `command`
     "flops": "count parameters, MACs, FLOPs and bytes, by several conventions",
     "throughput": "measure images/s: the FLOPs and throughput table, for one model or a sweep",
     "sample": "sample images from a trained backbone (digits by default, no download)",
+    "pareto": "the fastest ways to sample at the same quality: caches, fewer steps, int8",
     "kernels": "list, check, compile and time the fused Triton kernels",
     "export": "build an ONNX, TensorRT, OpenVINO or AOTInductor artefact",
     "verify": "check an artefact against fp32 PyTorch; name the first layer that differs",

@@ -124,8 +124,13 @@ def _table(
 ) -> None:
     from ..reports import selection
     from ..reports.recommend import recommendations
-    from ..reports.tables import measured
+    from ..reports.tables import frontier, measured
 
+    if runs.qualities and not runs.measurements:
+        ways = selection.sorted_rows(selection.where(runs.qualities, where or []), sort)
+        keys = selection.shown_columns(columns, frontier.KEYS, ways, form)
+        options.show(selection.narrowed(ways, keys) if columns else ways, keys, form, frontier.notes(ways))
+        return
     rows = selection.sorted_rows(selection.compared_rows(runs, where or [], baseline), sort)
     keys = selection.shown_columns(columns, measured.usual_keys(rows), rows, form)
     notes = list(measured.notes(rows, keys))

@@ -91,6 +91,12 @@ class ClassList(click.ParamType):  # type: ignore[type-arg]
     metavar="NAME",
     help="iddpm, ddim, dpm-solver++, euler or euler-maruyama [default: iddpm, or euler-maruyama for flow matching].",
 )
+@click.option(
+    "--cache", metavar="C", help="Keep features between steps: deep:every=3, first:threshold=0.1, taylor:order=1."
+)
+@click.option(
+    "--cfg-interval", metavar="LOW..HIGH", help="Guide only there, e.g. 0.2..0.8 of the way from noise to data."
+)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of the noise.")
 @click.option(
     "--batch",
@@ -139,6 +145,8 @@ def command(
     guide_all: bool,
     steps: int | None,
     sampler: str | None,
+    cache: str | None,
+    cfg_interval: str | None,
     seed: int,
     batch: int | None,
     res: int | None,
@@ -181,6 +189,8 @@ def command(
         device=device,
         weights=weights,
         vae=None if latents else vae,
+        cache=cache,
+        cfg_interval=cfg_interval,
     )
     count = count or (EVALUATION if npz else WALKED if drift else GRID)
     batch = order.batch(batch, count)

@@ -56,8 +56,8 @@ NOTE = (
     "largest; wrong where it leaves the limit of its precision."
 )
 FIGURES = (
-    "recognised: share that a classifier of the real digits takes for the class asked for. Fréchet: distance of its "
-    "features from those of the real digits; against fp32 it is different or the same only if the interval of their "
+    "recognised: share that a classifier of the real images takes for the class asked for. Fréchet: distance of its "
+    "features from those of the real images; against fp32 it is different or the same only if the interval of their "
     f"ratio lies beyond or within {FID_GAP:.1%}. shift: distance of the mean features from those of fp32 eager."
 )
 
@@ -86,6 +86,7 @@ def show(
 ) -> int:
     """Walk ``count`` images with each engine; print a row for each and draw their errors. Returns the exit code."""
     from ..measure import drift
+    from ..sampling.classifier import set_of
 
     plot = _plotter(out) if out else None
     finished: dict[tuple[str, str], Tensor] = {}
@@ -100,12 +101,11 @@ def show(
         row | {"errors": [step["error"] for step in steps if _engine(step) == _engine(row)]}
         for row in drift.summary(steps)
     ]
-    takes = recipe.variant.signature
-    judged = (takes.factor, takes.channels, takes.classes, recipe.res) == (1, 1, 10, 8) and count >= JUDGED
-    if judged:
-        _add_figures(rows, recipe, finished, count)
-    notes = [*([NOTE] if finished else []), *([FIGURES] if judged else []), *_reasons(rows)]
-    options.show(rows, KEYS if judged else [key for key in KEYS if key not in FIGURE_KEYS], form, notes)
+    judge_of = set_of(recipe.variant, recipe.res) if count >= JUDGED else None
+    if judge_of:
+        _add_figures(rows, recipe, finished, count, judge_of)
+    notes = [*([NOTE] if finished else []), *([FIGURES] if judge_of else []), *_reasons(rows)]
+    options.show(rows, KEYS if judge_of else [key for key in KEYS if key not in FIGURE_KEYS], form, notes)
     if plot and out:
         plot(steps, out)
         click.echo(f"errors after every step: {out}", err=True)
@@ -129,18 +129,28 @@ def _plotter(out: Path) -> Any:
 
 
 def _add_figures(
-    rows: list[dict[str, Any]], recipe: "Recipe", finished: "dict[tuple[str, str], Tensor]", count: int
+    rows: list[dict[str, Any]],
+    recipe: "Recipe",
+    finished: "dict[tuple[str, str], Tensor]",
+    count: int,
+    judge_of: str,
 ) -> None:
-    """Add the figures of the classifier of digits for the images of each engine that finished."""
+    """Add the figures of the classifier of such images for those of each engine that finished."""
     import torch
 
     from ..measure.drift import REFERENCE
-    from ..sampling import digit_quality
+    from ..sampling import classifier, decoding, quality
     from ..sampling.images import labels_of
 
     classes = torch.tensor(labels_of(recipe, range(count)))
-    ended = {_engine(row): finished[_engine(row)] for row in rows if _engine(row) in finished and row["status"] == "ok"}
-    known = {_engine(row): row for row in digit_quality.compare_engines(ended, finished[REFERENCE], classes)}
+    decode = decoding.create_decoder(recipe.variant.signature, None, "cpu")
+    ended = {
+        _engine(row): decode(finished[_engine(row)])
+        for row in rows
+        if _engine(row) in finished and row["status"] == "ok"
+    }
+    by, reference = classifier.classifier(judge_of), decode(finished[REFERENCE])
+    known = {_engine(row): row for row in quality.compare_engines(by, ended, reference, classes)}
     for row in rows:
         own = known.get(_engine(row), {})
         row |= {key: value for key, value in own.items() if key not in ("verdict", "reason")}

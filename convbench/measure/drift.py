@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..checks import output
 from ..errors import UsageError
-from ..sampling.guidance import guided
+from ..sampling import images
 from ..sampling.images import Recipe, labels_of
 from ..sampling.noise import PerImage
 from ..sampling.sampler import Sampler
@@ -102,9 +102,7 @@ def states(
     noise = PerImage(recipe.seed, numbers, (takes.channels, side, side), device)
     labels = torch.tensor(labels_of(recipe, numbers), device=device)
     with open_engine(recipe, len(numbers), device, weights) as step:
-        channels = recipe.guided_channels or takes.guided_channels
-        rule = (recipe.cfg_scale, channels, takes.guidance_interval, takes.guidance_power)
-        model = guided(step, labels, takes.classes, *rule)
+        model = images.model_of(recipe, step, labels)
         yield from made.trajectory(model, noise.start(), noise)
 
 

@@ -1,7 +1,8 @@
 """Sampling throughput: finished images/s through all steps, and which part of it the time goes to.
 
 A trajectory repeats one step, so steps are timed in blocks, as forward passes are. A whole trajectory is run once
-beside them, where that is not too long, to see that it takes as long as its steps promise.
+beside them, where that is not too long, to see that it takes as long as its steps promise. Where a cache or an interval
+of guidance makes the steps uneven, whole trajectories are timed, and their parts are not known.
 """
 
 import functools
@@ -21,9 +22,11 @@ from ..checks import machine, output, timing
 from ..checks.output import Finding
 from ..counting import count
 from ..errors import ConvbenchError
-from ..sampling import decoding
+from ..models.cuts import Cut
+from ..sampling import caches, decoding
 from ..sampling.decoders import decoder_of
 from ..sampling.guidance import guided
+from ..sampling.guidance_interval import within
 from ..sampling.images import sampler_for
 from ..sampling.noise import PerImage
 from ..sampling.plan import Plan
@@ -35,6 +38,7 @@ from ..timing.calibration import limit
 from ..timing.clock import RULES, Clock, Lane, Rotation, Rules, clock_of, time_lanes
 from ..timing.telemetry.recorder import Recorder
 from .annotated import with_ratio
+from .engine import open_cut
 from .failure import failure, wrong
 from .opening import Opened, Report, open_case, subject_of
 
@@ -77,13 +81,19 @@ class _Trajectory:
 
     @property
     def blocks(self) -> dict[str, list[Second]]:
+        """Seconds of each part, as a row has them; those of the network alone say nothing of uneven steps."""
         lanes = self.lanes | ({"backbone": self.plain} if self.plain else {})
-        return {name: lane.block_s for name, lane in lanes.items() if lane.blocks}
+        known = {name: lane.block_s for name, lane in lanes.items() if lane.blocks} | {"step": self.step_s()}
+        return {name: block_s for name, block_s in known.items() if self.plan.even or name != "forward"}
+
+    def step_s(self) -> list[Second]:
+        """Mean seconds of a step, for each block."""
+        return [block_s / self.walk.steps_a_call for block_s in self.lanes["step"].block_s]
 
     def batch_s(self) -> list[Second]:
         """Seconds of a whole batch of finished images, for each block of the step."""
         decoder = median(self.lanes["decoder"].block_s) if self.plan.decode else 0.0
-        return [self.plan.steps * step_s + decoder for step_s in self.lanes["step"].block_s]
+        return [self.made.steps * step_s + decoder for step_s in self.step_s()]
 
 
 class _Bundle:
@@ -139,7 +149,13 @@ class _Bundle:
         plan, made = self.plans[case.id], self.made[case.id]
         around = functools.partial(precision.applied, case.precision)
         plain, beside = None, backends.find(case.backend).eager
-        if plan.cfg != 1:
+        other = None  # the engine for the steps without guidance
+        if plan.cfg_interval and not beside:
+            alone = self._opened(case, stack)
+            if alone.proof.findings:
+                return alone.proof.findings
+            other = alone.step
+        if plan.cfg != 1 and plan.even:
             with ExitStack() as own:
                 alone = self._opened(case, stack if beside else own)
                 if alone.proof.findings:
@@ -150,7 +166,10 @@ class _Bundle:
         opened = self._opened(case if plan.cfg == 1 else replace(case, batch=2 * case.batch), stack)
         if opened.proof.findings:
             return opened.proof.findings
-        walk = _Walk(case, plan, made, opened.step)
+        cut = None
+        if plan.cache:
+            cut = open_cut(opened.case, opened.subject.model, opened.sets[0], stack)
+        walk = _Walk(case, plan, made, opened, other, cut)
         with around():  # one call of the network gives the sampler's part its input
             lanes = {name: Lane(run, around) for name, run in walk.parts().items()}
         lanes["decoder"] = Lane(_decoder(case, plan, walk.start), around)
@@ -169,8 +188,10 @@ class _Bundle:
             time_lanes(steps, clock, rules, lambda done: report("timing steps", done), timed=recorder.timed)
             for each in ready:
                 beside = each.plain if each.plain and not each.plain.blocks else None
-                parts = [each.lanes["forward"], each.lanes["sampler"]] + ([beside] if beside else [])
-                time_lanes(parts, clock, short, lambda done: report("timing parts", done))
+                parts = [each.lanes[name] for name in ("forward", "sampler") if name in each.lanes]
+                parts += [beside] if beside else []
+                if parts:
+                    time_lanes(parts, clock, short, lambda done: report("timing parts", done))
                 if each.plan.decode:
                     time_lanes([each.lanes["decoder"]], clock, short, lambda done: report("timing the decoder", done))
         load = recorder.summary()
@@ -189,14 +210,14 @@ class _Bundle:
         self, each: _Trajectory, rules: Rules, load: dict[str, float | None], seen: list[Finding]
     ) -> SamplingMeasurement:
         case, plan, opened, step, forward = each.case, each.plan, each.opened, each.lanes["step"], each.lanes["forward"]
-        numbers = derived.sampling_numbers(case.batch, plan.steps, plan.decode, plan.cfg != 1, each.blocks)
-        step_s = median(step.block_s)
+        numbers = derived.sampling_numbers(case.batch, each.made.steps, plan.decode, plan.cfg != 1, each.blocks)
+        step_s = median(each.step_s())
         whole_s, whole = None, None
         with precision.applied(case.precision):
             floor = limit(opened.counted, opened.case.batch, opened.rates, 0, executed_macs=opened.executed_macs)
-            if plan.steps * step_s <= rules.cap_s:
+            if each.made.steps * step_s <= rules.cap_s:
                 whole_s = self.clock.block(each.walk.whole, 1).total_s
-                whole = _whole_trajectory(each.walk.last, whole_s, plan.steps * step_s, rules.noise)
+                whole = _whole_trajectory(each.walk.last, whole_s, each.made.steps * step_s, rules.noise)
             zeros = opened.on_zeros()
             zeros_ratio = timing.zeros_ratio(forward, zeros, self.clock)
             found = [
@@ -206,7 +227,7 @@ class _Bundle:
                 timing.check_zeros(zeros_ratio, forward, zeros, self.clock, rules.noise),
                 timing.check_linearity(step, self.clock, case.device, rules.noise),
                 timing.check_clocks(step.blocks),
-                timing.check_floor(step_s, floor.seconds),
+                timing.check_floor(step_s, floor.seconds * each.walk.share),
                 timing.check_drift(step.block_s, rules),
                 timing.check_interval(step, rules),
                 *seen,
@@ -224,6 +245,7 @@ class _Bundle:
             status="ok",
             verdict=verdict,
             reason="; ".join(filter(None, notes)),
+            evaluations=each.made.steps,
             **numbers,
             **decoder_facts(case, plan),
             whole_s=whole_s,
@@ -256,20 +278,68 @@ def planned_keys(plan: Plan) -> dict[str, Any]:
 
 
 class _Walk:
-    """One trajectory after the other, a step a call, and the parts of a step for themselves."""
+    """One trajectory after the other and the parts of a step; a call is a step, or a trajectory if they are uneven."""
 
-    def __init__(self, case: Case, plan: Plan, made: Sampler, step: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-        takes = find(case.model).signature
-        kind, side = precision.dtype_of(case.precision), case.res // takes.factor
-        self.made = made
-        self.noise = PerImage(0, range(case.batch), (takes.channels, side, side), case.device)
+    def __init__(
+        self,
+        case: Case,
+        plan: Plan,
+        made: Sampler,
+        opened: Opened,
+        alone: Callable[..., Tensor] | None = None,
+        cut: Cut | None = None,
+    ) -> None:
+        """Prepare trajectories of an opened case.
+
+        Args:
+            alone: the engine for steps without guidance, if it is another.
+            cut: of the network, for a plan with a cache.
+        """
+        self.takes, self.plan, self.made, self.alone = find(case.model).signature, plan, made, alone
+        self.kind, side = precision.dtype_of(case.precision), case.res // self.takes.factor
+        self.step = opened.step
+        self.cut = replace(cut, inner=self._counted(cut.inner)) if cut else None
+        self.noise = PerImage(0, range(case.batch), (self.takes.channels, side, side), case.device)
         self.start = self.noise.start()
-        labels, null = conditions_of(takes, case)
-        self.model: Model = guided(lambda x, t, y: step(x.to(kind), t, y), labels, null, plan.cfg)
+        self.labels, self.null = conditions_of(self.takes, case)
+        self.steps_a_call = 1 if plan.even else made.steps
+        self.whole_images = 0  # that passed through the whole network in the last trajectory
+        self.share = 1.0  # of the passes that the plan without its methods would have
+        self.model = self.begin()
         self.states = made.trajectory(self.model, self.start, self.noise)
         self.last = self.start
 
+    def begin(self) -> Model:
+        """Start a trajectory. -> the network with its classes, guidance and methods"""
+        self.whole_images = 0
+        if self.plan.cache and self.cut:
+            run = caches.begin(self.plan.cache, self.cut)
+        elif self.plan.cfg_interval:
+            run = self._counted(self._of_either_size)
+        else:
+            run = self.step
+        guided_model = self._guided(run, self.plan.cfg)
+        if not self.plan.cfg_interval:
+            return guided_model
+        return within(self.plan.cfg_interval, self.takes, guided_model, self._guided(run, 1.0))
+
+    def _guided(self, run: Callable[..., Tensor], scale: float) -> Model:
+        return guided(lambda x, t, y: run(x.to(self.kind), t, y), self.labels, self.null, scale)
+
+    def _of_either_size(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return (self.alone if self.alone and len(x) == len(self.start) else self.step)(x, t, y)
+
+    def _counted(self, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def counted(*inputs: Tensor) -> Tensor:
+            self.whole_images += len(inputs[0])
+            return run(*inputs)
+
+        return counted
+
     def __call__(self) -> Tensor:
+        if not self.plan.even:
+            self.whole()
+            return self.last
         state = next(self.states, None)
         if state is None:
             self.states = self.made.trajectory(self.model, self.start, self.noise)
@@ -277,14 +347,19 @@ class _Walk:
         return state
 
     def parts(self) -> dict[str, Callable[[], object]]:
-        """The whole step, the network under guidance, and the rest of a step on an output of the network."""
+        """The whole step, the network under guidance, and where all steps are alike the rest of a step."""
         t = torch.full((len(self.start),), self.made.times[0], device=self.start.device)
-        result = self.model(self.start, t).float()
-        return {"step": self, "forward": lambda: self.model(self.start, t), "sampler": _updates(self, result)}
+        model = self.model if self.plan.even else self._guided(self.step, self.plan.cfg)
+        result = model(self.start, t).float()
+        parts: dict[str, Callable[[], object]] = {"step": self, "forward": lambda: model(self.start, t)}
+        return parts | ({"sampler": _updates(self, result)} if self.plan.even else {})
 
     def whole(self) -> None:
         """Run a trajectory from end to end."""
-        self.last = self.made.sample(self.model, self.start, self.noise)
+        self.last = self.made.sample(self.begin(), self.start, self.noise)
+        if not self.plan.even:
+            full = self.made.steps * len(self.start) * (1 if self.plan.cfg == 1 else 2)
+            self.share = self.whole_images / full
 
 
 def conditions_of(takes: Signature, case: Case) -> tuple[Tensor, int | Tensor]:
@@ -324,7 +399,7 @@ def _decoder(case: Case, plan: Plan, start: Tensor) -> Callable[[], object]:
 
 def _decodes_by_config(case: Case, plan: Plan) -> bool:
     """True if latents are decoded by a decoder with random weights."""
-    return plan.decode and not plan.vae and find(case.model).signature.factor != 1
+    return plan.decode and not plan.vae and not find(case.model).signature.in_pixels
 
 
 def decoder_facts(case: Case, plan: Plan) -> dict[str, Any]:

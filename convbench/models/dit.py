@@ -68,7 +68,7 @@ class DiTBlock(nn.Module):
 class DiT(nn.Module):
     """Patches to tokens, ``depth`` blocks, tokens to pixels.
 
-    x: (B, in_channels, S, S) noisy latents of the side S = res / 8 that the position table was made for;
+    x: (B, in_channels, S, S) noisy latents of the side S = res / factor that the position table was made for;
     t: (B,) timesteps; y: (B,) class indices, ``num_classes`` for none. Returns (B, 2 * in_channels, S, S): the
     noise and the raw variance, or (B, in_channels, S, S) without ``learn_sigma``. Raises ValueError on another side.
     """
@@ -84,9 +84,10 @@ class DiT(nn.Module):
         in_channels: int = 4,
         num_classes: int = 1000,
         learn_sigma: bool = True,
+        factor: int = 8,
     ) -> None:
         super().__init__()
-        self.side, self.patch = res // 8, patch
+        self.side, self.patch, self.factor = res // factor, patch, factor
         self.grid = self.side // patch
         self.pos_embed = nn.Parameter(torch.empty(1, self.grid**2, width), requires_grad=False)
         self.fill_tables()
@@ -100,7 +101,7 @@ class DiT(nn.Module):
         self.pos_embed.data.copy_(position_table(self.pos_embed.shape[2], self.grid))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        require_side(x, self.side, type(self).__name__)
+        require_side(x, self.side, type(self).__name__, self.factor)
         c = self.t_embedder(t) + self.y_embedder(y)  # (B, C)
         x = self.x_embedder(x) + self.pos_embed  # (B, N, C)
         for block in self.blocks:

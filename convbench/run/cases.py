@@ -87,6 +87,8 @@ def planned(
             variant = catalogue.find(case.model)
             asked = Plan.of_text(case.sampling, variant)
             sampler_for(variant, asked.sampler, asked.steps)
+            if asked.cache:
+                asked.cache.require(variant, case.backend)
     if not away:
         survey.learn(auto.asked(cases))
     cases = auto.resolved(cases, results.rows, survey.unsupported)

@@ -9,6 +9,7 @@ from ..errors import UsageError
 from ..measure.engine import open_engine
 from ..sampling import decoding, images, sampler_names
 from ..sampling.images import Recipe
+from ..sampling.method_names import CacheChoice, interval_of_text, require_interval
 from ..sampling.sampler import Sampler
 from ..weights import locate
 
@@ -120,11 +121,15 @@ def sample_order(
     weights: str | None,
     vae: str | None,
     guide_all: bool = False,
+    cache: str | None = None,
+    cfg_interval: str | None = None,
 ) -> SampleOrder:
     """Check a request for images and locate its checkpoint, before any network is built. Arguments as in ``sample``.
 
     Args:
         guide_all: guide every channel, not only those that the papers guide.
+        cache: features to keep between steps, such as "deep:every=3".
+        cfg_interval: guidance only there, such as "0.2..0.8".
     """
     variant = catalogue.find(model)
     res = res or variant.res
@@ -139,6 +144,11 @@ def sample_order(
             f"{variant.family.name} was trained with a noise schedule that the samplers here do not support"
         )
     made = images.sampler_for(variant, sampler, steps)
+    kept, interval = (cache and CacheChoice.of_text(cache)) or None, cfg_interval and interval_of_text(cfg_interval)
+    if kept:
+        kept.require(variant, backend)
+    if interval:
+        require_interval(variant, cfg_scale)
     located = None if source == "random" else locate.locate(source, variant, res)
     recipe = Recipe(
         model=model,
@@ -152,7 +162,9 @@ def sample_order(
         labels=chosen,
         backend=backend,
         precision=precision,
-        decoded_by=None if variant.signature.factor == 1 else vae,
+        decoded_by=None if variant.signature.in_pixels else vae,
+        cache=kept,
+        cfg_interval=interval or None,
     )
     return SampleOrder(recipe, made, str(located.path) if located else None, device)
 

@@ -1,4 +1,4 @@
-"""Decoding of samples to pixels: the identity in pixel space, an autoencoder of diffusers for latents."""
+"""Decoding of samples to pixels: exact in pixel space, an autoencoder of diffusers for latents."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..catalogue import Signature
 from ..errors import UsageError, WeightsError
@@ -27,8 +28,8 @@ def create_decoder(takes: Signature, vae: str | None, device: str) -> Decoder:
 
     Raises UsageError where latents are to be decoded and nothing is given or known to decode them with.
     """
-    if takes.factor == 1:
-        return lambda x: x
+    if takes.in_pixels:  # folded, or with a factor of 1 as they are
+        return lambda x: F.pixel_shuffle(x, takes.factor)
     facts = decoder_of(takes)
     if facts.scale is None:
         raise UsageError(f"latents of {facts.name} are normalised by statistics that convbench does not have: {KEEP}")

@@ -1,4 +1,4 @@
-"""Heun's method of second order along two paths from noise to data: the noise levels of EDM and the time of JiT.
+"""Heun's method of second order along three paths from noise to data: of DDIM, the noise levels of EDM, time of JiT.
 
 From one point s_i of a grid to the next, with h = s_{i+1} - s_i and the slope f(x, s) of the path:
 
@@ -11,10 +11,12 @@ Source: Karras et al. 2022, arXiv:2206.00364, algorithm 1.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from ..errors import UsageError
+from .diffusion import Schedule, even_spacing
 from .sampler import Noise, Sampler, Update
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0
@@ -58,6 +60,37 @@ def flow(steps: int = 50, noise: float = 1.0) -> Sampler:
         return (data - x) / max(1 - t, LEAST_LEFT)
 
     return _heun("heun", "data", [step / steps for step in range(steps + 1)], slope, noise)
+
+
+def ddim(steps: int = 25) -> Sampler:
+    """Sampler of networks that predict the noise eps, over evenly spaced steps of the schedule of iddpm.
+
+    In x / sqrt(a) and sigma = sqrt(1 / a - 1), a being the cumulative product of the alphas, the path is
+    d(x / sqrt(a)) / dsigma = eps(x, t) (DDIM, arXiv:2010.02502, eq. 14).
+    """
+    if steps < 2:
+        raise UsageError(f"--steps {steps}: must be at least 2")
+    kept = even_spacing(steps)
+    products = [*reversed(Schedule.spaced(kept).alphas_cumprod.tolist()), 1.0]
+    times = [float(t) for t in reversed(kept)]
+    scales = [product**0.5 for product in products]
+
+    def slope(x: Tensor, eps: Tensor, sigma: float) -> Tensor:
+        return eps
+
+    scaled = _heun("heun-ddim", "noise", [(1 / product - 1) ** 0.5 for product in products], slope, 1.0)
+
+    def begin() -> Update:
+        inner = scaled.begin()
+
+        def update(evaluation: int, x: Tensor, output: Tensor, noise: Noise) -> Tensor:
+            before, after = scales[(evaluation + 1) // 2], scales[evaluation // 2 + 1]
+            return after * inner(evaluation, x / before, output, noise)
+
+        return update
+
+    inner_times = [t for t in times[1:] for _ in ("x'", "the corrected x")]
+    return replace(scaled, times=(times[0], *inner_times), begin=begin)
 
 
 def _heun(name: str, prediction: str, grid: Sequence[float], slope: Slope, start: float) -> Sampler:

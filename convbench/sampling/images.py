@@ -12,8 +12,10 @@ from ..errors import UsageError
 from ..schema import Step
 from . import sampler_names, samplers
 from .guidance import guided
+from .guidance_interval import within
+from .method_names import CacheChoice, Interval
 from .noise import PerImage, draw_classes
-from .sampler import Sampler
+from .sampler import Model, Sampler
 
 ProgressCallback = Callable[[int, int], None]
 """Called after each step with the number of finished images and of finished steps of the current batch."""
@@ -35,10 +37,15 @@ class Recipe:
     backend: str
     precision: str
     decoded_by: str | None  # decoder of latents; None for pixels or undecoded latents
+    cache: CacheChoice | None = None  # of features between steps
+    cfg_interval: Interval | None = None  # guidance only there
 
     def facts(self) -> dict[str, Any]:
-        """Convert to values for JSON."""
-        return {**asdict(self), "labels": None if self.labels is None else list(self.labels)}
+        """Convert to values for JSON; those of methods only where one is used."""
+        facts = {**asdict(self), "labels": None if self.labels is None else list(self.labels)}
+        facts |= {"cache": str(self.cache) if self.cache else None}
+        facts |= {"cfg_interval": list(self.cfg_interval) if self.cfg_interval else None}
+        return {key: value for key, value in facts.items() if value or key not in ("cache", "cfg_interval")}
 
     @property
     def variant(self) -> Variant:
@@ -73,6 +80,30 @@ def labels_of(recipe: Recipe, numbers: Sequence[int]) -> list[int]:
     return [recipe.labels[number % len(recipe.labels)] for number in numbers]
 
 
+def model_of(recipe: Recipe, step: Step, labels: Tensor) -> Model:
+    """Combine a network with its classes, guidance and the methods of a recipe, for one trajectory of a batch.
+
+    Args:
+        step: of an engine; one with a method ``begin`` keeps values between steps, from the start of a trajectory.
+        labels: (B,).
+    """
+    takes = recipe.variant.signature
+    begin = getattr(step, "begin", None)
+    step = begin() if begin else step
+    model = guided(
+        step,
+        labels,
+        takes.classes,
+        recipe.cfg_scale,
+        recipe.guided_channels or takes.guided_channels,
+        takes.guidance_interval,
+        takes.guidance_power,
+    )
+    if recipe.cfg_interval:
+        model = within(recipe.cfg_interval, takes, model, guided(step, labels, takes.classes))
+    return model
+
+
 def sample(
     recipe: Recipe, step: Step, made: Sampler, numbers: Sequence[int], batch: int, device: str, report: ProgressCallback
 ) -> Iterator[Batch]:
@@ -84,15 +115,7 @@ def sample(
         padded = wanted + wanted[:1] * (batch - len(wanted))
         noise = PerImage(recipe.seed, padded, (takes.channels, side, side), device)
         labels = labels_of(recipe, padded)
-        model = guided(
-            step,
-            torch.tensor(labels, device=device),
-            takes.classes,
-            recipe.cfg_scale,
-            recipe.guided_channels or takes.guided_channels,
-            takes.guidance_interval,
-            takes.guidance_power,
-        )
+        model = model_of(recipe, step, torch.tensor(labels, device=device))
         last = noise.start()
         with torch.inference_mode():
             for done, state in enumerate(made.trajectory(model, last, noise), start=1):

@@ -6,6 +6,7 @@ PREDICTS = {  # prediction that each sampler needs from the network
     "iddpm": "noise",
     "ddim": "noise",
     "dpm-solver++": "noise",
+    "heun-ddim": "noise",
     "euler": "velocity",
     "euler-maruyama": "velocity",
     "euler-shift": "reverse velocity",
@@ -20,7 +21,7 @@ DEFAULT = {  # the papers' samplers
     "denoised": "heun-edm",
 }
 DETERMINISTIC = DEFAULT | {"noise": "ddim", "velocity": "euler"}
-STEPS = {"dpm-solver++": 20, "euler-shift": 20, "heun": 50, "heun-edm": 32}
+STEPS = {"dpm-solver++": 20, "euler-shift": 20, "heun": 50, "heun-ddim": 25, "heun-edm": 32}
 """Published numbers of steps that differ from 250. A step of Heun's method has two evaluations, its last step one."""
 OTHER_SCHEDULES = ("adm", "dim", "ldm", "uvit")
 """Families with variants that were trained with a different noise schedule."""

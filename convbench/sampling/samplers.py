@@ -36,6 +36,8 @@ def create(
         return flow.euler_shift(steps)
     if name == "heun":
         return heun.flow(steps, noise)
+    if name == "heun-ddim":
+        return heun.ddim(steps)
     if name == "heun-edm":
         return heun.edm(steps)
     if name == "dpm-solver++":

@@ -2,7 +2,7 @@
 
 from .backend import Backend
 from .case import MODES, PRECISIONS, STATUSES, VERDICTS, Case, Second, Step
-from .rows import KINDS, CaseRow, KernelTiming, Measurement, ReplayStep, Row, SamplingMeasurement, TF32Cell
+from .rows import KINDS, CaseRow, KernelTiming, Measurement, QualityRow, ReplayStep, Row, SamplingMeasurement, TF32Cell
 
 __all__ = [
     "KINDS",
@@ -15,6 +15,7 @@ __all__ = [
     "CaseRow",
     "KernelTiming",
     "Measurement",
+    "QualityRow",
     "ReplayStep",
     "Row",
     "SamplingMeasurement",

@@ -147,6 +147,7 @@ class SamplingMeasurement(CaseRow):
     steps: int
     cfg_scale: float
     decode: bool
+    evaluations: int | None = None  # of the network for one image; those of Heun's method are two a step
 
     finished_images_per_s: float | None = None  # batch / seconds of a whole batch: all steps, and the decoder if any
     finished_images_per_s_low: float | None = None  # 95 % interval: the ends of its parts' intervals, added up
@@ -166,6 +167,65 @@ class SamplingMeasurement(CaseRow):
     def speed(self) -> float | None:
         """Finished images/s."""
         return self.finished_images_per_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityRow(Row):
+    """One way to sample: its images and their time, beside those of the full sampler with the same noise."""
+
+    kind = "quality"
+
+    model: str
+    res: int
+    batch: int
+    backend: str = "eager"
+    precision: str = "fp32"
+    device: str = "cpu"
+    threads: int | None = None
+    weights: str | None = None
+    weights_sha256: str | None = None  # of the checkpoint; of an artefact, that of its manifest
+    sampling: str  # the plan in its one spelling
+    role: str  # reference, fewer steps or method
+    evaluations: int  # of the network for one image
+    seed: int
+    images: int
+    planned: int  # images; fewer were sampled where it was dominated, or the budget ended
+    image_set: str  # whose classifier judged: digits or glyphs
+
+    images_per_s: float | None = None  # finished; batches of all ways interleaved
+    images_per_s_low: float | None = None  # 95 % interval
+    images_per_s_high: float | None = None
+    batch_s: list[Second] = field(default_factory=list)  # seconds of each batch
+    ratio: float | None = None  # speed over that of the reference, from pairs of batches
+    ratio_low: float | None = None  # 95 % interval
+    ratio_high: float | None = None
+
+    recognised: float | None = None  # share of the images that show the class asked for
+    recognised_low: float | None = None  # 95 % interval, as of all figures
+    recognised_high: float | None = None
+    frechet: float | None = None  # from real images; 0 is best
+    frechet_low: float | None = None
+    frechet_high: float | None = None
+
+    compared_with: str | None = None  # the plan of the reference
+    recognised_difference: float | None = None
+    recognised_difference_low: float | None = None
+    recognised_difference_high: float | None = None
+    frechet_ratio: float | None = None
+    frechet_ratio_low: float | None = None
+    frechet_ratio_high: float | None = None
+    shift: float | None = None  # of the mean features from the reference
+    drift: float | None = None  # of the features of each image from the reference
+    recognised_margin: float | None = None
+    frechet_margin: float | None = None
+    quality: str | None = None  # better, same, worse or inconclusive, within the margins
+    quality_reason: str = ""
+    plain: str | None = None  # of a method: the plan of fewer steps that takes as long
+    over_plain: str | None = None  # quality beside that: better, same, worse or inconclusive
+    plain_ratio: float | None = None  # speed over that of the plain plan
+    plain_ratio_low: float | None = None
+    plain_ratio_high: float | None = None
+    on_frontier: bool | None = None  # nothing else here is faster and of a smaller Fréchet distance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,6 +330,6 @@ class KernelTiming(Row):
 
 
 KINDS: dict[str, type[Row]] = {
-    row.kind: row for row in (Measurement, SamplingMeasurement, TF32Cell, ReplayStep, KernelTiming)
+    row.kind: row for row in (Measurement, SamplingMeasurement, QualityRow, TF32Cell, ReplayStep, KernelTiming)
 }
 """The class of each kind of stored row."""

@@ -79,24 +79,30 @@ def sampling_numbers(
     Args:
         blocks: seconds of each part: ``step``, the whole step; ``forward``, the network as called; ``sampler``, the
             update; ``backbone``, the network without guidance, if ``guided``; ``decoder`` of a batch, if ``decode``.
+            Without ``forward`` the parts are not known.
     """
-    step, forward, update = (median(blocks[name]) for name in ("step", "forward", "sampler"))
+    step = median(blocks["step"])
     fast, slow = median_interval(blocks["step"])
     decoder, decoder_fast, decoder_slow = 0.0, 0.0, 0.0
     if decode:
         decoder = median(blocks["decoder"])
         decoder_fast, decoder_slow = median_interval(blocks["decoder"])
-    backbone = median(blocks["backbone"]) if guided else forward
-    return {
+    whole = {
         "finished_images_per_s": batch / (steps * step + decoder),
         "finished_images_per_s_low": batch / (steps * slow + decoder_slow),
         "finished_images_per_s_high": batch / (steps * fast + decoder_fast),
+        "decoder_s": decoder / batch if decode else None,
+        "step_s": step,
+    }
+    if "forward" not in blocks:
+        return whole
+    forward, update = median(blocks["forward"]), median(blocks["sampler"])
+    backbone = median(blocks["backbone"]) if guided else forward
+    return whole | {
         "backbone_s": steps * backbone / batch,
         "guidance_s": steps * (forward - backbone) / batch if guided else None,
         "sampler_s": steps * update / batch,
-        "decoder_s": decoder / batch if decode else None,
         "unattributed_s": steps * (step - forward - update) / batch,
-        "step_s": step,
     }
 
 

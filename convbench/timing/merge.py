@@ -57,7 +57,7 @@ def _merged_throughput(merged: Measurement, rows: Sequence[Measurement]) -> dict
 def _merged_sampling(merged: SamplingMeasurement, rows: Sequence[SamplingMeasurement]) -> dict[str, Any]:
     blocks = {name: [sample for row in rows for sample in row.blocks[name]] for name in merged.blocks}
     guided = merged.guidance_s is not None
-    numbers = derived.sampling_numbers(merged.batch, merged.steps, merged.decode, guided, blocks)
+    numbers = derived.sampling_numbers(merged.batch, merged.evaluations or merged.steps, merged.decode, guided, blocks)
     speeds = [row.finished_images_per_s or 0.0 for row in rows]
     low, high = numbers["finished_images_per_s_low"] or 0.0, numbers["finished_images_per_s_high"] or 0.0
     wide = {"finished_images_per_s_low": min(low, *speeds), "finished_images_per_s_high": max(high, *speeds)}

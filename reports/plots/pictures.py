@@ -14,7 +14,7 @@ from ..baseline import BASELINE, beside_baseline, conditions, is_ranked
 from ..labels import model_name, short_labels
 from ..runs import Runs, frame
 from ..tables.rivals import rival_rows
-from . import fid, figures, implied_rates, macs_by_kind, ratio_bars, rivals, roofline, scaling
+from . import fid, figures, frontier, implied_rates, macs_by_kind, ratio_bars, rivals, roofline, scaling
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,6 +57,7 @@ def pictures(runs: Runs, baseline: str = BASELINE) -> Iterator[Picture]:
             name, title = f"fid-throughput-{words}", "FID over measured throughput"
             yield Picture(name, title, table, fid.fid_over_throughput, _shared(group))
     yield from _rivals(runs)
+    yield from frontiers(runs.qualities)
 
 
 def _rivals(runs: Runs) -> Iterator[Picture]:
@@ -154,6 +155,19 @@ def _several(rows: list[Row], key: str) -> bool:
     for row in rows:
         values.setdefault(row["model"], set()).add(row[key])
     return any(len(found) > 1 for found in values.values())
+
+
+def frontiers(rows: list[Row]) -> Iterator[Picture]:
+    """A picture of the ways to sample of each model, size, device and seed."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in ("model", "res", "device", "seed")), []).append(row)
+    for (model, res, device, seed), group in groups.items():
+        images = max(row["images"] for row in group)
+        subtitle = f"{model_name(model)}, {res} px, {device}, {images} images, seed {seed}"
+        name = f"frontier-{model}-{res}px-{device}-seed{seed}"
+        title = "Ways to sample: images/s and Fréchet distance"
+        yield Picture(re.sub(r"[^A-Za-z0-9-]+", "-", name), title, frame(group), frontier.frontier, subtitle)
 
 
 def draw(runs: Runs, folder: Path, baseline: str = BASELINE) -> list[Path]:

@@ -309,6 +309,51 @@ def test_a_plan_of_sampling_can_be_shown(capsys: pytest.CaptureFixture[str]) -> 
     assert not stopped.value.code and "steps=2,cfg=1,decode=no" in out
 
 
+# ---- uneven steps ----
+
+
+@pytest.mark.usefixtures("made_up")
+def test_uneven_steps_are_timed_as_whole_trajectories() -> None:
+    """Every second step keeps the inner part: the mean of a step is that of the trajectory, and its parts unknown."""
+    row = measured("steps=4,cfg=1.5,cache=deep:every=2", simulated(step=0.04, forward=0.011, whole=0.04))
+    assert (row["status"], row["verdict"], row["reason"]) == ("ok", "VALID", "")
+    assert row["finished_images_per_s"] == pytest.approx(2 / 0.04) and row["step_s"] == pytest.approx(0.01)
+    assert row["blocks"].keys() == {"step"} and row["evaluations"] == 4
+    assert row["backbone_s"] is row["guidance_s"] is row["sampler_s"] is row["unattributed_s"] is None
+    assert row["sampling"] == "steps=4,cfg=1.5,decode=no,sampler=iddpm,cache=deep:every=2"
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [("cache=deep:every=2", 0.5), ("cfg-interval=0.2..0.8", 0.75), ("cache=deep:every=2,cfg-interval=0..0.3", None)],
+)
+def test_the_floor_counts_what_passed_through_the_whole_network(
+    text: str, share: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps at 999, 666, 333 and 0: half of them run the inner part; or the first and the last run half the batch."""
+    shares: list[float] = []
+    check = sampling.timing.check_floor
+    counted = sampling.limit
+
+    def seen(step_s: float, floor_s: float) -> Any:
+        shares.append(floor_s)
+        return check(step_s, floor_s)
+
+    monkeypatch.setattr(sampling.timing, "check_floor", seen)
+    monkeypatch.setattr(sampling, "limit", lambda *args, **kwargs: replace(counted(*args, **kwargs), seconds=1.0))
+    measured(f"steps=4,cfg=1.5,{text}", simulated(step=8.0, forward=2.0, whole=8.0))
+    assert 0 < shares[0] < 1 and (share is None or shares[0] == pytest.approx(share))
+
+
+@pytest.mark.usefixtures("made_up")
+def test_heun_counts_both_evaluations_of_a_step() -> None:
+    clock = simulated(step=0.01, forward=0.008, sampler=0.001, backbone=0.004, whole=0.07)
+    row = measured("steps=4,cfg=1.5,sampler=heun-ddim", clock)
+    assert (row["steps"], row["evaluations"]) == (4, 7)
+    assert row["finished_images_per_s"] == pytest.approx(2 / 0.07) and row["verdict"] == "VALID"
+
+
 @pytest.mark.usefixtures("made_up")
 @pytest.mark.parametrize(("keeps", "code"), [("keeps_results", "FRESH"), ("skips_zeros", "ZERO")])
 def test_a_short_cut_of_the_network_is_found(keeps: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:

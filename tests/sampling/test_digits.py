@@ -25,8 +25,9 @@ from convbench import backends, models
 from convbench.catalogue import find, variants
 from convbench.measure import drift
 from convbench.reports.tables.text import render
-from convbench.sampling.digit_quality import compare_engines
+from convbench.sampling.classifier import classifier
 from convbench.sampling.images import Recipe, sampler_for
+from convbench.sampling.quality import compare_engines
 from convbench.schema import PRECISIONS
 from convbench.weights.read import read_state_dict
 
@@ -47,8 +48,8 @@ Row = dict[str, Any]
 
 
 def test_one_small_model_of_each_convolutional_family_ships() -> None:
-    assert [id for id, variant in variants().items() if variant.shipped] == DIGITS
-    files = sorted(WEIGHTS.glob("*.safetensors"))
+    assert [id for id in variants() if id.endswith("_digits")] == DIGITS
+    files = sorted(WEIGHTS.glob("*digits*.safetensors"))
     assert [file.stem for file in files] == sorted([*DIGITS, "digits_classifier"])
     assert sum(file.stat().st_size for file in files) < 6e6
     for id in DIGITS:
@@ -91,12 +92,22 @@ def script() -> ModuleType:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(EXAMPLES))  # as when it is run
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(EXAMPLES))
     return module
 
 
+def training() -> ModuleType:
+    """What the scripts share."""
+    script()
+    return sys.modules["training"]
+
+
 def test_the_script_writes_weights_that_load_and_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script(), "mean_loss", lambda *_: 0.5)  # takes longer than the rest and is tested below
+    monkeypatch.setattr(training(), "mean_loss", lambda *_: 0.5)  # takes longer than the rest and is tested below
     arguments = ["dic_digits", "--steps", "3", "--batch", "8", "--out", str(tmp_path)]
     done = CliRunner().invoke(script().main, arguments, catch_exceptions=False)
     assert done.exit_code == 0
@@ -114,20 +125,20 @@ def test_the_script_writes_weights_that_load_and_a_record(tmp_path: Path, monkey
 def test_the_recorded_loss_is_that_of_the_shipped_weights() -> None:
     record = json.loads((WEIGHTS / "dic_digits.json").read_text("utf-8"))
     model = models.create("dic_digits", weights="shipped", res=8)
-    found = script().mean_loss(model, *script().digits(), script().diffusion_loss)
+    found = training().mean_loss(model, *script().digits(), training().diffusion_loss)
     assert found == pytest.approx(record["loss_of_averaged_float16_weights"], rel=1e-4)
 
 
 @pytest.mark.parametrize("id", ["dic_digits", "fcdm_digits"])
 def test_training_is_reproducible_from_its_seed(id: str) -> None:
-    train: Callable[..., Any] = script().train
-    loss = script().flow_loss if id.startswith("fcdm") else script().diffusion_loss
+    train: Callable[..., Any] = training().train
+    loss = training().flow_loss if id.startswith("fcdm") else training().diffusion_loss
     images, classes = script().digits()
     ends = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         network = models.build(find(id), 8).train()
-        script().start_at_zero(network)
+        training().start_at_zero(network)
         assert network(images[:2], torch.zeros(2), classes[:2]).abs().max() == 0
         averaged, curve = train(network, images, classes, find(id), loss, 2, 8, 1e-3, seed)
         assert not averaged.training and len(curve) == 2
@@ -171,7 +182,7 @@ def walked(request: pytest.FixtureRequest) -> Walked:
     images: dict[drift.Engine, Tensor] = {}
     steps = list(drift.drift(recipe, engines, made, COUNT, weights="shipped", finished=images))
     known = {(row["backend"], row["precision"]): row for row in drift.summary(steps)}
-    figures = compare_engines(images, images[drift.REFERENCE], torch.arange(COUNT) % 10)
+    figures = compare_engines(classifier("digits"), images, images[drift.REFERENCE], torch.arange(COUNT) % 10)
     rows = {}
     for row in figures:
         engine = row["backend"], row["precision"]

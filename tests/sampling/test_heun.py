@@ -9,7 +9,7 @@ from torch import Tensor
 
 from convbench.catalogue import find
 from convbench.errors import UsageError
-from convbench.sampling import flow, heun, sampler_names, samplers
+from convbench.sampling import diffusion, flow, heun, sampler_names, samplers
 from convbench.sampling.guidance import guided
 from convbench.sampling.images import sampler_for
 from convbench.sampling.plan import Plan
@@ -212,3 +212,37 @@ def test_guidance_applies_within_its_interval() -> None:
 
     out = guided(step, y, 10, 2.0, 4, (0.1, 1))(torch.zeros(3, 4, 1, 1), torch.tensor([0.1, 0.5, 1.0]))
     assert out[:, :, 0, 0].tolist() == [[3.0] * 4, [-4.0] * 4, [3.0] * 4]
+
+
+# ---- the path of DDIM ----
+
+
+def noise_in(x: Tensor, t: Tensor) -> Tensor:
+    """E[noise | x] where x = sqrt(a) data + sqrt(1 - a) noise, with a of the step t."""
+    product = diffusion.Schedule.spaced().alphas_cumprod[t.long()][:, None, None, None]
+    variance = product * SPREAD**2 + 1 - product
+    return ((1 - product).sqrt() * (x.double() - product.sqrt()) / variance).float()
+
+
+def test_heun_on_the_path_of_ddim_ends_where_many_small_steps_end() -> None:
+    """At as many evaluations it is nearer than DDIM; both approach the same images."""
+    exact = end(samplers.create("ddim", 1000), noise_in)
+    far, near, ddim = (
+        (end(samplers.create(name, steps), noise_in) - exact).norm()
+        for name, steps in (("heun-ddim", 50), ("heun-ddim", 200), ("ddim", 399))
+    )
+    assert near < 0.6 * far and near < ddim
+
+
+def test_heun_on_the_path_of_ddim_by_hand() -> None:
+    """Two steps: from t = 999 to 0 with the mean of both slopes, then to the data with one evaluation."""
+    products = diffusion.Schedule.spaced().alphas_cumprod[[999, 0]].tolist()
+    sigmas = [math.sqrt(1 / product - 1) for product in products] + [0.0]
+    slopes = iter([0.5, 1.5, 2.0])
+    made = samplers.create("heun-ddim", 2)
+    assert made.times == (999.0, 0.0, 0.0) and made.steps == 3
+    found = end(made, lambda x, t: torch.full_like(x, next(slopes)))
+    expected = X.double() / math.sqrt(products[0]) + (sigmas[1] - sigmas[0]) * (0.5 + 1.5) / 2 - sigmas[1] * 2.0
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-4 * sigmas[0])
+    with pytest.raises(UsageError, match="--steps 1: must be at least 2"):
+        samplers.create("heun-ddim", 1)

@@ -1,7 +1,7 @@
-"""Quality of sampled digits in two figures: the share that a classifier recognises, and a Fréchet distance.
+"""Quality of sampled images in two figures: the share that a classifier recognises, and a Fréchet distance.
 
-The classifier was trained on real digits (examples/train_digits_classifier.py). Its weights are part of the package,
-with the mean and covariance of its features over the real digits, so no download or installation is needed.
+The classifier (classifier.py) was trained on real images of the same set. It is part of the package, with the mean and
+covariance of its features over the real images, so no download or installation is needed.
 """
 
 from __future__ import annotations
@@ -9,83 +9,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from ..timing.compare import quality_word
 from ..tolerances import FEATURE_SHIFT
+from .classifier import ImageClassifier
 
-WEIGHTS = Path(__file__).parents[1] / "weights" / "shipped" / "digits_classifier.safetensors"
-FEATURES = 32
 RESAMPLINGS = 400  # bootstrap samples
 Z = 1.96  # standard deviations of a 95 % interval
 
 
-class DigitClassifier(nn.Module):
-    """Classifier of digits of 8x8 pixels in [-1, 1] into ten classes. (B, 1, 8, 8) -> (B, 10)
-
-    Also holds the ``mean`` (32,) and ``covariance`` (32, 32) of its features over the real digits.
-    """
-
-    mean: Tensor
-    covariance: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
-        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
-        self.linear1 = nn.Linear(64 * 2 * 2, FEATURES)
-        self.linear2 = nn.Linear(FEATURES, 10)
-        self.register_buffer("mean", torch.zeros(FEATURES))
-        self.register_buffer("covariance", torch.eye(FEATURES))
-
-    def features(self, x: Tensor) -> Tensor:
-        """Compute the input of the last layer. (B, 1, 8, 8) -> (B, 32)"""
-        x = F.max_pool2d(F.gelu(self.conv1(x)), 2)
-        x = F.max_pool2d(F.gelu(self.conv2(x)), 2)
-        return self.linear1(x.flatten(1))
-
-    def whitened(self, features: Tensor) -> Tensor:
-        """Transform features so that those of the real digits have mean 0 and covariance 1. (B, 32) -> (B, 32)
-
-        Otherwise the roughly ten directions that separate the classes outweigh all others, which describe how a digit
-        is drawn.
-        """
-        values, vectors = torch.linalg.eigh(self.covariance.double())
-        return (features.double() - self.mean) @ (vectors / values.sqrt())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear2(F.gelu(self.features(x)))
-
-
-@cache
-def digit_classifier() -> DigitClassifier:
-    """Load the trained classifier in evaluation mode on the CPU."""
-    from safetensors.torch import load_file
-
-    classifier = DigitClassifier()
-    classifier.load_state_dict(load_file(WEIGHTS))
-    return classifier.eval().requires_grad_(False)
-
-
 @dataclass(frozen=True)
-class DigitQuality:
+class ImageQuality:
     """Quality figures of samples, each with its 95 % interval."""
 
     images: int
     recognised: float  # share whose class is the requested one
     recognised_low: float  # Wilson interval
     recognised_high: float
-    frechet: float  # between the whitened features of the samples and of the real digits; 0 is best
+    frechet: float  # between the whitened features of the samples and of the real images; 0 is best
     frechet_low: float  # bootstrap over the samples of each class
     frechet_high: float
 
-    def difference(self, other: DigitQuality) -> str | None:
+    def difference(self, other: ImageQuality) -> str | None:
         """Describe the figures whose intervals do not overlap those of another quality; None if all overlap."""
         found = []
         for name in ("recognised", "frechet"):
@@ -98,21 +47,28 @@ class DigitQuality:
 
 
 @torch.no_grad()
-def judge_digits(images: Tensor, classes: Tensor, seed: int = 0) -> DigitQuality:
-    """Compute the quality of sampled digits.
+def judge(by: ImageClassifier, images: Tensor, classes: Tensor, seed: int = 0) -> ImageQuality:
+    """Compute the quality of sampled images.
 
     Args:
-        images: (B, 1, 8, 8), clamped to [-1, 1], the range of real digits.
+        by: the classifier of their set.
+        images: (B, 1, S, S), clamped to [-1, 1], the range of real images.
         classes: requested classes, (B,).
         seed: of the bootstrap.
 
     Images that are not finite count as not recognised and make the distance infinite.
     """
-    images = images.detach().float().cpu()
-    right = (digit_classifier()(images.clamp(-1, 1)).argmax(1) == classes.cpu()) & _finite(images)
+    right = recognised(by, images, classes)
     low, high = share_interval(int(right.sum()), len(images))
-    distance = frechet_interval(_features(images), classes.cpu(), seed)
-    return DigitQuality(len(images), right.float().mean().item(), low, high, *distance)
+    distance = frechet_interval(whitened_features(by, images), classes.cpu(), seed)
+    return ImageQuality(len(images), right.float().mean().item(), low, high, *distance)
+
+
+@torch.no_grad()
+def recognised(by: ImageClassifier, images: Tensor, classes: Tensor) -> Tensor:
+    """Tell which images (B, 1, S, S) show the class (B,) that was asked for; none that is not finite. -> (B,) bool"""
+    images = images.detach().float().cpu()
+    return (by(images.clamp(-1, 1)).argmax(1) == classes.cpu()) & _finite(images)
 
 
 def _finite(images: Tensor) -> Tensor:
@@ -120,16 +76,15 @@ def _finite(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _features(images: Tensor) -> Tensor:
-    """Whitened features of images (B, 1, 8, 8) on the CPU, (B, F); not a number for an image that is not finite."""
+def whitened_features(by: ImageClassifier, images: Tensor) -> Tensor:
+    """Compute features of images (B, 1, S, S) on the CPU, (B, F); not a number for an image that is not finite."""
     images = images.detach().float().cpu()
-    classifier = digit_classifier()
     # Clamped after the test: an infinite pixel would become white.
-    return classifier.whitened(classifier.features(images.clamp(-1, 1)).where(_finite(images)[:, None], torch.nan))
+    return by.whitened(by.features(images.clamp(-1, 1)).where(_finite(images)[:, None], torch.nan))
 
 
 def compare_engines(
-    images: Mapping[tuple[str, str], Tensor], reference: Tensor, classes: Tensor
+    by: ImageClassifier, images: Mapping[tuple[str, str], Tensor], reference: Tensor, classes: Tensor
 ) -> list[dict[str, Any]]:
     """Compare engines by their images of the same noise: one row each; ``verdict`` is "ok" or, with a reason, "wrong".
 
@@ -137,20 +92,21 @@ def compare_engines(
     tolerances.FEATURE_SHIFT for its precision.
 
     Args:
-        images: by (backend, precision), (B, 1, 8, 8) each.
-        reference: images of eager PyTorch in fp32, (B, 1, 8, 8).
+        by: the classifier of their set.
+        images: by (backend, precision), (B, 1, S, S) each.
+        reference: images of eager PyTorch in fp32, (B, 1, S, S).
         classes: requested classes, (B,).
     """
-    expected = judge_digits(reference, classes)
+    expected = judge(by, reference, classes)
     rows = []
     for (backend, precision), own in images.items():
-        quality, shift, limit = judge_digits(own, classes), feature_shift(own, reference), FEATURE_SHIFT[precision]
+        quality, shift, limit = judge(by, own, classes), feature_shift(by, own, reference), FEATURE_SHIFT[precision]
         reasons = [
             quality.difference(expected),
             f"shift {shift:.1e}, at most {limit:.0e} allowed" if shift > limit else None,
         ]
         reason = "; ".join(filter(None, reasons))
-        ratio, low, high = frechet_ratio(_features(own), _features(reference), classes.cpu())
+        ratio, low, high = frechet_ratio(whitened_features(by, own), whitened_features(by, reference), classes.cpu())
         row = {"backend": backend, "precision": precision, **asdict(quality), "shift": shift, "shift_limit": limit}
         row |= {"frechet_ratio": ratio, "frechet_ratio_low": low, "frechet_ratio_high": high}
         row["frechet_difference"] = quality_word(low, high)
@@ -159,17 +115,16 @@ def compare_engines(
 
 
 @torch.no_grad()
-def feature_shift(images: Tensor, reference: Tensor) -> float:
-    """Compute the mean shift of the whitened features of images (B, 1, 8, 8) against a reference with the same noise.
+def feature_shift(by: ImageClassifier, images: Tensor, reference: Tensor) -> float:
+    """Compute the mean shift of the whitened features of images (B, 1, S, S) against a reference with the same noise.
 
     It is the root mean square over the features of the mean difference over the images; 1 is a standard deviation of
-    the real digits. Rounding errors differ from image to image and mostly cancel; the effect of a different formula
+    the real images. Rounding errors differ from image to image and mostly cancel; the effect of a different formula
     does not. Infinite if the images are not finite.
     """
-    classifier = digit_classifier()
-    ours, theirs = (classifier.whitened(classifier.features(x.float().cpu().clamp(-1, 1))) for x in (images, reference))
+    ours, theirs = (whitened_features(by, each) for each in (images, reference))
     shift = (ours - theirs).mean(0).square().mean().sqrt().item()
-    return shift if math.isfinite(shift) and bool(images.isfinite().all()) else math.inf
+    return shift if math.isfinite(shift) else math.inf
 
 
 def share_interval(hits: int, count: int) -> tuple[float, float]:

@@ -10,16 +10,17 @@ from scipy.linalg import sqrtm
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from convbench.sampling.digit_quality import (
-    WEIGHTS,
-    DigitQuality,
-    digit_classifier,
+from convbench.sampling.classifier import classifier, weights
+from convbench.sampling.quality import (
+    ImageQuality,
     frechet,
     frechet_interval,
     frechet_ratio,
-    judge_digits,
+    judge,
     share_interval,
 )
+
+DIGITS = classifier("digits")
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -88,11 +89,11 @@ def test_interval_of_a_share_is_the_wilson_interval() -> None:
 
 
 def test_figures_differ_if_their_intervals_do_not_overlap() -> None:
-    one = DigitQuality(100, 0.95, 0.90, 0.98, 2.0, 1.5, 2.5)
+    one = ImageQuality(100, 0.95, 0.90, 0.98, 2.0, 1.5, 2.5)
     assert one.difference(one) is None
-    assert one.difference(DigitQuality(100, 0.93, 0.86, 0.97, 2.6, 2.4, 3.0)) is None
-    assert one.difference(DigitQuality(100, 0.70, 0.60, 0.79, 2.0, 1.5, 2.5)) == "recognised 0.95 against 0.7"
-    assert DigitQuality(100, 0.95, 0.90, 0.98, 3.0, 2.6, 3.5).difference(one) == "frechet 3 against 2"
+    assert one.difference(ImageQuality(100, 0.93, 0.86, 0.97, 2.6, 2.4, 3.0)) is None
+    assert one.difference(ImageQuality(100, 0.70, 0.60, 0.79, 2.0, 1.5, 2.5)) == "recognised 0.95 against 0.7"
+    assert ImageQuality(100, 0.95, 0.90, 0.98, 3.0, 2.6, 3.5).difference(one) == "frechet 3 against 2"
 
 
 def test_a_ratio_of_distances_has_the_interval_of_the_same_resamples() -> None:
@@ -113,21 +114,21 @@ def test_a_ratio_of_distances_has_the_interval_of_the_same_resamples() -> None:
 
 
 def test_the_record_matches_the_shipped_classifier(real: tuple[Tensor, Tensor]) -> None:
-    record = json.loads(WEIGHTS.with_suffix(".json").read_text("utf-8"))
-    assert record["sha256"] == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+    record = json.loads(weights("digits").with_suffix(".json").read_text("utf-8"))
+    assert record["sha256"] == hashlib.sha256(weights("digits").read_bytes()).hexdigest()
     images, classes = real
     held_out = torch.arange(len(images)) % 5 == 4
-    right = (digit_classifier()(images).argmax(1) == classes).float()
+    right = (DIGITS(images).argmax(1) == classes).float()
     assert right[held_out].mean().item() == pytest.approx(record["held_out_accuracy"], abs=1e-6)
     assert right[held_out].mean().item() >= 0.98
 
 
 def test_real_digits_are_recognised_at_zero_distance(real: tuple[Tensor, Tensor]) -> None:
     images, classes = real
-    whole = judge_digits(images, classes)
+    whole = judge(DIGITS, images, classes)
     assert whole.recognised >= 0.99
     assert whole.frechet == pytest.approx(0, abs=1e-3)
-    part = judge_digits(images[::9], classes[::9])  # 200 digits, as many as are sampled
+    part = judge(DIGITS, images[::9], classes[::9])  # 200 digits, as many as are sampled
     assert part.images == 200
     assert part.recognised_low <= whole.recognised <= part.recognised_high
     assert 0 < part.frechet_low <= part.frechet <= part.frechet_high
@@ -135,14 +136,14 @@ def test_real_digits_are_recognised_at_zero_distance(real: tuple[Tensor, Tensor]
 
 def test_noise_wrong_classes_and_low_variety_are_detected(real: tuple[Tensor, Tensor]) -> None:
     images, classes = (v[::9] for v in real)
-    good = judge_digits(images, classes)
-    noise = judge_digits(drawn(3, 200, 1, 8, 8), classes)
+    good = judge(DIGITS, images, classes)
+    noise = judge(DIGITS, drawn(3, 200, 1, 8, 8), classes)
     assert noise.recognised_high < 0.3
     assert noise.frechet_low > 5 * good.frechet_high
-    shifted = judge_digits(images, (classes + 1) % 10)  # the same images with wrong requested classes
+    shifted = judge(DIGITS, images, (classes + 1) % 10)  # the same images with wrong requested classes
     assert shifted.recognised_high < 0.05
     assert shifted.frechet == good.frechet
-    only_ones = judge_digits(images[classes == 1], classes[classes == 1])  # all correct, but no variety
+    only_ones = judge(DIGITS, images[classes == 1], classes[classes == 1])  # all correct, but no variety
     assert only_ones.recognised_low > 0.7
     assert only_ones.frechet_low > 5 * good.frechet_high
 
@@ -151,6 +152,6 @@ def test_images_that_are_not_finite_are_not_recognised(real: tuple[Tensor, Tenso
     images, classes = real[0][:20].clone(), real[1][:20]
     images[3, 0, 4, 4] = math.nan
     images[7, 0, 0, 0] = math.inf
-    found = judge_digits(images, classes)
+    found = judge(DIGITS, images, classes)
     assert found.recognised <= 18 / 20
     assert found.frechet == math.inf

@@ -1,0 +1,351 @@
+"""``convbench pareto``: which way to sample gives the most images/s at the same quality.
+
+Every way samples the same images, batch by batch interleaved with the full sampler. Beside each method stands plain
+sampling with as many steps as fit into its time. What is slower and worse than another is stopped early.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cache, partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from .. import backends, catalogue, environment, store
+from ..errors import UsageError
+from ..export import folder
+from ..measure.quality import Race, Runner, SamplingWay, interleaved
+from ..sampling import classifier, quality, sampler_names, verdict
+from ..sampling.images import sampler_for
+from ..sampling.method_names import ISOTROPIC, U_SHAPED
+from ..sampling.plan import Plan
+from ..schema import Case, QualityRow, Second
+from ..timing.intervals import median_interval, ratio_interval
+from ..tolerances import QUALITY_MARGINS
+from ..weights import locate
+from . import survey
+
+Report = Callable[[str, str, float], None]
+"""Called with the batch, what is done, and the share of all batches that is done."""
+
+UNFINISHED = "the time was up before all images were sampled"
+LOOKS = (0.3, 0.6)  # shares of the images after which what is dominated is stopped
+CHEAPEST_STEP = 0.5  # of a whole step: about what a step costs whose inner part is kept
+
+
+@dataclass(frozen=True)
+class FrontierRequest:
+    """A request for a frontier."""
+
+    model: str
+    res: int | None = None
+    cfg: float = 1.5
+    weights: str | None = None
+    device: str = "cpu"
+    threads: int | None = None
+    seed: int = 0
+    images: int | None = None  # None: as many as the margins need
+    batch: int | None = None  # None: one of each class
+    sampling: tuple[str, ...] = ()  # plans in place of the table's
+    engines: tuple[tuple[str, str], ...] = ()  # backends and precisions that run the reference's plan too
+    artefacts: tuple[Path, ...] = ()  # the same of exported files
+    budget_s: Second | None = None
+
+
+@dataclass(frozen=True)
+class PlannedRace:
+    """A checked request: the ways to sample, the reference first."""
+
+    wanted: FrontierRequest
+    image_set: str
+    images: int
+    batch: int
+    ways: tuple[SamplingWay, ...]
+    expected_s: Second  # for all, with the plain ways that are added for each method
+
+    @property
+    def variant(self) -> catalogue.Variant:
+        return catalogue.find(self.wanted.model)
+
+    @property
+    def res(self) -> int:
+        return self.wanted.res or self.variant.res
+
+
+@cache
+def table() -> dict[str, Any]:
+    """Read what is tried."""
+    return tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+
+
+def planned(wanted: FrontierRequest) -> PlannedRace:
+    """Check a request and list its ways. Raises UsageError for what cannot be, before anything is sampled."""
+    variant = catalogue.find(wanted.model)
+    res = wanted.res or variant.res
+    variant.require_res(res)
+    image_set = classifier.set_of(variant, res)
+    if image_set is None:
+        known = ", ".join(each.id for each in catalogue.variants().values() if classifier.set_of(each, each.res))
+        raise UsageError(
+            f"no classifier judges the images of {variant.id} at {res} px: the models with one are {known}"
+        )
+    if wanted.weights is None and variant.shipped_weights is None:
+        raise UsageError(f"convbench ships no weights of {variant.id}: specify --weights with {locate.KINDS}")
+    kind = sampler_names.prediction(variant.signature)
+    if kind not in table():
+        raise UsageError(f"{variant.id} predicts {kind}: pareto knows what to try for {', '.join(table())} alone")
+    tried = table()[kind]
+    shape = variant.family.module
+    shaped = tried["u_shaped"] if shape in U_SHAPED else tried["isotropic"] if shape in ISOTROPIC else []
+    texts = wanted.sampling or (*tried["fewer_steps"], *tried["methods"], *shaped)
+    if wanted.cfg == 1 and not wanted.sampling:
+        texts = tuple(text for text in texts if "cfg-interval" not in text)
+    reference = SamplingWay(_plan(tried["reference"], wanted, variant), role="reference")
+    ways = [reference]
+    for text in texts:
+        plan = _plan(text, wanted, variant)
+        if plan.cache:
+            plan.cache.require(variant, "eager")
+        sampler_for(variant, plan.sampler, plan.steps)
+        ways.append(SamplingWay(plan, role="fewer steps" if plan.even else "method"))
+    for backend, precision in wanted.engines:
+        case = Case(wanted.model, res, 2, backend, precision, wanted.device, weights=wanted.weights)
+        if reason := backends.find(backend).unsupported(case):
+            raise UsageError(f"{backend}/{precision} cannot run {variant.id}: {reason}")
+        ways.append(replace(reference, backend=backend, precision=precision, role="method"))
+    for path in wanted.artefacts:
+        manifest = folder.read(path)
+        ways.append(SamplingWay(reference.plan, f"{manifest.to}:{path.name}", manifest.precision, path))
+    ways = list({way.name: way for way in reversed(ways)}.values())[::-1]
+    classes = variant.signature.classes
+    batch = wanted.batch or classes
+    images = wanted.images or verdict.planned_images(classes)
+    images = math.ceil(images / batch) * batch
+    found = PlannedRace(wanted, image_set, images, batch, tuple(ways), 0.0)
+    return replace(found, expected_s=_expected_s(found))
+
+
+def _plan(text: str, wanted: FrontierRequest, variant: catalogue.Variant) -> Plan:
+    keys = [part.partition("=")[0].strip() for part in text.split(",")]
+    prefix = "" if "cfg" in keys else f"cfg={wanted.cfg:g},"
+    default = "" if "steps" in keys or "sampler" in keys else f"{table_reference(variant)},"
+    return Plan.of_text(f"{default}{prefix}{text}", variant)
+
+
+def table_reference(variant: catalogue.Variant) -> str:
+    """The steps of the full sampler."""
+    return str(table()[sampler_names.prediction(variant.signature)]["reference"])
+
+
+def _expected_s(found: PlannedRace) -> Second:
+    """Seconds of a whole run, from the rates of this machine; methods count twice, with their plain counterparts."""
+    wanted = found.wanted
+    case = Case(wanted.model, found.res, 2 * found.batch, "eager", "fp32", wanted.device, threads=wanted.threads)
+    step_s = survey.need(case).step_s
+    total = 0.0
+    for way in found.ways:
+        steps = sampler_for(found.variant, way.plan.sampler, way.plan.steps).steps
+        share = CHEAPEST_STEP if way.plan.cache else 1.0
+        total += (2 if way.role == "method" else 1) * share * steps * step_s * found.images / found.batch
+    return total
+
+
+def measured(found: PlannedRace, results: store.Results, report: Report = lambda *_: None) -> Iterator[QualityRow]:
+    """Sample all ways and judge them; the rows in the order of the plan. Those that the file holds are not made again.
+
+    Ctrl-C and the end of a budget keep the batches that all ways have sampled; the next run of the command makes them
+    again. Raises UsageError for a way that cannot run.
+    """
+    wanted = found.wanted
+    if wanted.threads:
+        torch.set_num_threads(wanted.threads)
+    held = [results.find((_case_id(found, way), None)) for way in found.ways]
+    if all(row and row.reason != UNFINISHED for row in held):
+        rows = [row for row in results.rows if isinstance(row, QualityRow) and _is_of(row, found)]
+        yield from (row for row in rows if row.reason != UNFINISHED)
+        return
+    weights = wanted.weights or "shipped"
+    located = None if weights == "random" else locate.locate(weights, found.variant, found.res)
+    path = str(located.path) if located else None
+    sha256 = located.sha256() if located else None
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    with Race(wanted.model, found.res, path, wanted.device, wanted.seed, found.batch) as race:
+        runners, beside = _sampled(race, found, report)
+        rows = _rows(race, found, runners, beside, {"weights_sha256": sha256, "measured_at": began})
+    for row in rows:
+        known = results.find((row.case, None))
+        if not known or known.reason == UNFINISHED:
+            results.add(row)
+        yield row
+
+
+def _sampled(race: Race, found: PlannedRace, report: Report) -> tuple[list[Runner], dict[str, str]]:
+    """Sample the batches of all ways. Returns the runners, and for each method the name of its plain counterpart."""
+    runners = [race.opened(way) for way in found.ways]
+    count = found.images // found.batch
+    looks = {max(1, round(share * count)) for share in LOOKS} if count >= 4 else set()
+    ends = time.monotonic() + (found.wanted.budget_s or math.inf)
+    running, beside = list(runners), dict[str, str]()
+    for number in range(count):
+        started = time.monotonic()
+        try:
+            interleaved(race, running, number, partial(_tell, report, number, count))
+        except KeyboardInterrupt:
+            if number == 0:
+                raise
+            break
+        if number == 0:
+            plain, beside = _plain_counterparts(race, found, runners)
+            interleaved(race, plain, 0, partial(_tell, report, 0, count))
+            runners += plain
+            running += plain
+        if number + 1 in looks:
+            running = without_dominated(race, found, running)
+        if time.monotonic() + (time.monotonic() - started) > ends:
+            break
+    least = min(len(runner.batches) for runner in running)
+    for runner in runners:  # of the batch that was interrupted only some have images
+        del runner.batches[least:], runner.seconds[least:]
+        runner.stopped = runner.stopped or (UNFINISHED if least < count else "")
+    return runners, beside
+
+
+def _tell(report: Report, number: int, count: int, name: str, step: int) -> None:
+    report(f"batch {number + 1} of {count}", "sampling", number / count)
+
+
+def _plain_counterparts(
+    race: Race, found: PlannedRace, runners: Sequence[Runner]
+) -> tuple[list[Runner], dict[str, str]]:
+    """Plain sampling with as many steps of a method's sampler as fit into its time; at least 2."""
+    reference = runners[0]
+    step_s = reference.costs[0] / reference.made.steps
+    added: dict[str, Runner] = {}
+    beside = {}
+    for runner in runners:
+        if runner.way.role != "method":
+            continue
+        plan = runner.way.plan
+        evaluations = max(2, math.floor(runner.costs[0] / step_s))
+        steps = min(1000, (evaluations + 1) // 2 if plan.sampler.startswith("heun") else evaluations)
+        plain = SamplingWay(replace(plan, steps=max(2, steps), cache=None, cfg_interval=None), role="fewer steps")
+        if plain.name not in added and plain.name not in {each.way.name for each in runners}:
+            added[plain.name] = race.opened(plain)
+        beside[runner.way.name] = plain.name
+    return list(added.values()), beside
+
+
+def without_dominated(race: Race, found: PlannedRace, running: list[Runner]) -> list[Runner]:
+    """Leave out what is slower than another, beyond both intervals, and of worse quality than that."""
+    by = classifier.classifier(found.image_set)
+    classes = race.classes(len(running[0].pixels))
+    kept = running[:1]
+    for runner in running[1:]:
+        low = median_interval(runner.seconds)[0]
+        faster = [each for each in running if each is not runner and median_interval(each.seconds)[1] < low]
+        best = min(faster, key=lambda each: quality.judge(by, each.pixels, classes).frechet, default=None)
+        if best and verdict.compare(by, runner.pixels, best.pixels, classes).word == "worse":
+            runner.stopped = f"slower and worse than {best.way.name}"
+            continue
+        kept.append(runner)
+    return kept
+
+
+def _rows(
+    race: Race, found: PlannedRace, runners: Sequence[Runner], beside: dict[str, str], stamp: dict[str, Any]
+) -> list[QualityRow]:
+    by, reference = classifier.classifier(found.image_set), runners[0]
+    by_name = {runner.way.name: runner for runner in runners}
+    rows = []
+    for runner in runners:
+        pixels = runner.pixels
+        count, classes = len(pixels), race.classes(len(pixels))
+        judged = quality.judge(by, pixels, classes)
+        against = verdict.compare(by, pixels, reference.pixels[:count], classes)
+        fast, slow = median_interval(runner.seconds)
+        known: dict[str, Any] = asdict(judged)
+        if runner is not reference:
+            known |= _ratio("ratio", runner, reference)
+            known |= {key: value for key, value in asdict(against).items() if key not in ("word", "reason")}
+            known |= {"compared_with": str(reference.way.plan), "quality": against.word}
+            known |= {"quality_reason": against.reason}
+        if plain := by_name.get(beside.get(runner.way.name, "")):
+            both = min(count, len(plain.pixels))
+            over = verdict.compare(by, pixels[:both], plain.pixels[:both], race.classes(both))
+            known |= {"plain": str(plain.way.plan), "over_plain": over.word, **_ratio("plain_ratio", runner, plain)}
+        known |= {f"{name}_margin": margin for name, margin in QUALITY_MARGINS.items()}
+        rows.append(
+            QualityRow(
+                case=_case_id(found, runner.way),
+                reason=runner.stopped,
+                environment=environment.describe(),
+                model=race.model,
+                res=race.res,
+                batch=race.batch,
+                backend=runner.way.backend,
+                precision=runner.way.precision,
+                device=race.device,
+                threads=found.wanted.threads,
+                weights=found.wanted.weights,
+                sampling=str(runner.way.plan),
+                role=runner.way.role,
+                evaluations=runner.made.steps,
+                seed=race.seed,
+                planned=found.images,
+                image_set=found.image_set,
+                images_per_s=race.batch / median(runner.seconds),
+                images_per_s_low=race.batch / slow,
+                images_per_s_high=race.batch / fast,
+                batch_s=runner.seconds,
+                **{key: _number(value) for key, value in (stamp | known).items()},
+            )
+        )
+    return with_frontier(rows)
+
+
+def with_frontier(rows: Sequence[QualityRow]) -> list[QualityRow]:
+    """Mark the rows that no other beats in both images/s and Fréchet distance; those that were stopped are not."""
+
+    def beaten(row: QualityRow) -> bool:
+        return any(
+            (other.images_per_s or 0) > (row.images_per_s or 0)
+            and (math.inf if other.frechet is None else other.frechet)
+            <= (math.inf if row.frechet is None else row.frechet)
+            for other in rows
+            if other.images == other.planned
+        )
+
+    return [replace(row, on_frontier=row.images == row.planned and not beaten(row)) for row in rows]
+
+
+def _ratio(key: str, runner: Runner, other: Runner) -> dict[str, float]:
+    """Speed of a runner over that of another, from the batches that both made."""
+    both = min(len(runner.seconds), len(other.seconds))
+    ratio, low, high = ratio_interval(list(zip(other.seconds[:both], runner.seconds[:both], strict=True)))
+    return {key: ratio, f"{key}_low": low, f"{key}_high": high}
+
+
+def _number(value: Any) -> Any:
+    """The value, or None for a number that JSON cannot hold."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _case_id(found: PlannedRace, way: SamplingWay) -> str:
+    wanted = found.wanted
+    case = Case(
+        wanted.model, found.res, found.batch, way.backend, way.precision, wanted.device, wanted.threads, wanted.weights
+    )
+    return f"{case.id}/{way.plan}/seed={wanted.seed}/images={found.images}"
+
+
+def _is_of(row: QualityRow, found: PlannedRace) -> bool:
+    wanted = found.wanted
+    return (row.model, row.res, row.seed, row.planned) == (wanted.model, found.res, wanted.seed, found.images)

@@ -1,0 +1,54 @@
+"""The table of ways to sample that ``convbench pareto`` and ``convbench report`` print, and what it says in words."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+KEYS = (
+    *("model", "seed", "sampling", "backend", "precision", "role", "evaluations", "images", "images_per_s", "interval"),
+    *("ratio", "recognised", "frechet", "frechet_interval", "quality", "plain", "over_plain", "on_frontier"),
+)
+NOTE = (
+    "ratio: images/s over the full sampler's. recognised: share that a classifier of the real images takes for the "
+    "class asked for. Fréchet: distance of its features from those of the real images. quality: of the same noise, "
+    "against the full sampler; same if not worse by more than the margin. fewer steps in the same time: plain sampling "
+    "beside a method; over it: the quality against that, so what is not better there gains nothing over fewer steps."
+)
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """Explain the columns, and for each model and seed what its rows say."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["model"], row["seed"]), []).append(row)
+    several = len(groups) > 1
+    found = [
+        (f"{model}, seed {seed}: " if several else "") + text
+        for (model, seed), group in groups.items()
+        for text in findings(group)
+    ]
+    return [NOTE, *found]
+
+
+def findings(rows: Sequence[Row]) -> Iterator[str]:
+    """Sum up the rows of one model: the fastest of the same quality, with a method and without; what gains nothing."""
+    good = [row for row in rows if row["quality"] in ("same", "better")]
+    for what, role in (("method", "method"), ("plain fewer steps", "fewer steps")):
+        held = [row for row in good if row["role"] == role and row["ratio"]]
+        best = max(held, key=lambda row: row["images_per_s"], default=None)
+        if best:
+            yield (
+                f"fastest {what} of the same quality: {_name(best)}, {best['images_per_s']:.3g} images/s, "
+                f"{best['ratio']:.3g} ({best['ratio_low']:.3g} to {best['ratio_high']:.3g}) times the full sampler's"
+            )
+        else:
+            yield f"no {what} was shown to be of the same quality"
+    beaten = [row for row in rows if row["role"] == "method" and row["over_plain"] and row["over_plain"] != "better"]
+    if beaten:
+        yield f"not shown to be better than fewer steps in the same time: {'; '.join(map(_name, beaten))}"
+
+
+def _name(row: Row) -> str:
+    engine = f"{row['backend']}/{row['precision']}"
+    return str(row["sampling"]) + ("" if engine == "eager/fp32" else f" on {engine}")

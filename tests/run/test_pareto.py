@@ -1,0 +1,217 @@
+"""Frontiers of sampling: what is planned, the rows of a small run with digits, what is dominated, and the command."""
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convbench import cli, store
+from convbench.catalogue import find, variants
+from convbench.errors import UsageError
+from convbench.measure.estimate import Estimate
+from convbench.reports.runs import read_runs
+from convbench.run import pareto
+from convbench.run.pareto import FrontierRequest, planned, with_frontier
+from convbench.sampling.classifier import set_of
+from convbench.sampling.images import sampler_for
+from convbench.sampling.plan import Plan
+from convbench.schema import QualityRow
+
+REQUEST = FrontierRequest(
+    "dico_digits",
+    threads=1,
+    images=40,
+    batch=20,
+    sampling=("steps=4", "steps=5,cache=deep:every=2", "steps=5,cfg-interval=0.2..0.8"),
+)
+
+
+@pytest.fixture(autouse=True)
+def not_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose rates are known."""
+    monkeypatch.setattr(pareto.survey, "need", lambda case: Estimate(2**20, 0.01, 0, 0, 0, 0))
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full sampler of eight steps."""
+    table = {**pareto.table(), "noise": {**pareto.table()["noise"], "reference": "steps=8"}}
+    monkeypatch.setattr(pareto, "table", lambda: table)
+
+
+@pytest.mark.parametrize("id", [id for id, variant in variants().items() if set_of(variant, variant.res)])
+def test_everything_in_the_table_suits_the_models_that_can_be_judged(id: str) -> None:
+    found = planned(FrontierRequest(id, threads=1))
+    assert found.ways[0].role == "reference" and found.ways[0].plan.steps == 250
+    assert len({way.name for way in found.ways}) == len(found.ways) > 6
+    assert {way.role for way in found.ways} == {"reference", "fewer steps", "method"}
+    assert found.images % found.variant.signature.classes == 0 and found.expected_s > 0
+    for way in found.ways:
+        sampler_for(find(id), way.plan.sampler, way.plan.steps)
+
+
+@pytest.mark.usefixtures("short")
+def test_a_small_run_has_a_row_for_each_way_and_one_for_its_plain_counterpart() -> None:
+    found = planned(REQUEST)
+    rows = list(pareto.measured(found, store.Results(None)))
+    assert [row.role for row in rows[:4]] == ["reference", "fewer steps", "method", "method"]
+    assert all(row.role == "fewer steps" for row in rows[4:])
+    first = rows[0]
+    assert (first.quality, first.ratio, first.over_plain) == (None, None, None)
+    for row in rows:
+        assert row.images == row.planned == 40 and len(row.batch_s) == 2
+        assert row.images_per_s_low <= row.images_per_s <= row.images_per_s_high  # type: ignore[operator]
+        assert row.frechet_low <= row.frechet <= row.frechet_high  # type: ignore[operator]
+        json.dumps(row.to_json(), allow_nan=False)
+    for row in rows[1:]:
+        assert row.quality in ("better", "same", "worse", "inconclusive") and row.quality_reason
+        assert row.compared_with == first.sampling
+        assert row.ratio_low <= row.ratio <= row.ratio_high  # type: ignore[operator]
+    for row in rows[2:4]:
+        plain = Plan.of_text(row.plain or "", find("dico_digits"))
+        assert plain.even and plain.sampler == "iddpm" and row.plain in {each.sampling for each in rows}
+        assert row.over_plain in ("better", "same", "worse", "inconclusive") and row.plain_ratio
+    assert any(row.on_frontier for row in rows)
+
+
+@pytest.mark.usefixtures("short")
+def test_a_run_is_stored_read_by_reports_and_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.jsonl"
+    found = planned(replace(REQUEST, sampling=("steps=4",)))
+    rows = list(pareto.measured(found, store.Results(file)))
+    assert [row["sampling"] for row in read_runs([file]).qualities] == [row.sampling for row in rows]
+    monkeypatch.setattr(pareto, "Race", None)
+    assert list(pareto.measured(found, store.Results(file))) == rows
+
+
+@pytest.mark.usefixtures("short")
+def test_an_interrupted_run_keeps_what_all_have_sampled_and_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_batch = pareto.Race.run
+    calls: list[int] = []
+
+    def interrupted(race: Any, runner: Any, number: int, report: Any) -> None:
+        calls.append(number)
+        if len(calls) == 4:  # the second way of the second batch
+            raise KeyboardInterrupt
+        run_batch(race, runner, number, report)
+
+    monkeypatch.setattr(pareto.Race, "run", interrupted)
+    file = tmp_path / "a.jsonl"
+    found = planned(replace(REQUEST, sampling=("steps=4",)))
+    rows = list(pareto.measured(found, store.Results(file)))
+    assert [(row.images, row.planned, row.reason) for row in rows] == [(20, 40, pareto.UNFINISHED)] * 2
+    monkeypatch.setattr(pareto.Race, "run", run_batch)
+    again = list(pareto.measured(found, store.Results(file)))
+    assert [(row.images, row.reason) for row in again] == [(40, "")] * 2
+    assert list(pareto.measured(found, store.Results(file))) == again
+
+
+def quality_row(speed: float, frechet: float, images: int = 40) -> QualityRow:
+    facts: dict[str, Any] = {"case": f"{speed}", "model": "dico_digits", "res": 8, "batch": 20, "sampling": "steps=4"}
+    facts |= {"role": "method", "evaluations": 4, "seed": 0, "planned": 40, "image_set": "digits"}
+    return QualityRow(**facts, images=images, images_per_s=speed, frechet=frechet)
+
+
+def test_the_frontier_is_what_nothing_beats_in_both() -> None:
+    rows = [quality_row(1, 1), quality_row(2, 2), quality_row(1.5, 2.5), quality_row(9, 0.5, images=20)]
+    assert [row.on_frontier for row in with_frontier(rows)] == [True, True, False, False]
+
+
+class Fixed:
+    """A runner with made-up times and pixels."""
+
+    def __init__(self, seconds: float, pixels: Any) -> None:
+        self.stopped, self.way = "", type("Named", (), {"name": "another"})
+        self.seconds, self.pixels = [seconds, 1.01 * seconds, 0.99 * seconds], pixels
+
+
+def test_what_is_slower_and_worse_is_stopped() -> None:
+    import torch
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    kept = torch.cat([(torch.from_numpy(data.target) == digit).nonzero()[:20, 0] for digit in range(10)])
+    kept = kept.reshape(10, 20).T.flatten()  # classes take turns
+    good = torch.from_numpy(data.images).float()[kept][:, None] / 8 - 1
+    noise = torch.randn(good.shape, generator=torch.Generator().manual_seed(0))
+    found = planned(REQUEST)
+
+    class Classes:
+        def classes(self, count: int) -> torch.Tensor:
+            return torch.arange(count) % 10
+
+    reference, fast = Fixed(4, good), Fixed(1, good)
+    slow_bad, fast_bad, slow_good = Fixed(2, good + noise), Fixed(0.5, good + noise), Fixed(2, good)
+    running: Any = [reference, fast, slow_bad, fast_bad, slow_good]
+    kept_running = pareto.without_dominated(Classes(), found, running)  # type: ignore[arg-type]
+    assert kept_running == [reference, fast, fast_bad, slow_good]
+    assert slow_bad.stopped == "slower and worse than another" and not fast.stopped
+
+
+# ---- the command ----
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["pareto", "--threads", "1", "--device", "cpu", *args])
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), shown.out, shown.err
+
+    return run
+
+
+def test_a_dry_run_says_how_many_images_and_how_long(run: Callable[..., Any]) -> None:
+    code, out, err = run("--model", "dico_digits", "--dry-run", "--format", "json")
+    rows = json.loads(out)
+    assert code == 0 and rows[0]["role"] == "reference" and rows[0]["evaluations"] == 250
+    assert (
+        f"{len(rows)} ways to sample {rows[0]['images']} images each (margins: 3 points recognised and 10% Fréchet)"
+        in err
+    )
+    assert "about" in err
+
+
+@pytest.mark.usefixtures("short")
+def test_the_command_prints_stores_and_draws(run: Callable[..., Any], tmp_path: Path) -> None:
+    asked = ("--model", "dico_digits", "--images", "40", "--batch", "20", "--sampling", "steps=4", "--sampling")
+    code, out, _ = run(*asked, "steps=5,cache=deep:every=2", "--out", "a.jsonl", "--plot", "a.png")
+    assert code == 0
+    assert all(word in out for word in ("recognised", "Fréchet", "quality", "steps=5,cfg=1.5,decode=no,sampler=iddpm"))
+    assert "not shown to be better than fewer steps in the same time" in " ".join(out.split()) or "better" in out
+    width, height = struct.unpack(">II", (tmp_path / "a.png").read_bytes()[16:24])
+    assert width > 1000 and height > 600
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text("utf-8").splitlines()]
+    assert {row["kind"] for row in rows} == {"quality"} and len(rows) >= 3
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["--model", "dic_s"], "no classifier judges the images of dic_s at 256 px: the models with one are"),
+        (["--model", "dit_glyphs", "--sampling", "cache=deep"], "cache=deep does not suit dit_glyphs"),
+        (["--model", "dico_digits", "--sampling", "cache=depe"], "--sampling cache=depe: unknown cache 'depe'"),
+        (["--model", "dico_digits", "--sampling", "sampler=euler"], "predicts noise, euler needs velocity"),
+        (["--model", "dico_digits", "--engine", "eager/int9"], "--engine eager/int9: unknown precision 'int9'"),
+        (["--model", "dico_digits", "--cfg-scale", "1", "--sampling", "cfg-interval=0..0.5"], "cfg=1 is none"),
+        (["--model", "dico_digits", "--artefact", "."], "manifest.json"),
+    ],
+)
+def test_what_cannot_be_is_one_line(run: Callable[..., Any], args: list[str], reason: str) -> None:
+    code, out, err = run(*args)
+    assert (code, out, len(err.splitlines())) == (2, "", 1) and reason in err
+
+
+def test_another_batch_makes_whole_batches() -> None:
+    assert planned(replace(REQUEST, images=50)).images == 60
+    with pytest.raises(UsageError, match="predicts"):
+        planned(replace(REQUEST, sampling=("sampler=heun",)))
