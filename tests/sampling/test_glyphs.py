@@ -24,7 +24,7 @@ from convbench.weights.read import read_state_dict
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MODELS = [id for id in variants() if id.endswith("_glyphs")]
 LEAST = {"dic_glyphs": 0.8, "dico_glyphs": 0.8, "fcdm_glyphs": 0.8, "dit_glyphs": 0.1}
-"""Share recognised of images at a guidance of 3: about 95 %, but 22 % of DiT's, which is trained for too short a time."""
+"""Share recognised of images at a guidance of 3: about 95 %, but 22 % of those of DiT, which is trained too briefly."""
 FIRST = "6b2dd3796eb6694f3dd6d48f782a7549eaee28c56eacf3651d8f78cec11a53a7"  # SHA-256 of the first 62 images of seed 0
 
 
