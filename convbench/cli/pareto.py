@@ -22,7 +22,7 @@ PLAN_KEYS = ("sampling", "backend", "precision", "role", "evaluations")
     "pareto",
     short_help="the fastest ways to sample at the same quality",
     epilog="\b\nExamples:\n  convbench pareto --model dic_glyphs --plot frontier.png\n"
-    "  convbench pareto --model dit_glyphs --sampling sampler=ddim,steps=25 --sampling cache=first:threshold=0.2",
+    "  convbench pareto --model dit_glyphs --sampling cache=first:threshold=0.2 --out ways.jsonl",
 )
 @click.option("--model", required=True, metavar="ID", help="A model whose images a classifier here can judge.")
 @click.option("--res", type=int, metavar="PX", help="Side of the image in pixels [default: that of the weights].")

@@ -21,11 +21,11 @@ def notes(rows: Sequence[Row]) -> list[str]:
     """Explain the columns, and for each model and seed what its rows say."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["model"], row["seed"]), []).append(row)
+        groups.setdefault((row["model"], row["seed"], row["planned"]), []).append(row)
     several = len(groups) > 1
     found = [
         (f"{model}, seed {seed}: " if several else "") + text
-        for (model, seed), group in groups.items()
+        for (model, seed, _), group in groups.items()
         for text in findings(group)
     ]
     return [NOTE, *found]

@@ -370,8 +370,16 @@ def test_systems_that_are_only_printed_say_why_and_cannot_be_asked_for(convbench
 
 def test_models_of_one_family_know_their_source_and_size(convbench: Run) -> None:
     rows = json_rows(convbench("models --family dico --format json"))
-    assert [row["model"] for row in rows] == ["dico_s", "dico_b", "dico_l", "dico_xl", "dico_h", "dico_digits"]
-    assert [round(row["params"] / 1e6, 1) for row in rows] == [33.1, 130.0, 463.9, 701.2, 1037.4, 1.0]
+    assert [row["model"] for row in rows] == [
+        "dico_s",
+        "dico_b",
+        "dico_l",
+        "dico_xl",
+        "dico_h",
+        "dico_digits",
+        "dico_glyphs",
+    ]
+    assert [round(row["params"] / 1e6, 1) for row in rows] == [33.1, 130.0, 463.9, 701.2, 1037.4, 1.0, 1.0]
     for row in rows:
         assert {"name", "family", "source", "licence", "params", "macs", "runs"} <= set(row)
         assert (row["source"], row["runs"]) == ("shallowdream204/DiCo", "yes")
