@@ -29,7 +29,7 @@ pytest := OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses $(JOBS) --dist wo
 avx2    := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 numeric := tests/models tests/sampling tests/checks tests/test_precision.py
 # Large networks whose products those of the small ones and of the large convolutional ones stand for: run natively only.
-once    := dit_xl_2 or dig_xl_2 or dit_llama_xl_2 or adm_128
+once    := dit_xl_2 or dig_xl_2 or dit_llama_xl_2 or adm_128 or dic_h or dico_xl or pixart_xl or sit_xl or uvit_h
 
 .PHONY: help setup bench test test-slow test-all test-avx2 mutants lint wheel lock audit docs tables serving site gpu clean
 .DELETE_ON_ERROR:

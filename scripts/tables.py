@@ -31,6 +31,7 @@ from convbench.reports.plots.pictures import pictures  # noqa: E402
 from convbench.reports.runs import read_runs  # noqa: E402
 
 RESULTS = "results"
+FOLDERS = (".", "rivals", "glyphs")  # of results that pictures are drawn of
 PICTURES = "docs/pictures"
 TABLE = re.compile(r"(<!-- made by: (convbench [^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 LINK = re.compile(r"!\[[^\]]*\]\([./\w]*?pictures/([\w-]+)\.svg\)")
@@ -71,7 +72,7 @@ def drawn(names: set[str] | None = None) -> dict[str, tuple[str, str]]:
     """Title and SVG of each picture of the results, by name; all of them unless names are given."""
     return {
         each.name: (each.title, svg(each.figure()))
-        for each in pictures(read_runs([ROOT / RESULTS, ROOT / RESULTS / "rivals"]))
+        for each in pictures(read_runs([ROOT / RESULTS / folder for folder in FOLDERS]))
         if names is None or each.name in names
     }
 

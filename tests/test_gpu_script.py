@@ -139,7 +139,7 @@ def test_rows_that_failed_are_measured_again(script: dict[str, Any], tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
-@pytest.mark.parametrize("deaf", [False, True])
+@pytest.mark.parametrize("deaf", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_command_is_ended_at_its_bound(deaf: bool, script: dict[str, Any], tmp_path: Path) -> None:
     """Interrupted, it may say what it has; one that does not listen is killed."""
     ignore = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" if deaf else ""

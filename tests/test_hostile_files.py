@@ -400,6 +400,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {  # of the other kinds, as the commands w
         **{"step": "replayed", "knob": "replayed", "images_per_s": 5.0, "ratio": 1.0, "ratio_low": 0.9},
         **{"ratio_high": 1.1, "verdict": None, "reason": None, "batch": 4, "exists_here": None},
     },
+    "quality": {
+        **{"schema": 2, "kind": "quality", "case": "q/x", "model": "dic_glyphs", "res": 32, "batch": 4, "status": "ok"},
+        **{"sampling": "steps=10,cfg=3,decode=no,sampler=ddim", "role": "method", "evaluations": 10, "seed": 0},
+        **{"images": 8, "planned": 8, "image_set": "glyphs", "images_per_s": 5.0, "batch_s": [0.8, 0.8], "ratio": 2.0},
+        **{"recognised": 0.9, "frechet": 3.0, "recognised_difference": 0.0, "frechet_ratio": 1.0, "quality": "same"},
+    },
     "tf32": {
         **{"schema": 1, "case": "tf32/x", "model": "dico_xl", "res": 256, "batch": 4, "conv_tf32": "on"},
         **{"matmul_tf32": "off", "papers_default": True, "images_per_s": 5.0, "printed_ratio": None},

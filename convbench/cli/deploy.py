@@ -15,7 +15,7 @@ OF_KUBERNETES = ("image", "claim", "max_instances", "gpus")
     "deploy",
     short_help="write a model repository for Triton Inference Server, or Kubernetes manifests",
     epilog="\b\nExamples:\n  convbench deploy dico_s.onnx.d --to triton-server --out repository\n"
-    "  convbench deploy dico_s.onnx.d --to kubernetes --image registry.example/convbench:0.1 --out manifests",
+    "  convbench deploy dico_s.onnx.d --to kubernetes --image example/convbench:0.1 --out manifests",
 )
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--to", type=click.Choice(ENGINES), required=True, help="Where it is served.")

@@ -65,6 +65,7 @@ def test_a_damaged_cache_is_built_again(built: Built) -> None:
     assert len(built) == 2 and again.waited_s > 0 and folder.changed_files(again.path, again.manifest) == []
 
 
+@pytest.mark.slow
 def test_other_weights_and_another_precision_are_other_artefacts(built: Built) -> None:
     network = exported.network("dico")
     paths = {cache.prepared(network, CASE, "onnx", one_batch=False).path}

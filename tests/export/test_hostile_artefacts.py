@@ -552,6 +552,7 @@ def test_weights_beside_an_onnx_file_lie_beside_it(
     assert shown[0] == 1 and "onnx cannot open model.onnx" in last_line(shown)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "empty", "offset", "operator", "weights elsewhere", "no weights"])
 def test_an_openvino_file_that_its_runtime_refuses_is_one_line(
     damage: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]

@@ -370,6 +370,7 @@ def test_resampling_is_that_of_torch() -> None:
 # ---- compilers ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["fcdm"])
 def test_compile_takes_a_fused_model_as_one_graph(family: str) -> None:
     model = fuse(small(family, width=8, depths=(1, 1, 1, 1, 1)))

@@ -340,6 +340,7 @@ def test_an_output_that_changes_meanwhile_is_found(name: str, made_up: None) -> 
     assert "timed blocks ended without the right output" in result.reason
 
 
+@pytest.mark.slow
 def test_right_answers_known_beforehand_are_too_fast() -> None:
     """FLOOR, on this machine: the rates are measured, the clock is real. Looking up takes microseconds."""
     (result,) = forward.measure([case("faulty:knows_the_answers", model="dico_s")], QUICK)

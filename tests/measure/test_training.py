@@ -85,7 +85,7 @@ def test_checkpointing_computes_blocks_twice() -> None:
         assert calls == times * len(blocks)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["train", "train+ema+checkpointing"])
 def test_it_is_proved_and_timed(mode: str, precision: str) -> None:
     a, b = (replace(CASE, mode=mode, precision=precision, repeat=repeat) for repeat in (1, 2))

@@ -15,7 +15,8 @@ ROWS = [
 
 TEXT = """\
 images_per_s  4.0, shown as 4
-formula       batch / median of block_s, the mean seconds per step of each block
+formula       batch / median of block_s, the mean seconds per step of each block; of a world: processes * batch / \
+median of the slowest process's
 case          dic_xl/256px/b1/eager/fp32/cpu/1threads
 file          {file}
 verdict       VALID
