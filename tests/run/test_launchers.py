@@ -263,7 +263,8 @@ def test_local_jobs_outlive_their_driver_and_are_found_again(tmp_path: Path) -> 
         driver.wait()
         assert "interrupted" in said(out)
         assert not (tmp_path / "run.jsonl.fleet").exists()
-        assert [p for p in psutil.process_iter(["cmdline"]) if "light_node" in (p.info["cmdline"] or [])] == []
+        lines = [" ".join(each.info["cmdline"] or []) for each in psutil.process_iter(["cmdline"])]
+        assert [line for line in lines if "light_node" in line and str(tmp_path) in line] == []
         held = {row["case"] for row in read(out)}
         assert len(held) >= 2
         driver = drive(out, "local", 6, **variables)

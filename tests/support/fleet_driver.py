@@ -5,6 +5,7 @@ fleet_driver.py --line "convbench throughput …"      a command as a page shows
 """
 
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def run(out: Path, launcher: str, count: int, weights: str | None = None) -> Non
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
     launchers.create = light
     if sys.argv[1] == "--line":
         cli.main(shlex.split(sys.argv[2])[1:])
