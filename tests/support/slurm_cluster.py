@@ -67,8 +67,9 @@ class Cluster:
 
     def call(self, *command: str) -> str:
         """Output of one of Slurm's programs."""
-        done = subprocess.run(command, env=os.environ | self.variables, capture_output=True, text=True, check=True)
-        return done.stdout
+        own = {"SBATCH_OUTPUT": "/dev/null"}  # or a job leaves its output in the folder of the tests
+        environment = os.environ | own | self.variables
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
     def jobs(self) -> list[list[str]]:
         """Number, name, state and node of every job; asked at most twice a second, and again where nobody answers."""
