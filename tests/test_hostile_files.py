@@ -516,7 +516,7 @@ def test_a_cell_that_begins_like_a_formula_is_a_text(convbench: Callable[..., Sh
 
     formulas = {
         "model": "=cmd|'/C calc'!A0", "case": "+1+1", "backend": "@SUM(1)", "weights": "-2+3", "reason": " =1",
-        "compared_with": "＝1", "mode": "\t=1", "=HYPERLINK(1)": 5,
+        "compared_with": "＝1", "mode": "\x0b=1", "=HYPERLINK(1)": 5,
     }  # fmt: skip
     row = measured("dico_s", ratio=-1.5) | formulas
     path = write_lines(tmp_path / "run.jsonl", [row])
@@ -529,6 +529,36 @@ def test_a_cell_that_begins_like_a_formula_is_a_text(convbench: Callable[..., Sh
     assert found["'=HYPERLINK(1)"] == "5" and "=HYPERLINK(1)" not in found
     assert (found["ratio"], found["images_per_s"], found["res"]) == ("-1.5", "1.0", "256")  # numbers as they are
     assert found["status"] == "ok"
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("\t=1", "\r=1", "\n=1", "a;=1", "a; +1", "a;;-1", "a\t@1", "a\r\n=1", "a\n\n =1", ";=1", '";=1', 'a";=1;"'),
+        *('a;"=1"', 'a;""=1', 'a,b;=1;"', "=1;=2\t=3\n=4", "a;\u3000=1", "a;\t\uff1d1"),
+    ],
+)
+def test_no_cell_begins_like_a_formula_whatever_separates_them(separator: str, text: str) -> None:
+    """Spreadsheets in many languages separate by semicolons, and to them a quotation mark inside a cell is a letter."""
+    import csv
+    import io
+
+    from convbench.reports.tables.text import render
+
+    shown = render([{"model": "dico_s", "reason": text, "case": text, "ratio": -1.5}], (), "csv")
+    cells = [cell for line in csv.reader(io.StringIO(shown, newline=""), delimiter=separator) for cell in line]
+    for cell in cells:
+        assert not cell.strip(' "\t\u3000').startswith(("=", "+", "@", "\uff1d")), cells
+        assert not cell.strip(' "\t').startswith("-") or cell.startswith("-1.5")
+    assert "'" in shown
+
+
+def test_words_between_separators_stay_as_they_are() -> None:
+    from convbench.reports.tables.text import render
+
+    row = {"reason": "WIDE: interval of ±3 %; LIN: a = b; 5 - 3", "case": "dico_s/256px/b1", "command": "a -b\n--c=d"}
+    assert render([row], (), "csv").splitlines()[1:] == [f'{row["reason"]},{row["case"]},"a -b', "'--c=d\""]
 
 
 # ---- a page with a line break in a name ----

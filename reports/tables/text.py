@@ -13,7 +13,9 @@ from .latex import latex
 from .terminal import terminal
 
 Row = dict[str, Any]
-OBEYED = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")  # at the start of a cell, by programs that calculate
+# At the start of a cell, by programs that calculate; and behind what begins a cell for those that do not separate by
+# commas, as spreadsheets in many languages: quotation marks mean nothing to them inside a cell.
+OBEYED = re.compile(r"^(?=\s*[=+\-@＝＋－＠]|[\t\r\n])|(?<=[;\t\r\n])(?=[\s\"]*[=+\-@＝＋－＠])")
 
 
 def render(
@@ -62,5 +64,5 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _csv_cell(value: Any) -> Any:
-    """The value; a text that a spreadsheet would take for a formula with an apostrophe before it. Numbers stay."""
-    return f"'{value}" if isinstance(value, str) and OBEYED.match(value) else value
+    """The value; in a text, an apostrophe before all that a spreadsheet would take for a formula. Numbers stay."""
+    return OBEYED.sub("'", value) if isinstance(value, str) else value
