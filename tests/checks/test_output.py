@@ -126,13 +126,11 @@ def test_unseen_inputs_may_be_as_far_from_fp32_as_their_precision_allows(precisi
     """FRESH, by the worst image."""
     limit = LIMITS[precision]
     for images in (slice(None), slice(2, 3)):
-        step: Step = lambda x, t, y, moved=off(0.99 * limit, images): moved  # noqa: E731
-        assert check_fresh(step, SETS[0], REFERENCE, precision) is None
-        step = lambda x, t, y, moved=off(1.01 * limit, images): moved  # noqa: E731
-        found = check_fresh(step, SETS[0], REFERENCE, precision)
-        assert found == Finding(
-            "FRESH", f"relative error {1.01 * limit:.1e} on inputs not seen before, at most {limit:.0e} allowed"
-        )
+        right, wrong = off(0.99 * limit, images), off(1.01 * limit, images)
+        assert check_fresh(Outputs(right, right), SETS[0], REFERENCE, precision) is None
+        found = check_fresh(Outputs(wrong, wrong), SETS[0], REFERENCE, precision)
+        text = f"relative error {1.01 * limit:.1e} on inputs not seen before, at most {limit:.0e} allowed"
+        assert found == Finding("FRESH", text)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
