@@ -516,7 +516,7 @@ def test_a_cell_that_begins_like_a_formula_is_a_text(convbench: Callable[..., Sh
 
     formulas = {
         "model": "=cmd|'/C calc'!A0", "case": "+1+1", "backend": "@SUM(1)", "weights": "-2+3", "reason": " =1",
-        "compared_with": "＝1", "mode": "\x0b=1", "=HYPERLINK(1)": 5,
+        "compared_with": "＝1", "mode": "\u3000-1", "=HYPERLINK(1)": 5,
     }  # fmt: skip
     row = measured("dico_s", ratio=-1.5) | formulas
     path = write_lines(tmp_path / "run.jsonl", [row])

@@ -239,7 +239,10 @@ def test_no_answer_is_larger_than_its_use(what: str) -> None:
 
     with harmful(answers) as address, pytest.raises((UsageError, ConnectionError)) as caught:
         load.run(address, None, 1, None, 0.1, clients=1)
-    assert f"the answer has {sent[0]} bytes: at most" in str(caught.value)
+    if what == "a refusal":  # it may be as long as a result, and is not parsed
+        assert str(caught.value).startswith("m refuses a request of 1 images: b'{") and len(str(caught.value)) < 200
+    else:
+        assert f"the answer has {sent[0]} bytes: at most" in str(caught.value)
 
 
 @pytest.mark.parametrize(
