@@ -375,6 +375,22 @@ def test_a_page_and_pictures_of_every_wrong_type_are_one_line_or_there(
             assert convbench("verify-report", tmp_path / f"{number}.html")[0] in (0, 1)
 
 
+def test_no_text_of_a_row_is_drawn_as_a_formula(convbench: Callable[..., Shown], tmp_path: Path) -> None:
+    """Matplotlib takes what stands between two dollars for one, and ended in a traceback where it is none."""
+    formula = "$\\frac$"
+    rows = [
+        measured(model, speed, batch=batch, threads=threads)
+        | {"environment": {"cpu": formula, "gpus": [{"name": formula}]}, "backend": backend}
+        for model, speed in (("dit_xl_2", 10.0), (f"dico_s{formula}", 20.0))
+        for batch, threads, backend in ((1, 1, "eager"), (2, 1, "eager"), (1, 2, formula))
+    ]
+    path = write_lines(tmp_path / "run.jsonl", rows)
+    code, _, err = convbench("report", path, "--html", tmp_path / "page.html")
+    assert code == 0 and "Traceback" not in err
+    pictures = re.findall(r"<svg.*?</svg>", (tmp_path / "page.html").read_text("utf-8"), re.DOTALL)
+    assert len(pictures) >= 5 and sum(formula in picture for picture in pictures) >= 3
+
+
 EXAMPLES: dict[str, dict[str, Any]] = {  # of the other kinds, as the commands write them
     "kinds": {"model": "dico_s", "res": 256, "kind": "linear", "macs": 5, "share": 0.5},
     "modules": {"model": "dico_s", "res": 256, "module": "head", "macs": 5, "share": 0.5},
