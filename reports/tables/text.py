@@ -41,15 +41,21 @@ def render(
     cells = [[cell_text(row, key) for key in varying] for row in rows]
     above = shared_text(rows, shared)
     if form == "markdown":
-        return "\n".join(filter(None, [above and f"{above}\n", _markdown(varying, cells), *(f"\n{n}" for n in notes)]))
+        shown = [above and f"{_as_text(above)}\n", _markdown(varying, cells), *(f"\n{note}" for note in notes)]
+        return "\n".join(filter(None, shown))
     return terminal(varying, cells, above, notes, colours=form == "table", width=width)
 
 
 def _markdown(keys: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     head = [COLUMNS[key].header for key in keys]
     rule = ["---" if COLUMNS[key].left else "---:" for key in keys]
-    escaped = [[cell.replace("|", "\\|") for cell in line] for line in cells]
+    escaped = [list(map(_as_text, line)) for line in cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *escaped))
+
+
+def _as_text(text: str) -> str:
+    """Text for Markdown that ends no cell and is no HTML, which a page made of it would run."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 def _csv(rows: Sequence[Row]) -> str:
