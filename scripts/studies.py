@@ -10,8 +10,8 @@
     python scripts/studies.py cheats   every backend of tests/support/cheats.py, 20 times: how many are caught
     python scripts/studies.py history  histories of 1,000 commits without and with a step: docs/howto/keep-history.md
 
-`honest 50` makes 50 comparisons, `cheats 5` runs each backend five times. All but `simulate` measure this machine and
-take minutes. Run them alone: on a shared core they measure the neighbour.
+`honest 50` makes 50 comparisons; `cheats 5` runs each backend five times, `cheats 5 skips_zeros` that one alone. All but
+`simulate` measure this machine and take minutes. Run them alone: on a shared core they measure the neighbour.
 """
 
 import functools
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -167,12 +167,13 @@ def honest(runs: int) -> None:
     print("first rows with a reason:", dict(codes_seen))
 
 
-def cheated(runs: int) -> None:
+def cheated(runs: int, names: Sequence[str]) -> None:
     """Runs of each cheat on five models: how many were caught, by codes of its own and not by a neighbour's noise."""
     print("| cheat | caught | by |\n| --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         cheats.FOLDER[:] = [Path(folder)]
-        for name, own in cheats.CHEATS.items():
+        for name in names or cheats.CHEATS:
+            own = cheats.CHEATS[name]
             caught, seen = 0, Counter[str]()
             for run in range(runs):
                 family = FIVE[run % len(FIVE)]
@@ -206,7 +207,7 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["honest"]:
         honest(int(sys.argv[2]) if sys.argv[2:] else HONEST)
     elif sys.argv[1:2] == ["cheats"]:
-        cheated(int(sys.argv[2]) if sys.argv[2:] else CAUGHT)
+        cheated(int(sys.argv[2]) if sys.argv[2:] else CAUGHT, sys.argv[3:])
     elif sys.argv[1:] == ["simulate"]:
         print(simulated_runs.table(1000))
     elif sys.argv[1:] == ["history"]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 LIMITS: dict[str, dict[str, Any]] = {
-    "timing.clock": {"LATENCY_STEPS": 100, "LATENCY_S": 2.0},
+    "timing.clock": {"LATEST_STEPS": 5, "LATENCY_STEPS": 100, "LATENCY_S": 2.0},
     "timing.change_points": {"WINDOW": 30, "P_VALUE": 0.001, "FEWEST": 5},
     "timing.telemetry.summary": {"LEAST_ENERGY_S": 10.0, "PEAK_WINDOW_S": 0.5},
     "measure.world": {"LEAST_ROUNDS": 6},
