@@ -10,8 +10,8 @@
     python scripts/studies.py cheats   every backend of tests/support/cheats.py, 20 times: how many are caught
     python scripts/studies.py history  histories of 1,000 commits without and with a step: docs/howto/keep-history.md
 
-`honest 50` makes 50 comparisons; `cheats 5` runs each backend five times, `cheats 5 skips_zeros` that one alone. All but
-`simulate` measure this machine and take minutes. Run them alone: on a shared core they measure the neighbour.
+`honest 50` makes 50 comparisons; `cheats 5` runs each backend five times, `cheats 5 skips_zeros` that one alone. All
+but `simulate` measure this machine and take minutes. Run them alone: on a shared core they measure the neighbour.
 """
 
 import functools
