@@ -169,6 +169,24 @@ def test_half_a_surrogate_pair_is_refused_in_one_line(name: str, server: tuple[i
     assert status == 400 and answer["error"].isascii() and answer["error"].isprintable()
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"shape": [1, 4, 8, 8]', '"shape": [9], "shape": [1, 4, 8, 8]'),
+        ('{"inputs": ', '{"inputs": [], "inputs": '),
+        ('"name": "x"', '"name": "y", "n\\u0061me": "x"'),
+        ('{"inputs": ', '{"parameters": {"binary_data_output": true, "binary_data_output": false}, "inputs": '),
+    ],
+    ids=["a shape", "inputs", "an escaped name", "a parameter"],
+)
+def test_a_key_that_stands_twice_is_refused(old: str, new: str, server: tuple[int, str]) -> None:
+    """A gateway that looks at the first would let through what the server takes from the last."""
+    body = json.dumps(served.content(served.inputs(1, 8)))
+    assert served.request(server[1], "POST", INFER, body.encode())[0] == 200 and old in body
+    status, answer = served.request(server[1], "POST", INFER, body.replace(old, new, 1).encode())
+    assert (status, answer["error"]) == (400, "the body is not JSON: a key stands twice in an object")
+
+
 def test_half_a_surrogate_pair_as_id_comes_back(server: tuple[int, str]) -> None:
     request = {**served.content(served.inputs(1, 8)), "id": "\ud800\x1b[31m"}
     assert served.request(server[1], "POST", INFER, json.dumps(request).encode())[1]["id"] == request["id"]
