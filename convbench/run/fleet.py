@@ -136,7 +136,7 @@ class Fleet:
             jobs = f"{self.state.losses} job{'s' if self.state.losses > 1 else ''}"
             self.say(f"{jobs} lost and submitted again: {self.state.lost_s:.0f} s of work lost")
 
-    # RunState
+    # State
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
