@@ -194,8 +194,8 @@ def launcher() -> Decorator:
         return click.option(
             "--launcher",
             type=click.Choice(LAUNCHERS),
-            help="Measure each case as a job of its own: one a GPU or group of cores of this machine, on a Slurm "
-            "cluster, or on a Ray cluster. Needs --out; the same command finds the jobs of a run that was killed.",
+            help="Measure each case as a separate job: local runs one per GPU or group of cores of this machine; slurm "
+            "and ray use a cluster. Needs --out; the same command finds the jobs of a run that was killed.",
         )(command)
 
     return decorated

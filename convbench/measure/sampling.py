@@ -74,7 +74,7 @@ class _Ready:
 
     @property
     def blocks(self) -> dict[str, list[Second]]:
-        """Seconds of each part, as a row has them; those of the network alone say nothing of uneven steps."""
+        """Seconds of each part, as a row has them; those of the network are left out where steps are uneven."""
         lanes = self.lanes | ({"backbone": self.plain} if self.plain else {})
         known = {name: lane.block_s for name, lane in lanes.items() if lane.blocks} | {"step": self.step_s()}
         return {name: block_s for name, block_s in known.items() if self.plan.even or name != "forward"}

@@ -117,7 +117,7 @@ def conditions_of(takes: Signature, case: Case) -> tuple[Tensor, int | Tensor]:
 
 
 def _updates(trajectories: Trajectories, result: Tensor) -> Callable[[], object]:
-    """The update rule alone, step after step, always on the start of a trajectory."""
+    """Return a call of the update rule without the network: step after step, always on the start of a trajectory."""
     update, step = trajectories.made.begin(), 0
 
     def run() -> Tensor:

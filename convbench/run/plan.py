@@ -102,7 +102,7 @@ def _check(request: Request) -> None:
     if request.world < 1:
         raise UsageError(f"--world {request.world}: must be at least 1")
     if request.world > 1 and (request.sampling or request.compare_with or set(request.mode) != {"forward"}):
-        raise UsageError("--world times forward passes alone: omit --sampling, --compare-with and --mode")
+        raise UsageError("--world times only forward passes: omit --sampling, --compare-with and --mode")
     for kind in request.on or []:
         if not NODE_KIND.fullmatch(kind):
             raise UsageError(f"--on {kind}: a kind of node is letters, digits, dots, underscores and dashes")
