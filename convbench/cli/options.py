@@ -180,8 +180,8 @@ def device(**overrides: Any) -> Decorator:
     return click.option("--device", type=CommaList(known=lambda: DEVICES), metavar="D[,D…]", **settings)
 
 
-def launcher() -> Decorator:
-    """``--launcher`` and ``--on``, of every command that measures through the front door."""
+def launcher(job: str = "case") -> Decorator:
+    """``--launcher`` and ``--on``, of every command whose parts may be jobs; ``job`` says what one of them is."""
 
     def decorated(command: Any) -> Any:
         command = click.option(
@@ -194,7 +194,7 @@ def launcher() -> Decorator:
         return click.option(
             "--launcher",
             type=click.Choice(LAUNCHERS),
-            help="Measure each case as a job of its own: one a GPU or group of cores of this machine, on a Slurm "
+            help=f"Measure each {job} as a job of its own: one a GPU or group of cores of this machine, on a Slurm "
             "cluster, or on a Ray cluster. Needs --out; the same command finds the jobs of a run that was killed.",
         )(command)
 
