@@ -62,7 +62,7 @@ PLAN_KEYS = ("model", "seed", "on", "sampling", "backend", "precision", "role", 
 @click.option(
     "--seed",
     "seeds",
-    type=options.CommaList(int),
+    type=options.CommaList(int, most_whole=2**63 - 1),
     default="0",
     show_default=True,
     metavar="N[,N…]",
@@ -122,7 +122,7 @@ def command(
     from ..environment import cores, default_device
     from ..run import fleet, pareto
 
-    if not all(0 <= seed < 2**63 for seed in seeds):
+    if min(seeds) < 0:
         raise UsageError("--seed must be at least 0")
     if weights and len(set(model)) > 1:
         raise UsageError(f"--weights is a checkpoint of one model, but --model names {len(set(model))}")
@@ -134,6 +134,7 @@ def command(
         require_writable(plot)
         if plot.suffix not in (".svg", ".png"):
             raise UsageError(f"--plot {plot}: the name must end in .svg or .png")
+    kinds: list[str | None] = [*dict.fromkeys(on)] if on else [None]
     races = [
         pareto.planned(
             pareto.FrontierRequest(
@@ -154,7 +155,7 @@ def command(
             ),
             elsewhere,
         )
-        for each, seed, kind in itertools.product(dict.fromkeys(model), dict.fromkeys(seeds), on or [None])
+        for each, seed, kind in itertools.product(dict.fromkeys(model), dict.fromkeys(seeds), kinds)
     ]
     results = pareto.open_frontiers(out, launcher)
     if dry_run:

@@ -18,7 +18,7 @@ from convbench.run.cases import unmeasured
 from convbench.run.jobs import USED_UP, Limits, open_results
 from convbench.run.launchers.job import JobState, Order
 from convbench.schema import Case, CaseRow, KernelTiming, Measurement, QualityRow, Row
-from convbench.store import read
+from convbench.store import append, read
 
 Answer = Callable[[int, str], JobState | dict[str, Any] | None]
 """What a job does, by its attempt and node: a state, a result, or None while it runs."""
@@ -353,6 +353,29 @@ def test_a_submission_that_the_scheduler_refuses_leaves_nothing(tmp_path: Path) 
     with pytest.raises(UsageError, match="invalid partition"):
         run(tmp_path, launcher.script, launcher=launcher)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "place", "changed"),
+    [
+        ({"cores": 1, "gpus": [{"name": "b"}]}, {"launcher": "local"}, None),
+        ({"cores": 1, "gpus": [{"name": "b"}]}, {}, "cores: 1 and 8"),
+        ({"cores": 1, "gpus": [{"name": "c"}]}, {"launcher": "local"}, "gpus: "),
+        ({"cores": 1, "gpus": [{"name": "b"}], "torch": "1"}, {"launcher": "local"}, "torch: 1 and 2"),
+    ],
+)
+def test_a_job_saw_only_its_own_part_of_this_machine(
+    seen: dict[str, Any], place: dict[str, Any], changed: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of a launcher on this machine is resumed although its jobs had one core and one GPU each."""
+    here = {"cores": 8, "gpus": [{"name": "a"}, {"name": "b"}], "torch": "2"}
+    monkeypatch.setattr("convbench.run.survey.conditions", lambda: here)
+    append(tmp_path / "run.jsonl", Measurement.of(case(1), environment={"torch": "2"} | seen, place=place))
+    if changed is None:
+        assert len(open_results(tmp_path / "run.jsonl").rows) == 1
+    else:
+        with pytest.raises(UsageError, match=f"measured under different conditions \\({changed}"):
+            open_results(tmp_path / "run.jsonl")
 
 
 # Nodes against their peers

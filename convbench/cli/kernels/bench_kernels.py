@@ -94,9 +94,8 @@ def bench_kernels(
     if not launcher and not dry_run:
         require_gpu()
     kernels = selection.selected(names)
-    works = [
-        replace(work, on=kind) for kind in dict.fromkeys(on or [None]) for work in plan(kernels, precision, batch, res)
-    ]
+    kinds: list[str | None] = [*dict.fromkeys(on)] if on else [None]
+    works = [replace(work, on=kind) for kind in kinds for work in plan(kernels, precision, batch, res)]
     if not works:
         sides = sorted({shape.res for kernel in kernels for shape in kernel.shapes})
         raise UsageError(f"the kernels have no shapes for this --res; choose from {', '.join(map(str, sides))}")
