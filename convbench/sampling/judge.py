@@ -1,0 +1,83 @@
+"""What judges sampled images: an interface with two implementations.
+
+classifier.py        small grey images: a classifier that ships, with the statistics of its features over real images
+feature_network.py   any images: a feature network and the statistics of its features, both files of the user
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .frechet import FeatureSet, Statistics
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a judge sees in images, and the Fréchet distance of their features.
+
+    Features (N, F), not a number for an image that is not finite; groups (N,) of images that are resampled separately;
+    whether each image shows the class asked for, (N,) bool, or None where the judge does not tell.
+    """
+
+    real: Statistics
+    features: Tensor
+    groups: Tensor
+    recognised: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def first(self, count: int) -> Seen:
+        """Keep the first images."""
+        if count == len(self):
+            return self
+        known = None if self.recognised is None else self.recognised[:count]
+        return Seen(self.real, self.features[:count], self.groups[:count], known)
+
+    @cached_property
+    def distance(self) -> float:
+        """Fréchet distance from the real images; infinite if an image is not finite."""
+        return FeatureSet(self.real, self.features).distance
+
+    @cached_property
+    def resampled(self) -> Tensor:
+        """By how much the distance of each bootstrap sample differs from their mean, (R,)."""
+        return FeatureSet(self.real, self.features).resampled(self.groups)  # not kept: it is larger than the features
+
+    @property
+    def floor(self) -> float:
+        """What comparisons take off the distance: that of as many perfect images, or 0."""
+        return self.real.floor(len(self))
+
+
+def joined(parts: Sequence[Seen]) -> Seen:
+    """Join what one judge saw in several batches."""
+    known = [part.recognised for part in parts if part.recognised is not None]
+    features, groups = (torch.cat([getattr(part, name) for part in parts]) for name in ("features", "groups"))
+    return Seen(parts[0].real, features, groups, torch.cat(known) if known else None)
+
+
+class Judge(Protocol):
+    """What looks at images: its name, whose images it knows, and the SHA-256 of the files that it consists of."""
+
+    name: str
+    recognises: bool  # whether it tells if an image shows the class asked for
+
+    @property
+    def real(self) -> Statistics:
+        """Statistics of the features of the real images."""
+        ...
+
+    def look(self, images: Tensor, classes: Tensor) -> Seen:
+        """Look at images (B, 1 or 3, H, W) in about [-1, 1], asked for with the classes (B,)."""
+        ...
+
+    def origin(self) -> dict[str, str]:
+        """The SHA-256 of files of the user, by the key of a row."""
+        ...
