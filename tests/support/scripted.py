@@ -17,6 +17,9 @@ FEATURES = 16
 class Scores(nn.Module):
     """Features of bytes (B, 3, H, W) of any size, as they are. -> (B, features)"""
 
+    kernel: Tensor
+    matrix: Tensor
+
     def __init__(self, features: int = FEATURES) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
