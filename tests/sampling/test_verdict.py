@@ -91,9 +91,8 @@ def test_the_same_images_are_the_same_and_noise_is_worse() -> None:
     noisy = pixels + 1.5 * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
     assert compare(noisy, pixels, classes).word == "worse"
     assert compare(pixels, noisy, classes).word == "better"
-    assert compare(
-        DIGITS, noisy.where(torch.arange(300)[:, None, None, None] > 0, torch.nan), pixels, classes
-    ).word == ("worse")
+    one_lost = noisy.where(torch.arange(300)[:, None, None, None] > 0, torch.nan)
+    assert compare(one_lost, pixels, classes).word == "worse"
 
 
 def test_few_images_are_inconclusive() -> None:
