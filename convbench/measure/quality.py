@@ -22,7 +22,7 @@ from ..export import folder, runtimes
 from ..models import create
 from ..sampling import decoding, images
 from ..sampling.images import Recipe, sampler_for
-from ..sampling.judge import Judge, Seen, joined
+from ..sampling.judge import Judge, JudgedImages, joined
 from ..sampling.plan import Plan
 from ..sampling.sampler import Sampler
 from ..schema import Second, Step
@@ -58,14 +58,14 @@ class Runner:
     made: Sampler
     step: Step
     stopped: str = ""  # why it sampled fewer images than others
-    batches: list[Seen] = field(default_factory=list)  # what the judge saw in them
+    batches: list[JudgedImages] = field(default_factory=list)  # what the judge saw in them
     seconds: list[Second] = field(default_factory=list)
     costs: list[Second] = field(default_factory=list)  # CPU time, free of other processes; on a GPU the seconds
-    _joined: Seen | None = None
+    _joined: JudgedImages | None = None
 
     @property
-    def seen(self) -> Seen:
-        """What the judge saw in all images so far."""
+    def seen(self) -> JudgedImages:
+        """All images so far, as the judge saw them."""
         if self._joined is None or len(self._joined) != sum(map(len, self.batches)):
             self._joined = joined(self.batches)  # it keeps what it computes
         return self._joined

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..catalogue import Variant
 from .frechet import Statistics
-from .judge import Seen
+from .judge import JudgedImages
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "shipped"
 SETS = {  # what images a classifier is of: their side, its widths, features and classes
@@ -68,7 +68,7 @@ class ImageClassifier(nn.Module):
         return Statistics(torch.zeros(count, dtype=torch.float64), torch.eye(count, dtype=torch.float64))
 
     @torch.no_grad()
-    def look(self, images: Tensor, classes: Tensor) -> Seen:
+    def look(self, images: Tensor, classes: Tensor) -> JudgedImages:
         """Look at images (B, 1, S, S), clamped to [-1, 1], the range of the real ones; classes (B,).
 
         The number of images per class was chosen, not drawn, so each class is a group. An image that is not finite is
@@ -78,7 +78,7 @@ class ImageClassifier(nn.Module):
         finite = images.isfinite().flatten(1).all(1)
         pixels = images.clamp(-1, 1)  # after the test: an infinite pixel would become white
         features = self.whitened(self.features(pixels).where(finite[:, None], torch.nan))
-        return Seen(self.real, features, classes, (self(pixels).argmax(1) == classes) & finite)
+        return JudgedImages(self.real, features, classes, (self(pixels).argmax(1) == classes) & finite)
 
     def origin(self) -> dict[str, str]:
         """Nothing: it ships with convbench."""

@@ -20,7 +20,7 @@ from ..errors import UsageError, printable
 from ..files import opened
 from . import reference
 from .decoding import bytes_from_pixels
-from .judge import Seen
+from .judge import JudgedImages
 
 FORM = "expected TorchScript, such as inception-2015-12-05.pt"
 BY_NAME = "return_features"  # the argument for features in place of class scores, where the network has it
@@ -55,7 +55,7 @@ class FeatureNetwork:
                 f"{len(self.real.mean)}: they do not belong together"
             )
 
-    def look(self, images: Tensor, classes: Tensor) -> Seen:
+    def look(self, images: Tensor, classes: Tensor) -> JudgedImages:
         """Look at images (B, 1 or 3, H, W) in about [-1, 1].
 
         All images form one group: of a thousand classes each has one image or a few, too few to be resampled on their
@@ -65,7 +65,7 @@ class FeatureNetwork:
         finite = images.isfinite().flatten(1).all(1)
         found = torch.cat([self._features(part) for part in images.nan_to_num(0, 1, -1).split(BATCH)])
         features = found.where(finite[:, None], torch.nan)
-        return Seen(self.real, features, torch.zeros_like(classes.cpu()))
+        return JudgedImages(self.real, features, torch.zeros_like(classes.cpu()))
 
     def origin(self) -> dict[str, str]:
         """SHA-256 of the two files."""

@@ -105,7 +105,7 @@ class FeatureSet:
 
     @cached_property
     def influence(self) -> Tensor:
-        """By how much the distance grows with the weight of each image, (N,): the derivative at equal weights.
+        """Derivatives of the distance by the weight of each image, at equal weights, (N,).
 
         With N images of the weights p the derivatives of the mean and of the covariance towards image i are x_i and
         c x_i x_i^T - C, c = N / (N - 1). With the singular values s and left vectors U of X B / sqrt(N - 1):
@@ -126,7 +126,7 @@ class FeatureSet:
         return 2 * rows @ mean + lengths * count / (count - 1) - trace - count * spectral + values.sum()
 
     def resampled(self, groups: Tensor) -> Tensor:
-        """By how much the distance of each of RESAMPLINGS bootstrap samples differs from their mean, (RESAMPLINGS,).
+        """Return how much the distance of each bootstrap sample differs from their mean, (RESAMPLINGS,).
 
         With many images and features each decomposition takes seconds: then the linear part of the difference is
         returned, by the influence of the images.

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..timing.compare import quality_word
 from ..tolerances import FEATURE_SHIFT
 from .classifier import ImageClassifier
-from .judge import Judge, Seen
+from .judge import Judge, JudgedImages
 
 Z = 1.96  # standard deviations of a 95 % interval
 
@@ -56,7 +56,7 @@ def judge(by: Judge, images: Tensor, classes: Tensor) -> ImageQuality:
     return figures(by.look(images, classes))
 
 
-def figures(seen: Seen) -> ImageQuality:
+def figures(seen: JudgedImages) -> ImageQuality:
     """Compute the quality of images that a judge has seen."""
     share, low, high = None, None, None
     if seen.recognised is not None:
@@ -97,7 +97,7 @@ def compare_engines(
     return rows
 
 
-def feature_shift(ours: Seen, theirs: Seen) -> float:
+def feature_shift(ours: JudgedImages, theirs: JudgedImages) -> float:
     """Compute the mean shift of the features of images against those of a reference with the same noise.
 
     It is the root mean square over the features of the mean difference over the images; 1 is a standard deviation of
@@ -116,7 +116,7 @@ def share_interval(hits: int, count: int) -> tuple[float, float]:
     return (middle - half) / (1 + square), (middle + half) / (1 + square)
 
 
-def frechet_interval(seen: Seen) -> tuple[float, float, float]:
+def frechet_interval(seen: JudgedImages) -> tuple[float, float, float]:
     """Compute the Fréchet distance of images from the real ones, and its 95 % bootstrap interval.
 
     A resample contains duplicates and therefore lies further away than the sample itself; the mean excess is
@@ -128,7 +128,7 @@ def frechet_interval(seen: Seen) -> tuple[float, float, float]:
     return seen.distance, max(0.0, low), high
 
 
-def frechet_ratio(ours: Seen, theirs: Seen) -> tuple[float, float, float]:
+def frechet_ratio(ours: JudgedImages, theirs: JudgedImages) -> tuple[float, float, float]:
     """Compute the ratio of the distances of two sets of as many images, and its 95 % bootstrap interval.
 
     Row by row both belong to the same class and noise, so the same rows of both are drawn: the interval is that of the

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 
 from ..tolerances import QUALITY_MARGINS
 from . import quality
-from .judge import Judge, Seen
+from .judge import Judge, JudgedImages
 
 WORDS = ("better", "same", "worse", "inconclusive")
 POWER_Z = 0.84  # of a power of 80 %
-# Seen with the glyph models at a guidance of 3, for samplers with other noise: the share of images that only one of two
+# JudgedImages with the glyph models at a guidance of 3, for samplers with other noise: the share of images that only one of two
 # gets right, and the standard deviation of the ratio of their Fréchet distances times the root of the number of images.
 DISCORDANT, RATIO_SPREAD = 0.08, 0.7
 
@@ -48,7 +48,9 @@ class QualityComparison:
     reason: str  # which figure decided, and by how much
 
 
-def compare(ours: Seen, theirs: Seen, margins: Mapping[str, float] = QUALITY_MARGINS) -> QualityComparison:
+def compare(
+    ours: JudgedImages, theirs: JudgedImages, margins: Mapping[str, float] = QUALITY_MARGINS
+) -> QualityComparison:
     """Compare images with a reference of the same noise and classes, as one judge saw them."""
     words, figures = {}, {}
     shares: tuple[float | None, float | None, float | None] = (None, None, None)

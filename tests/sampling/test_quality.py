@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convbench.sampling.classifier import classifier, weights
 from convbench.sampling.frechet import Statistics
-from convbench.sampling.judge import Seen
+from convbench.sampling.judge import JudgedImages
 from convbench.sampling.quality import ImageQuality, frechet_interval, frechet_ratio, judge, share_interval
 
 DIGITS = classifier("digits")
@@ -21,10 +21,10 @@ def drawn(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def seen(features: Tensor, classes: Tensor) -> Seen:
+def seen(features: Tensor, classes: Tensor) -> JudgedImages:
     """Features beside a standard normal distribution."""
     count = features.shape[1]
-    return Seen(Statistics(torch.zeros(count).double(), torch.eye(count).double()), features, classes)
+    return JudgedImages(Statistics(torch.zeros(count).double(), torch.eye(count).double()), features, classes)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_a_ratio_of_distances_has_the_interval_of_the_same_resamples() -> None:
 def test_without_a_distance_to_compare_with_only_what_is_surely_larger_is_worse() -> None:
     """A floor above the reference's distance leaves nothing for a ratio."""
     real = Statistics(torch.zeros(2).double(), torch.eye(2).double(), biased=True, floors={40: 5.0})
-    near, further = (Seen(real, drawn(7, 40, 2) + shift, torch.zeros(40)) for shift in (0, 9))
+    near, further = (JudgedImages(real, drawn(7, 40, 2) + shift, torch.zeros(40)) for shift in (0, 9))
     assert near.distance < near.floor == 5
     assert frechet_ratio(further, near) == (math.inf, math.inf, math.inf)
     assert frechet_ratio(near, near) == (math.inf, 0.0, math.inf)
