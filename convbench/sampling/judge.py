@@ -64,7 +64,7 @@ def joined(parts: Sequence[JudgedImages]) -> JudgedImages:
 
 
 class Judge(Protocol):
-    """Interface of what looks at images: its name, whose images it knows, and the SHA-256 of the files that it consists of."""
+    """Interface of what looks at images: its name, and the SHA-256 of the files that it consists of."""
 
     name: str
     recognises: bool  # whether it tells if an image shows the class asked for
