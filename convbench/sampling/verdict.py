@@ -26,7 +26,7 @@ from .judge import Judge, JudgedImages
 
 WORDS = ("better", "same", "worse", "inconclusive")
 POWER_Z = 0.84  # of a power of 80 %
-# JudgedImages with the glyph models at a guidance of 3, for samplers with other noise: the share of images that only one of two
+# Seen with the glyph models at a guidance of 3, for samplers with other noise: the share of images that only one of two
 # gets right, and the standard deviation of the ratio of their Fréchet distances times the root of the number of images.
 DISCORDANT, RATIO_SPREAD = 0.08, 0.7
 
