@@ -1,7 +1,8 @@
 """``convbench pareto``: which way to sample gives the most images/s at the same quality.
 
 Every way samples the same images, batch by batch interleaved with the full sampler. Beside each method stands plain
-sampling with as many steps as fit into its time. What is slower and worse than another is stopped early.
+sampling with as many steps as fit into its time. What is slower and worse than another is stopped early. All ways of
+one model and seed run in one process, which is one job of a launcher: later ones depend on how long earlier ones took.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -27,14 +28,14 @@ from ..sampling import classifier, quality, sampler_names, verdict
 from ..sampling.images import sampler_for
 from ..sampling.method_names import ISOTROPIC, U_SHAPED
 from ..sampling.plan import Plan
-from ..schema import Case, QualityRow, Second
+from ..schema import Case, QualityRow, Row, Second
 from ..timing.intervals import median_interval, ratio_interval
 from ..tolerances import QUALITY_MARGINS
 from ..weights import locate
-from . import survey
-
-Report = Callable[[str, str, float], None]
-"""Called with the batch, what is done, and the share of all batches that is done."""
+from . import fleet, survey
+from .cases import staged
+from .jobs import Limits, Report, open_results
+from .launchers.job import Order
 
 UNFINISHED = "the time was up before all images were sampled"
 LOOKS = (0.3, 0.6)  # shares of the images after which what is dominated is stopped
@@ -58,6 +59,7 @@ class FrontierRequest:
     engines: tuple[tuple[str, str], ...] = ()  # backends and precisions that run the reference's plan too
     artefacts: tuple[Path, ...] = ()  # the same of exported files
     budget_s: Second | None = None
+    on: str | None = None  # kind of node of a cluster
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,6 @@ class PlannedRace:
     images: int
     batch: int
     ways: tuple[SamplingWay, ...]
-    expected_s: Second  # for all, with the plain ways that are added for each method
 
     @property
     def variant(self) -> catalogue.Variant:
@@ -79,6 +80,18 @@ class PlannedRace:
     def res(self) -> int:
         return self.wanted.res or self.variant.res
 
+    @property
+    def id(self) -> str:
+        """Names the race: the case of its reference."""
+        return self.case_of(self.ways[0])
+
+    def case_of(self, way: SamplingWay) -> str:
+        """Names the row of a way in a result file."""
+        wanted, engine = self.wanted, {"backend": way.backend, "precision": way.precision}
+        given = {"threads": wanted.threads, "weights": wanted.weights, "on": wanted.on}
+        case = Case(wanted.model, self.res, self.batch, device=wanted.device, **engine, **given)  # type: ignore[arg-type]
+        return f"{case.id}/{way.plan}/seed={wanted.seed}/images={self.images}"
+
 
 @cache
 def table() -> dict[str, Any]:
@@ -86,8 +99,12 @@ def table() -> dict[str, Any]:
     return tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 
 
-def planned(wanted: FrontierRequest) -> PlannedRace:
-    """Check a request and list its ways. Raises UsageError for what cannot be, before anything is sampled."""
+def planned(wanted: FrontierRequest, elsewhere: bool = False) -> PlannedRace:
+    """Check a request and list its ways. Raises UsageError for what cannot be, before anything is sampled.
+
+    Args:
+        elsewhere: it runs on another machine: engines that cannot run here may run there.
+    """
     variant = catalogue.find(wanted.model)
     res = wanted.res or variant.res
     variant.require_res(res)
@@ -118,7 +135,7 @@ def planned(wanted: FrontierRequest) -> PlannedRace:
         ways.append(SamplingWay(plan, role="fewer steps" if plan.even else "method"))
     for backend, precision in wanted.engines:
         case = Case(wanted.model, res, 2, backend, precision, wanted.device, weights=wanted.weights)
-        if reason := backends.find(backend).unsupported(case):
+        if reason := None if elsewhere else backends.find(backend).unsupported(case):
             raise UsageError(f"{backend}/{precision} cannot run {variant.id}: {reason}")
         ways.append(replace(reference, backend=backend, precision=precision, role="method"))
     for path in wanted.artefacts:
@@ -129,8 +146,7 @@ def planned(wanted: FrontierRequest) -> PlannedRace:
     batch = wanted.batch or classes
     images = wanted.images or verdict.planned_images(classes)
     images = math.ceil(images / batch) * batch
-    found = PlannedRace(wanted, image_set, images, batch, tuple(ways), 0.0)
-    return replace(found, expected_s=_expected_s(found))
+    return PlannedRace(wanted, image_set, images, batch, tuple(ways))
 
 
 def _plan(text: str, wanted: FrontierRequest, variant: catalogue.Variant) -> Plan:
@@ -141,8 +157,8 @@ def _plan(text: str, wanted: FrontierRequest, variant: catalogue.Variant) -> Pla
     return Plan.of_text(f"{default}{prefix}{text}", variant)
 
 
-def _expected_s(found: PlannedRace) -> Second:
-    """Seconds of a whole run, from the rates of this machine; methods count twice, with their plain counterparts."""
+def expected_s(found: PlannedRace) -> Second:
+    """Seconds of a whole race, from the rates of this machine; methods count twice, with their plain counterparts."""
     wanted = found.wanted
     case = Case(wanted.model, found.res, 2 * found.batch, "eager", "fp32", wanted.device, threads=wanted.threads)
     step_s = survey.need(case).step_s
@@ -154,21 +170,119 @@ def _expected_s(found: PlannedRace) -> Second:
     return total
 
 
-def measured(found: PlannedRace, results: store.Results, report: Report = lambda *_: None) -> Iterator[QualityRow]:
+def measured_all(
+    races: Sequence[PlannedRace], results: store.Results, report: Report = lambda *_: None
+) -> Iterator[QualityRow]:
+    """The rows of races one after the other, which share the budget; none after one that Ctrl-C or its end stopped."""
+    budget_s = races[0].wanted.budget_s
+    ends = time.monotonic() + (budget_s or math.inf)
+    for number, found in enumerate(races):
+        share_s = (ends - time.monotonic()) / (len(races) - number)
+        if share_s <= 0:
+            break
+        rows = measured(replace(found, wanted=replace(found.wanted, budget_s=share_s)), results, report)
+        reasons = []
+        for row in rows:
+            reasons.append(row.reason)
+            yield row
+        if budget_s is None and any(map(is_unfinished, reasons)):
+            break
+
+
+def launched(
+    races: Sequence[PlannedRace], results: store.Results, launcher: str, report: Report, say: fleet.Say
+) -> Iterator[QualityRow]:
+    """The rows of races, each a job of a launcher: those that the file holds, then the others as they come.
+
+    A race that could not run has no rows and is run again by the same command; ``say`` gets a line on it.
+    """
+    results.rows = [row for row in results.rows if not is_unfinished(row.reason)]
+    tasks = []
+    for found in races:
+        if all(results.find((found.case_of(way), None)) for way in found.ways):
+            yield from (row for row in results.rows if isinstance(row, QualityRow) and _is_of(row, found))
+        else:
+            tasks.append(_task(found, launcher))
+    for row in fleet.launched(launcher, tasks, results, Limits(), report, say):
+        assert isinstance(row, QualityRow)
+        yield row
+
+
+def _task(found: PlannedRace, launcher: str) -> fleet.Task:
+    """One race as a job, which ends in time by a budget of its own."""
+    wanted = found.wanted
+    limit_s = wanted.budget_s or Limits().timeout_s
+    if wanted.budget_s is None and (wanted.device == "cpu" or launcher == "local"):
+        limit_s = fleet.OF_ESTIMATE * expected_s(found) + fleet.START_S
+    files = [str(path.resolve()) for path in wanted.artefacts]
+    content = {
+        "frontier": asdict(replace(wanted, budget_s=limit_s)) | {"artefacts": files},
+        "stage": staged(wanted.weights, wanted.model, found.res),
+        "cores": wanted.threads or 0,
+    }
+    gpu = wanted.device == "cuda"
+    order = Order("", content, 0 if gpu else wanted.threads or 0, gpu, wanted.on, limit_s + fleet.START_S)
+    keys = tuple((found.case_of(way), None) for way in found.ways)
+
+    def further(row: Row) -> bool:
+        return isinstance(row, QualityRow) and _is_of(row, found)
+
+    return fleet.Task(keys, order, lambda status, reason: (), further, QualityRow)
+
+
+def request_of_order(asked: Mapping[str, Any]) -> FrontierRequest:
+    """The request in the order of a job, which was JSON."""
+    given = dict(asked)
+    given["engines"] = tuple((backend, precision) for backend, precision in asked["engines"])
+    return FrontierRequest(
+        **given | {"sampling": tuple(asked["sampling"]), "artefacts": tuple(map(Path, asked["artefacts"]))}
+    )
+
+
+def rows_of_order(asked: Mapping[str, Any], checkpoint: Path | None) -> list[QualityRow]:
+    """The rows of a race on its node, named as in the order though its weights were read from scratch.
+
+    Args:
+        checkpoint: the copy of the weights on this node; None for those that convbench ships.
+    """
+    return list(measured(planned(request_of_order(asked)), store.Results(None), checkpoint=checkpoint))
+
+
+def open_frontiers(out: Path | None, launcher: str | None) -> store.Results:
+    """The result file of a run, as ``open_results`` opens it."""
+    return open_results(out, anywhere=fleet.is_elsewhere(launcher))
+
+
+def race_of(row: QualityRow, races: Sequence[PlannedRace]) -> PlannedRace:
+    """The race that a row is of."""
+    return next(found for found in races if _is_of(row, found))
+
+
+def is_unfinished(reason: str) -> bool:
+    """True of a row with fewer images than planned, which the next run of the command makes again."""
+    return reason.startswith(UNFINISHED)
+
+
+def measured(
+    found: PlannedRace, results: store.Results, report: Report = lambda *_: None, checkpoint: Path | None = None
+) -> Iterator[QualityRow]:
     """Sample all ways and judge them; the rows in the order of the plan. Those that the file holds are not made again.
 
     Ctrl-C and the end of a budget keep the batches that all ways have sampled; the next run of the command makes them
     again. Raises UsageError for a way that cannot run.
+
+    Args:
+        checkpoint: a copy of the weights.
     """
     wanted = found.wanted
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
-    held = [results.find((_case_id(found, way), None)) for way in found.ways]
-    if all(row and row.reason != UNFINISHED for row in held):
+    held = [results.find((found.case_of(way), None)) for way in found.ways]
+    if all(row and not is_unfinished(row.reason) for row in held):
         rows = [row for row in results.rows if isinstance(row, QualityRow) and _is_of(row, found)]
-        yield from (row for row in rows if row.reason != UNFINISHED)
+        yield from (row for row in rows if not is_unfinished(row.reason))
         return
-    weights = wanted.weights or "shipped"
+    weights = str(checkpoint or wanted.weights or "shipped")
     located = None if weights == "random" else locate.locate(weights, found.variant, found.res)
     path = str(located.path) if located else None
     sha256 = located.sha256() if located else None
@@ -178,7 +292,7 @@ def measured(found: PlannedRace, results: store.Results, report: Report = lambda
         rows = _rows(race, found, runners, beside, {"weights_sha256": sha256, "measured_at": began})
     for row in rows:
         known = results.find((row.case, None))
-        if not known or known.reason == UNFINISHED:
+        if not known or is_unfinished(known.reason):
             results.add(row)
         yield row
 
@@ -280,7 +394,7 @@ def _rows(
         known |= {f"{name}_margin": margin for name, margin in QUALITY_MARGINS.items()}
         rows.append(
             QualityRow(
-                case=_case_id(found, runner.way),
+                case=found.case_of(runner.way),
                 reason=runner.stopped,
                 environment=environment.describe(),
                 model=race.model,
@@ -290,6 +404,7 @@ def _rows(
                 precision=runner.way.precision,
                 device=race.device,
                 threads=found.wanted.threads,
+                on=found.wanted.on,
                 weights=found.wanted.weights,
                 sampling=str(runner.way.plan),
                 role=runner.way.role,
@@ -334,14 +449,9 @@ def _number(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _case_id(found: PlannedRace, way: SamplingWay) -> str:
-    wanted = found.wanted
-    case = Case(
-        wanted.model, found.res, found.batch, way.backend, way.precision, wanted.device, wanted.threads, wanted.weights
-    )
-    return f"{case.id}/{way.plan}/seed={wanted.seed}/images={found.images}"
-
-
 def _is_of(row: QualityRow, found: PlannedRace) -> bool:
+    """True if a row is one of the race, the plain ways included that were added to it."""
     wanted = found.wanted
-    return (row.model, row.res, row.seed, row.planned) == (wanted.model, found.res, wanted.seed, found.images)
+    here = (wanted.model, found.res, found.batch, wanted.device, wanted.threads, wanted.weights, wanted.on, wanted.seed)
+    there = (row.model, row.res, row.batch, row.device, row.threads, row.weights, row.on, row.seed)
+    return here == there and row.planned == found.images

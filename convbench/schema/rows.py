@@ -24,6 +24,8 @@ class Row:
     reason: str = ""  # in words: why not ok, or the reason codes of the verdict
     environment: dict[str, Any] = field(default_factory=dict)
     measured_at: str = ""  # UTC
+    on: str | None = None  # the kind of node that was asked for
+    place: dict[str, Any] = field(default_factory=dict)  # of a job: launcher, job, host, node, cores, gpu
 
     def to_json(self) -> dict[str, Any]:
         """Every key with its value, ``kind`` first."""
@@ -56,8 +58,6 @@ class CaseRow(Row):
     repeat: int = 1
     mode: str = "forward"
     world: int = 1  # processes at once, each on a device of its own
-    on: str | None = None  # the kind of node that was asked for
-    place: dict[str, Any] = field(default_factory=dict)  # of a launched case: launcher, job, host, node, cores, gpu
 
     unranked: str | None = None  # why the row may be listed, never ranked, such as a reference path
     prepare_s: Second | None = None  # from the model to the end of the first step: compilation and the like

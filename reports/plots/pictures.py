@@ -158,11 +158,12 @@ def _several(rows: list[Row], key: str) -> bool:
 
 
 def frontiers(rows: list[Row]) -> Iterator[Picture]:
-    """A picture of the ways to sample of each model, size, device, number of images and seed."""
+    """A picture of the ways to sample of each model, size, device, kind of node, number of images and seed."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(tuple(row[key] for key in ("model", "res", "device", "planned", "seed")), []).append(row)
-    for (model, res, device, planned, seed), group in groups.items():
+        group_of = (*(row[key] for key in ("model", "res", "planned", "seed")), row.get("on") or row["device"])
+        groups.setdefault(group_of, []).append(row)
+    for (model, res, planned, seed, device), group in groups.items():
         images = max(row["images"] for row in group)
         subtitle = f"{model_name(model)}, {res} px, {device}, {images} images, seed {seed}"
         name = f"frontier-{model}-{res}px-{device}-{planned}images-seed{seed}"

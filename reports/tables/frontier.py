@@ -21,14 +21,15 @@ def notes(rows: Sequence[Row]) -> list[str]:
     """Explain the columns, and for each model and seed what its rows say."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["model"], row["seed"], row["planned"]), []).append(row)
+        groups.setdefault((row["model"], row["seed"], row["planned"], row.get("on")), []).append(row)
     several = len(groups) > 1
     found = [
-        (f"{model}, seed {seed}: " if several else "") + text
-        for (model, seed, _), group in groups.items()
+        (f"{model}, seed {seed}{f' on {on}' if on else ''}: " if several else "") + text
+        for (model, seed, _, on), group in groups.items()
         for text in findings(group)
     ]
-    return [NOTE, *found]
+    judged = [f"{row['verdict']}: {row['reason']}" for row in rows if row.get("verdict")]  # of nodes of a fleet
+    return [NOTE, *found, *dict.fromkeys(judged)]
 
 
 def findings(rows: Sequence[Row]) -> Iterator[str]:

@@ -49,7 +49,7 @@ def test_everything_in_the_table_suits_the_models_that_can_be_judged(id: str) ->
     assert found.ways[0].role == "reference" and found.ways[0].plan.steps == 250
     assert len({way.name for way in found.ways}) == len(found.ways) > 6
     assert {way.role for way in found.ways} == {"reference", "fewer steps", "method"}
-    assert found.images % found.variant.signature.classes == 0 and found.expected_s > 0
+    assert found.images % found.variant.signature.classes == 0 and pareto.expected_s(found) > 0
     for way in found.ways:
         sampler_for(find(id), way.plan.sampler, way.plan.steps)
 
@@ -181,6 +181,27 @@ def test_a_dry_run_says_how_many_images_and_how_long(run: Callable[..., Any]) ->
     assert "about" in err
 
 
+def test_models_and_seeds_are_axes(run: Callable[..., Any]) -> None:
+    asked = ("--model", "dico_digits", "--seed", "0,1", "--sampling", "steps=4", "--dry-run", "--format", "json")
+    code, out, err = run(*asked, "--launcher", "slurm", "--on", "a,b", "--out", "a.jsonl")
+    assert code == 0
+    assert [(row["seed"], row["on"]) for row in json.loads(out) if row["role"] == "reference"] == [
+        (0, "a"),
+        (0, "b"),
+        (1, "a"),
+        (1, "b"),
+    ]
+    assert "4 times 2 ways to sample" in err
+
+
+def test_races_in_one_process_share_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    budgets: list[float | None] = []
+    monkeypatch.setattr(pareto, "measured", lambda found, *_: iter(budgets.append(found.wanted.budget_s) or ()))
+    races = [planned(replace(REQUEST, seed=seed, budget_s=60.0)) for seed in range(3)]
+    assert list(pareto.measured_all(races, store.Results(None))) == []
+    assert [pytest.approx(wanted, rel=0.1) for wanted in (20, 30, 60)] == budgets
+
+
 @pytest.mark.usefixtures("short")
 def test_the_command_prints_stores_and_draws(run: Callable[..., Any], tmp_path: Path) -> None:
     asked = ("--model", "dico_digits", "--images", "40", "--batch", "20", "--sampling", "steps=4", "--sampling")
@@ -204,6 +225,8 @@ def test_the_command_prints_stores_and_draws(run: Callable[..., Any], tmp_path: 
         (["--model", "dico_digits", "--engine", "eager/int9"], "--engine eager/int9: unknown precision 'int9'"),
         (["--model", "dico_digits", "--cfg-scale", "1", "--sampling", "cfg-interval=0..0.5"], "cfg=1 is none"),
         (["--model", "dico_digits", "--artefact", "."], "manifest.json"),
+        (["--model", "dico_digits", "--seed", "0,-1"], "--seed must be at least 0"),
+        (["--model", "dico_digits,dit_glyphs", "--weights", "w.pt"], "a checkpoint of one model, but --model names 2"),
     ],
 )
 def test_what_cannot_be_is_one_line(run: Callable[..., Any], args: list[str], reason: str) -> None:
