@@ -4,11 +4,11 @@
     python scripts/patch_parallel.py                          DiC-S, DiCo-S and FCDM-S at 1024 px, two ranks
     python scripts/patch_parallel.py --model dico_s --res 256 --ranks 4 --json
 
-The errors are relative L2 errors of the output against one process, in fp64 and in fp32. Bytes and messages are those
-that the rank with most neighbours sends in one forward pass of one image in fp32; in half precision, half as many
-bytes. The speeds are MODELLED, not measured: T(n) = T(1) / n + messages x latency + bytes / bandwidth, with the links
-of catalogue/links.toml and T(1) = 2 MACs / (SHARE x the bf16 peak of the data sheet). They say where an exchange would
-cost more than it saves.
+The errors are relative L2 errors of the output: of the strips against one process in fp64; in fp32 of the strips and of
+one process against that, and of the strips against one process. Bytes and messages are those that the rank with most
+neighbours sends in one forward pass of one image in fp32; in half precision, half as many bytes. The speeds are
+MODELLED, not measured: T(n) = T(1) / n + messages x latency + bytes / bandwidth, with the links of catalogue/links.toml
+and T(1) = 2 MACs / (SHARE x the bf16 peak of the data sheet). They say where an exchange would cost more than it saves.
 """
 
 import argparse
@@ -49,12 +49,18 @@ def measured(models: list[str], res: int, ranks: int, out: Path) -> None:
         x, t, y = input_sets(Case(model, res, 1))[0]
         patches.require_splittable(variant, x.shape[2], ranks)
         row: dict[str, Any] = {"model": model, "res": res, "ranks": ranks}
-        for kind in (torch.float32, torch.float64):
+        oracle = torch.empty(0)
+        for kind in (torch.float64, torch.float32):
             network, x = create(model, res=res).to(kind), x.to(kind)
             with torch.inference_mode():
                 output, traffic = patches.forward(network, x, t, y, rank, ranks)
                 if rank == 0:
-                    row[f"error_{str(kind)[6:]}"] = worst_error(output, network(x, t, y))
+                    alone = network(x, t, y)
+                    row[f"error_{str(kind)[6:]}"] = worst_error(output, alone)
+                    if kind == torch.float64:
+                        oracle = alone
+                    else:
+                        row |= {"from_fp64": worst_error(output, oracle), "alone_from_fp64": worst_error(alone, oracle)}
             if kind == torch.float32:
                 sent = torch.tensor([getattr(traffic, key) for key in KEYS])
                 dist.all_reduce(sent, dist.ReduceOp.MAX)
@@ -108,12 +114,14 @@ def main() -> None:
     if asked.json:
         print(json.dumps(rows, indent=1))
         return
-    head = ["model", "px", "ranks", "error, fp64", "error, fp32", "halo MB", "messages", "reduced kB", "sums"]
+    errors = ["fp64", "fp32, from fp64", "one process, from fp64", "fp32"]
+    head = ["model", "px", "ranks", *errors, "halo MB", "messages", "reduced kB", "sums"]
     head += ["NVLink, modelled", "PCIe, modelled"]
     print(f"| {' | '.join(head)} |")
     print(f"| {' | '.join(['---', *['---:'] * (len(head) - 1)])} |")
     for row in rows:
-        cells = [row["model"], row["res"], row["ranks"], f"{row['error_float64']:.1e}", f"{row['error_float32']:.1e}"]
+        cells = [row["model"], row["res"], row["ranks"]]
+        cells += [f"{row[key]:.1e}" for key in ("error_float64", "from_fp64", "alone_from_fp64", "error_float32")]
         cells += [
             f"{row['halo_bytes'] / 1e6:.2f}",
             row["halo_messages"],

@@ -17,7 +17,9 @@ LIMITS: dict[str, dict[str, Any]] = {
     "export.verify": {"BATCHES": (2, 3, 8), "TRAJECTORY_STEPS": 10, "MOST_NUMBERS_A_BYTE": 4, "LEAST_NUMBERS": 2**24},
     "export.trajectories": {"CLIP": 4.0, "CLIP_PIXELS": 1.0, "CLIP_RANDOM": 1.0},
     "tolerances": {"FID_GAP": 0.013, "QUALITY_MARGINS": {"recognised": 0.03, "frechet": 0.10}},
-    "sampling.quality": {"Z": 1.96, "RESAMPLINGS": 400},
+    "sampling.quality": {"Z": 1.96},
+    "sampling.frechet": {"RESAMPLINGS": 400, "EXACT_SIDE": 256, "DRAWN": 4096},
+    "sampling.reference": {"MOST_FEATURES": 8192, "MOST_HEADER": 4096, "LARGEST": 1e15, "ROUNDING": 1e-5},
     "sampling.verdict": {"POWER_Z": 0.84},
     "kernels.accuracy": {"TIMES_EAGER": {"fp32": 1.5, "fp16": 1.0, "bf16": 1.0}},
     "files": {

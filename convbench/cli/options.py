@@ -26,9 +26,10 @@ class CommaList(click.ParamType):  # type: ignore[type-arg] # generic in the new
 
     name = "list"
 
-    def __init__(self, type: type = str, known: Callable[[], Sequence[str]] = tuple) -> None:
-        self.type = type
-        self.known = known
+    def __init__(
+        self, type: type = str, known: Callable[[], Sequence[str]] = tuple, most_whole: int = MOST_WHOLE
+    ) -> None:
+        self.type, self.known, self.most_whole = type, known, most_whole
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[Any]:
         if isinstance(value, list):
@@ -46,8 +47,8 @@ class CommaList(click.ParamType):  # type: ignore[type-arg] # generic in the new
 
     def bounded(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The value, unless it is a number beyond all reason."""
-        if isinstance(value, int) and abs(value) > MOST_WHOLE:
-            self.fail(f"a number beyond {MOST_WHOLE}", param, ctx)
+        if isinstance(value, int) and abs(value) > self.most_whole:
+            self.fail(f"a number beyond {self.most_whole}", param, ctx)
         return value
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -180,8 +181,8 @@ def device(**overrides: Any) -> Decorator:
     return click.option("--device", type=CommaList(known=lambda: DEVICES), metavar="D[,D…]", **settings)
 
 
-def launcher() -> Decorator:
-    """``--launcher`` and ``--on``, of every command that measures through the front door."""
+def launcher(job: str = "case") -> Decorator:
+    """``--launcher`` and ``--on``, of every command whose parts may be jobs; ``job`` says what one of them is."""
 
     def decorated(command: Any) -> Any:
         command = click.option(
@@ -194,8 +195,8 @@ def launcher() -> Decorator:
         return click.option(
             "--launcher",
             type=click.Choice(LAUNCHERS),
-            help="Measure each case as a job of its own: one a GPU or group of cores of this machine, on a Slurm "
-            "cluster, or on a Ray cluster. Needs --out; the same command finds the jobs of a run that was killed.",
+            help=f"Measure each {job} as a separate job: local runs one per GPU or group of cores of this machine; "
+            "slurm and ray use a cluster. Needs --out; the same command finds the jobs of a run that was killed.",
         )(command)
 
     return decorated

@@ -197,8 +197,6 @@ def command(
         on=on,
         world=world,
     )
-    if on and not launcher:
-        raise click.UsageError("--on needs --launcher slurm or ray")
     if store and not out:
         raise click.UsageError("--store needs --out: rows are written there first")
     limits = Limits(cap, timeout, budget)

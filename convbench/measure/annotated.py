@@ -4,13 +4,14 @@ from dataclasses import replace
 from typing import TypeVar
 
 from ..checks.output import Finding
-from ..schema import VERDICTS, CaseRow
+from ..schema import VERDICTS, CaseRow, Row
 from ..timing.compare import Comparison
 
-R = TypeVar("R", bound=CaseRow)
+C = TypeVar("C", bound=CaseRow)
+R = TypeVar("R", bound=Row)
 
 
-def with_ratio(row: R, counterpart: str, found: Comparison) -> R:
+def with_ratio(row: C, counterpart: str, found: Comparison) -> C:
     """The row with the ratio of its speed to that of its counterpart, a case."""
     return replace(
         row,

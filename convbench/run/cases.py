@@ -28,15 +28,13 @@ from ..timing import compare
 from ..timing.clock import RULES, Rules
 from ..timing.merge import merge
 from ..weights import locate
-from . import auto, fleet, launchers, process, survey
+from . import auto, fleet, process, survey
 from .jobs import Allowance, Job, Limits, Report, open_results, run_jobs
 from .launchers.job import Order
 from .plan import Bundle, Request, bundles, plan
 from .ranks import rank_slots
 from .staging import Staged
 
-OF_ESTIMATE = 5.0  # a job may take this many times its estimate, and START_S more to start and to prove its output
-START_S = 300.0
 SEARCHING = 0.5  # of a budget, at most, for the batch "max"
 SLOW_STEP_S = 1.0  # a case with slower steps is not timed twice for the A/A comparison
 
@@ -72,9 +70,10 @@ def planned(
     Args:
         launcher: of the run. With one that measures on other machines, nothing is asked of this one.
     """
-    away = launcher is not None and launcher != "local"
-    if launcher:
-        _check_launched(request, out, launcher)
+    away = fleet.is_elsewhere(launcher)
+    fleet.require_launchable(launcher, out, request.on)
+    if away:
+        _require_named(request, str(launcher))
     started = time.monotonic()
     limits = limits or Limits()
     ends = started + min(limits.timeout_s, (limits.budget_s or math.inf) * SEARCHING)
@@ -156,14 +155,8 @@ def measure_alone(bundle: Bundle, settings: Settings) -> list[CaseRow]:
     return session.measure(bundle, Allowance(limits.cap_s, time.monotonic() + limits.timeout_s))
 
 
-def _check_launched(request: Request, out: Path | None, launcher: str) -> None:
-    """Raise UsageError for what a launcher cannot do."""
-    if out is None:
-        raise UsageError(f"--launcher {launcher} needs --out: the jobs are kept beside it")
-    if launcher == "local":
-        if request.on:
-            raise UsageError("--on names a kind of node of a cluster: --launcher local has this machine only")
-        return
+def _require_named(request: Request, launcher: str) -> None:
+    """Raise UsageError for what is found on this machine and would be asked of others."""
     for option, asked in (("--batch max", request.batch), ("--backend auto", request.backend)):
         if option.split()[1] in (asked or []):
             raise UsageError(
@@ -173,7 +166,7 @@ def _check_launched(request: Request, out: Path | None, launcher: str) -> None:
 
 def _launched(found: Planned, settings: Settings, report: Report) -> Iterator[CaseRow]:
     """The rows of all cases through a launcher: those of the file, then the others as they come."""
-    assert settings.launcher and found.results.path
+    assert settings.launcher
     tasks = []
     for bundle in found.bundles:
         keys = tuple(_keys(bundle))
@@ -182,12 +175,9 @@ def _launched(found: Planned, settings: Settings, report: Report) -> Iterator[Ca
             yield from (row for row in held if isinstance(row, CaseRow))
         else:
             tasks.append(_task(bundle, keys, settings))
-    if not tasks:
-        return
-    folder = fleet.folder_of(found.results.path)
-    cores = max(task.order.cores for task in tasks)
-    launcher = launchers.create(settings.launcher, folder, cores, gpu=any(task.order.gpu for task in tasks))
-    yield from fleet.Fleet(launcher, folder, tasks, found.results, settings.limits, report, settings.say).rows()
+    for row in fleet.launched(settings.launcher, tasks, found.results, settings.limits, report, settings.say):
+        assert isinstance(row, CaseRow)
+        yield row
 
 
 def _task(bundle: Bundle, keys: tuple[store.Key, ...], settings: Settings) -> fleet.Task:
@@ -197,26 +187,26 @@ def _task(bundle: Bundle, keys: tuple[store.Key, ...], settings: Settings) -> fl
         needs = [need for need in estimates(bundle, limits.cap_s).values() if isinstance(need, Estimate)]
         if len(needs) == len(bundle):
             about_s = 2 * settings.processes * sum(need.total_s for need in needs)  # twice: the A/A comparison
-            timeout_s = min(timeout_s, OF_ESTIMATE * about_s + START_S)
+            timeout_s = min(timeout_s, fleet.OF_ESTIMATE * about_s + fleet.START_S)
     cores = (first.threads or 0) * first.world
     content = {
         "cases": [asdict(case) for case in bundle],
-        "stage": _staged(first),
+        "stage": staged(first.weights, first.model, first.res),
         "cores": cores,
         "cap_s": limits.cap_s,
         "timeout_s": timeout_s,
         "processes": settings.processes,
         "rules": settings.rules,
     }
-    order = Order("", content, cores, first.device == "cuda", first.on, timeout_s + START_S)
+    order = Order("", content, cores, first.device == "cuda", first.on, timeout_s + fleet.START_S)
     return fleet.Task(keys, order, lambda status, reason: [unmeasured(case, status, reason) for case in bundle])
 
 
-def _staged(case: Case) -> dict[str, Any] | None:
-    """The file of weights that a case reads, with its hash; None for what is part of convbench."""
-    if case.weights in (None, "random", "shipped"):
+def staged(weights: str | None, model: str, res: int) -> dict[str, Any] | None:
+    """The file of weights that a job reads, with its hash; None for what is part of convbench."""
+    if weights in (None, "random", "shipped"):
         return None
-    source = locate.locate(str(case.weights), catalogue.find(case.model), case.res)
+    source = locate.locate(str(weights), catalogue.find(model), res)
     return asdict(Staged.of(source.path, _sha256(source.path)))
 
 

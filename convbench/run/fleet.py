@@ -1,4 +1,4 @@
-"""Cases of a run as independent jobs of a launcher: submitted, collected, and submitted again where a node was lost.
+"""Independent jobs of a launcher: submitted, collected, and submitted again where a node was lost.
 
 The folder FILE.fleet beside the result file holds the orders, the results that came back, and ``state.json``, written
 whole, with which a driver that was killed finds its jobs again. It is removed once every row is in the file.
@@ -23,11 +23,14 @@ from ..measure.annotated import with_finding
 from ..schema import KINDS, CaseRow, Row, Second
 from ..schema.rowcheck import row_problem
 from ..schema.typecheck import record_problem, shown
-from . import peers
+from . import launchers, peers
 from .jobs import USED_UP, Limits, Report
 from .launchers.job import Launcher, Order
+from .plan import require_kinds
 
-ATTEMPTS = 3  # at a case whose nodes are lost
+ATTEMPTS = 3  # at a job whose nodes are lost
+OF_ESTIMATE = 5.0  # a job may take this many times its estimate, and START_S more to start and to prove its output
+START_S = 300.0
 MOST_AT_ONCE = 1000  # jobs of one submission: Slurm's usual limit of an array
 RUN, NAME = re.compile(r"[0-9a-f]{8}"), re.compile(r"convbench-[0-9a-f]{8}-[0-9]{1,9}-[0-9]{1,9}")
 HANDLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
@@ -36,11 +39,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Task:
-    """Cases that are measured together, as one job; its rows if it is not, by status and reason."""
+    """Rows that are measured together, as one job."""
 
     keys: tuple[store.Key, ...]
     order: Order  # its name is filled in when it is submitted
-    without: Callable[[str, str], Sequence[CaseRow]]
+    without: Callable[[str, str], Sequence[Row]]  # its rows if it is not measured, by status and reason
+    further: Callable[[Row], bool] = lambda row: False  # whether a row that is none of the keys is one of the job's too
+    kind: type[Row] = CaseRow  # of all of them
 
     @property
     def id(self) -> str:
@@ -75,6 +80,40 @@ class RunState:
     losses: int = 0
 
 
+def require_launchable(launcher: str | None, out: Path | None, on: Sequence[str] | None) -> None:
+    """Raise UsageError for what a launcher, or none, cannot do."""
+    require_kinds(on or ())
+    if launcher is None and on:
+        raise UsageError("--on needs --launcher slurm or ray")
+    if launcher and out is None:
+        raise UsageError(f"--launcher {launcher} needs --out: the jobs are kept beside it")
+    if launcher == "local" and on:
+        raise UsageError("--on names a kind of node of a cluster: --launcher local has this machine only")
+
+
+def is_elsewhere(launcher: str | None) -> bool:
+    """True if a launcher measures on other machines, of which this one knows nothing."""
+    return launcher not in (None, "local")
+
+
+def launched(
+    name: str, tasks: Sequence[Task], results: store.Results, limits: Limits, report: Report, say: Say
+) -> Iterator[Row]:
+    """The rows of tasks through a launcher, as they come.
+
+    Args:
+        name: one of launchers.NAMES.
+        say: gets a line on each job that is lost.
+    """
+    if not tasks:
+        return
+    assert results.path
+    folder = folder_of(results.path)
+    cores = max(task.order.cores for task in tasks)
+    launcher = launchers.create(name, folder, cores, gpu=any(task.order.gpu for task in tasks))
+    yield from Fleet(launcher, folder, tasks, results, limits, report, say).rows()
+
+
 def folder_of(out: Path) -> Path:
     """Folder of a run's jobs, beside its result file."""
     return out.with_name(out.name + ".fleet")
@@ -97,11 +136,11 @@ class Fleet:
         self.limits, self.report, self.say = limits, report, say
         self.tasks = {task.id: task for task in tasks if not all(map(results.find, task.keys))}
         self.waiting = list(self.tasks)
-        self.finished: list[CaseRow] = []  # not yet in the file: their nodes cannot be judged
-        self.known: list[CaseRow] = []  # of this run, for the comparison of nodes
+        self.finished: list[Row] = []  # not yet in the file: their nodes cannot be judged
+        self.known: list[Row] = []  # of this run, for the comparison of nodes
         self.state = RunState(secrets.token_hex(4), launcher.name)
 
-    def rows(self) -> Iterator[CaseRow]:
+    def rows(self) -> Iterator[Row]:
         """The rows of all tasks as they come; each is in the file before it is given.
 
         Ends every job that it started if it is interrupted, and keeps what had come back.
@@ -135,7 +174,7 @@ class Fleet:
             jobs = f"{self.state.losses} job{'s' if self.state.losses > 1 else ''}"
             self.say(f"{jobs} lost and submitted again: {self.state.lost_s:.0f} s of work lost")
 
-    # RunState
+    # State
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -274,7 +313,7 @@ class Fleet:
         """Take in the result of a job; a node that refused it is one where it was lost."""
         try:
             result = read_json(path)
-            rows = _rows_of(result)
+            rows = _rows_of(result, tuple({task.kind for task in self.tasks.values()}))
             wanted = {case for case, _ in self.tasks[job.task].keys} if job and rows is not None else set()
             if lacking := sorted(wanted - {row.case for row in rows or []}):
                 raise UsageError(f"no row of {lacking[0]}")
@@ -287,8 +326,9 @@ class Fleet:
                 job.node = str(place.get("node") or job.node or "") or None
                 self._lost(job, str(result["refused"]), refused=True)
             return
-        expected = {key for task in self.tasks.values() for key, _ in task.keys}
-        rows = [row for row in rows if row.case in expected]
+        tasks = self.tasks.values()
+        expected = {key for task in tasks for key, _ in task.keys}
+        rows = [row for row in rows if row.case in expected or any(task.further(row) for task in tasks)]
         self.finished += rows
         self.known += rows
         held = {row.case for row in self.finished}
@@ -319,7 +359,7 @@ class Fleet:
 
     # Giving
 
-    def _release(self, last: bool = False) -> Iterator[CaseRow]:
+    def _release(self, last: bool = False) -> Iterator[Row]:
         """Add rows to the file whose nodes can be judged: with enough peers, or at the end of the run."""
         last = last or not self.launcher.elsewhere or not (self.waiting or self.state.jobs)
         for row in list(self.finished):
@@ -329,12 +369,10 @@ class Fleet:
             self.finished.remove(row)
             for found in peers.findings(row, self.known) if judged else []:
                 row = with_finding(row, found)  # noqa: PLW2901
-            held = self.results.find((row.case, row.compared_with))
-            given = held or self.results.add(row)
-            assert isinstance(given, CaseRow)
-            yield given
+            held = self.results.find((row.case, getattr(row, "compared_with", None)))
+            yield held or (row if row.reason == USED_UP else self.results.add(row))
 
-    def _used_up(self) -> Iterator[CaseRow]:
+    def _used_up(self) -> Iterator[Row]:
         """Cancel what runs; rows that the budget did not reach are not stored."""
         left = [job.task for job in self.state.jobs]
         self._cancel()
@@ -385,7 +423,7 @@ def _needs(order: Order) -> tuple[Any, ...]:
     return (order.on, order.cores, order.gpu)
 
 
-def _rows_of(result: Any) -> list[CaseRow] | None:
+def _rows_of(result: Any, kinds: tuple[type[Row], ...]) -> list[Row] | None:
     """Rows of a result, checked; None of one that was refused. Raises UsageError for anything else."""
     if not isinstance(result, dict) or not isinstance(result.get("place", {}), dict):
         raise UsageError("not a result of a job")
@@ -393,11 +431,11 @@ def _rows_of(result: Any) -> list[CaseRow] | None:
         return None
     if not isinstance(result.get("rows"), list):
         raise UsageError("no rows")
-    return [_row_of(values, result.get("place", {})) for values in result["rows"]]
+    return [_row_of(values, result.get("place", {}), kinds) for values in result["rows"]]
 
 
-def _row_of(values: Any, place: Mapping[str, Any]) -> CaseRow:
-    if not isinstance(values, dict) or not issubclass(KINDS.get(str(values.get("kind")), Row), CaseRow):
+def _row_of(values: Any, place: Mapping[str, Any], kinds: tuple[type[Row], ...]) -> Row:
+    if not isinstance(values, dict) or not issubclass(KINDS.get(str(values.get("kind")), Row), kinds):
         raise UsageError("a row of an unknown kind")
     if found := row_problem(values):
         raise UsageError(f"a row has {found}")
@@ -405,5 +443,4 @@ def _row_of(values: Any, place: Mapping[str, Any]) -> CaseRow:
         row = KINDS[values["kind"]].from_json(values)
     except TypeError as error:  # a key without a default is missing
         raise UsageError(first_line(error)) from None
-    assert isinstance(row, CaseRow)
     return replace(row, place=dict(place))

@@ -6,9 +6,10 @@ disk before the next job starts, so a kill at any moment loses at most the job t
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .. import store
 from ..errors import UsageError
@@ -96,7 +97,7 @@ def _allowance(limits: Limits, remaining_s: Second, left: Sequence[Job]) -> Allo
 
 
 def open_results(out: Path | None, anywhere: bool = False) -> store.Results:
-    """The result file of a run, or results that are kept in memory alone.
+    """The result file of a run, or results kept only in memory.
 
     Args:
         anywhere: the rows come from other machines, which need not be like this one.
@@ -108,6 +109,16 @@ def open_results(out: Path | None, anywhere: bool = False) -> store.Results:
         return results
     here = survey.conditions() if results.rows else {}
     for row in results.rows:
-        if row.environment and (changes := store.changed_conditions(row.environment, here)):
+        if row.environment and (changes := store.changed_conditions(_as_seen_from_here(row, here), here)):
             raise UsageError(f"{out} was measured under different conditions ({changes[0]}): choose another --out")
     return results
+
+
+def _as_seen_from_here(row: Row, here: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The environment of a row; that of a job as this machine, of which it saw only its own cores and GPU."""
+    there = dict(row.environment)
+    if row.place:
+        there["cores"] = here.get("cores")
+        if all(gpu in (here.get("gpus") or []) for gpu in there.get("gpus") or []):
+            there["gpus"] = here.get("gpus")
+    return there

@@ -1,8 +1,8 @@
 """One job of a launched run, on its node: ``python -m convbench.run.node ORDER.json RESULT.json``.
 
-Takes cores of its own, copies what the case reads to the node's own disk, measures the case through the front door in a
-worker, and writes the result whole: ``{"rows": [...]}``, or ``{"refused": why}`` of a node that cannot do it, so that
-another one may. With ``--tied`` it ends when its stdin is closed, with whoever started it.
+Takes cores of its own, copies the weights to the node's own disk, measures (cases in a worker; a frontier or kernels in
+this process), and writes the result whole: ``{"rows": [...]}``, or ``{"refused": why}`` of a node that cannot do it, so
+that another one may. With ``--tied`` it ends when its stdin is closed, with whoever started it.
 """
 
 import json
@@ -96,9 +96,22 @@ def bound(cpus: list[int] | None, cores: int, gpu: str | None = None) -> Iterato
 
 
 def measured_rows(order: Content) -> list[dict[str, Any]]:
-    """Rows of the cases of an order, as JSON; named as in the order, though their weights were read from scratch."""
+    """Rows of an order as JSON: of its cases, the ways to sample of a frontier, or kernels."""
     os.environ.setdefault("CONVBENCH_CACHE", str(scratch() / "cache"))  # artefacts that backends build
     staged = stage(Staged(**order["stage"]), scratch()) if order["stage"] else None
+    if "frontier" in order:
+        from . import pareto
+
+        return [row.to_json() for row in pareto.rows_of_order(order["frontier"], staged)]
+    if "kernels" in order:
+        from . import kernels
+
+        return [row.to_json() for row in kernels.rows_of_order(order["kernels"])]
+    return _case_rows(order, staged)
+
+
+def _case_rows(order: Content, staged: Path | None) -> list[dict[str, Any]]:
+    """Rows of cases, named as in the order, though their weights were read from scratch."""
     from ..schema import Case
     from .cases import Settings, measure_alone
     from .jobs import Limits

@@ -1,7 +1,9 @@
 """``convbench pareto``: which way to sample gives the most images/s at the same quality.
 
 Every way samples the same images, batch by batch interleaved with the full sampler. Beside each method stands plain
-sampling with as many steps as fit into its time. What is slower and worse than another is stopped early.
+sampling with as many steps as fit into its time. What is slower and worse than another is stopped early. All ways of
+one model and seed run in one process, which is one job of a launcher: later ones depend on how long earlier ones took.
+Images are judged by a shipped classifier of such images, or by a feature network and reference statistics of the user.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -23,21 +25,24 @@ from .. import backends, catalogue, environment, store
 from ..errors import UsageError
 from ..export import folder
 from ..measure.quality import Race, Runner, SamplingWay, interleaved
-from ..sampling import classifier, quality, sampler_names, verdict
+from ..sampling import classifier, decoding, quality, sampler_names, verdict
+from ..sampling.feature_network import FeatureNetwork
 from ..sampling.images import sampler_for
+from ..sampling.judge import Judge
 from ..sampling.method_names import ISOTROPIC, U_SHAPED
 from ..sampling.plan import Plan
-from ..schema import Case, QualityRow, Second
+from ..schema import Case, QualityRow, Row, Second
 from ..timing.intervals import median_interval, ratio_interval
 from ..tolerances import QUALITY_MARGINS
 from ..weights import locate
-from . import survey
-
-Report = Callable[[str, str, float], None]
-"""Called with the batch, what is done, and the share of all batches that is done."""
+from . import fleet, survey
+from .cases import staged
+from .jobs import Limits, Report, open_results
+from .launchers.job import Order
 
 UNFINISHED = "the time was up before all images were sampled"
 LOOKS = (0.3, 0.6)  # shares of the images after which what is dominated is stopped
+MOST_BATCH, BATCH = 100, 50  # images at once: one of each class up to the first, else the second
 CHEAPEST_STEP = 0.5  # of a whole step: about what a step costs whose inner part is kept
 
 
@@ -53,11 +58,15 @@ class FrontierRequest:
     threads: int | None = None
     seed: int = 0
     images: int | None = None  # None: as many as the margins need
-    batch: int | None = None  # None: one of each class
+    batch: int | None = None  # None: one of each class, with many classes 50
     sampling: tuple[str, ...] = ()  # plans in place of the table's
     engines: tuple[tuple[str, str], ...] = ()  # backends and precisions that run the reference's plan too
     artefacts: tuple[Path, ...] = ()  # the same of exported files
     budget_s: Second | None = None
+    vae: str | None = None  # decoder of latents
+    reference: Path | None = None  # statistics of real images; the distance from them is judged
+    features: Path | None = None  # the network whose features they are
+    on: str | None = None  # kind of node of a cluster
 
 
 @dataclass(frozen=True)
@@ -65,11 +74,10 @@ class PlannedRace:
     """A checked request: the ways to sample, the reference first."""
 
     wanted: FrontierRequest
-    image_set: str
+    judge: Judge
     images: int
     batch: int
     ways: tuple[SamplingWay, ...]
-    expected_s: Second  # for all, with the plain ways that are added for each method
 
     @property
     def variant(self) -> catalogue.Variant:
@@ -79,6 +87,19 @@ class PlannedRace:
     def res(self) -> int:
         return self.wanted.res or self.variant.res
 
+    @property
+    def id(self) -> str:
+        """Names the race: the case of its reference."""
+        return self.case_of(self.ways[0])
+
+    def case_of(self, way: SamplingWay) -> str:
+        """Names the row of a way in a result file."""
+        wanted, engine = self.wanted, {"backend": way.backend, "precision": way.precision}
+        given = {"threads": wanted.threads, "weights": wanted.weights, "on": wanted.on}
+        case = Case(wanted.model, self.res, self.batch, device=wanted.device, **engine, **given)  # type: ignore[arg-type]
+        judged = "".join(f"/{digest[:16]}" for digest in self.judge.origin().values())
+        return f"{case.id}/{way.plan}/seed={wanted.seed}/images={self.images}{judged}"
+
 
 @cache
 def table() -> dict[str, Any]:
@@ -86,17 +107,25 @@ def table() -> dict[str, Any]:
     return tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 
 
-def planned(wanted: FrontierRequest) -> PlannedRace:
-    """Check a request and list its ways. Raises UsageError for what cannot be, before anything is sampled."""
+def planned(wanted: FrontierRequest, elsewhere: bool = False) -> PlannedRace:
+    """Check a request and list its ways. Raises UsageError for what cannot be, before anything is sampled.
+
+    Args:
+        elsewhere: it runs on another machine: engines that cannot run here may run there.
+    """
     variant = catalogue.find(wanted.model)
     res = wanted.res or variant.res
     variant.require_res(res)
-    image_set = classifier.set_of(variant, res)
-    if image_set is None:
+    if wanted.reference is None and wanted.features is None and classifier.set_of(variant, res) is None:
         known = ", ".join(each.id for each in catalogue.variants().values() if classifier.set_of(each, each.res))
         raise UsageError(
-            f"no classifier judges the images of {variant.id} at {res} px: the models with one are {known}"
+            f"no classifier judges the images of {variant.id} at {res} px: give --reference with statistics of real "
+            f"images (.npz) and --features with the network that they are of, or one of the models with one: {known}"
         )
+    if wanted.vae and variant.signature.in_pixels:
+        raise UsageError(f"--vae decodes latents, and {variant.id} samples pixels: omit it")
+    if not variant.signature.in_pixels:
+        decoding.require_decoder(variant.signature, wanted.vae, otherwise="")
     if wanted.weights is None and variant.shipped_weights is None:
         raise UsageError(f"convbench ships no weights of {variant.id}: specify --weights with {locate.KINDS}")
     kind = sampler_names.prediction(variant.signature)
@@ -118,35 +147,48 @@ def planned(wanted: FrontierRequest) -> PlannedRace:
         ways.append(SamplingWay(plan, role="fewer steps" if plan.even else "method"))
     for backend, precision in wanted.engines:
         case = Case(wanted.model, res, 2, backend, precision, wanted.device, weights=wanted.weights)
-        if reason := backends.find(backend).unsupported(case):
+        if reason := None if elsewhere else backends.find(backend).unsupported(case):
             raise UsageError(f"{backend}/{precision} cannot run {variant.id}: {reason}")
         ways.append(replace(reference, backend=backend, precision=precision, role="method"))
     for path in wanted.artefacts:
         manifest = folder.read(path)
         ways.append(SamplingWay(reference.plan, f"{manifest.to}:{path.name}", manifest.precision, path))
     ways = list({way.name: way for way in reversed(ways)}.values())[::-1]
-    classes = variant.signature.classes
-    batch = wanted.batch or classes
-    images = wanted.images or verdict.planned_images(classes)
+    classes, judge = variant.signature.classes, _judge(wanted, variant, res)
+    batch = wanted.batch or (classes if classes <= MOST_BATCH else BATCH)
+    images = wanted.images or verdict.planned_images(judge, classes)
     images = math.ceil(images / batch) * batch
-    found = PlannedRace(wanted, image_set, images, batch, tuple(ways), 0.0)
-    return replace(found, expected_s=_expected_s(found))
+    return PlannedRace(wanted, judge, images, batch, tuple(ways))
+
+
+def _judge(wanted: FrontierRequest, variant: catalogue.Variant, res: int) -> Judge:
+    if wanted.reference and wanted.features:
+        return _feature_network(wanted.reference, wanted.features, res, wanted.device)
+    if wanted.reference or wanted.features:
+        raise UsageError(
+            "--reference and --features belong together: statistics of real images (.npz), and the network that "
+            "computes the features that they are of (TorchScript)"
+        )
+    return classifier.classifier(str(classifier.set_of(variant, res)))
+
+
+@cache
+def _feature_network(statistics: Path, network: Path, res: int, device: str) -> FeatureNetwork:
+    """The judge of all races of a command, so that its statistics are decomposed once."""
+    return FeatureNetwork(statistics, network, res, device)
 
 
 def _plan(text: str, wanted: FrontierRequest, variant: catalogue.Variant) -> Plan:
     keys = [part.partition("=")[0].strip() for part in text.split(",")]
     prefix = "" if "cfg" in keys else f"cfg={wanted.cfg:g},"
-    default = "" if "steps" in keys or "sampler" in keys else f"{table_reference(variant)},"
-    return Plan.of_text(f"{default}{prefix}{text}", variant)
+    full = table()[sampler_names.prediction(variant.signature)]["reference"]
+    default = "" if "steps" in keys or "sampler" in keys else f"{full},"
+    plan = Plan.of_text(f"{default}{prefix}{text}", variant)
+    return replace(plan, decode=not variant.signature.in_pixels, vae=wanted.vae)
 
 
-def table_reference(variant: catalogue.Variant) -> str:
-    """The steps of the full sampler."""
-    return str(table()[sampler_names.prediction(variant.signature)]["reference"])
-
-
-def _expected_s(found: PlannedRace) -> Second:
-    """Seconds of a whole run, from the rates of this machine; methods count twice, with their plain counterparts."""
+def expected_s(found: PlannedRace) -> Second:
+    """Seconds of a whole race, from the rates of this machine; methods count twice, with their plain counterparts."""
     wanted = found.wanted
     case = Case(wanted.model, found.res, 2 * found.batch, "eager", "fp32", wanted.device, threads=wanted.threads)
     step_s = survey.need(case).step_s
@@ -158,31 +200,130 @@ def _expected_s(found: PlannedRace) -> Second:
     return total
 
 
-def measured(found: PlannedRace, results: store.Results, report: Report = lambda *_: None) -> Iterator[QualityRow]:
+def measured_all(
+    races: Sequence[PlannedRace], results: store.Results, report: Report = lambda *_: None
+) -> Iterator[QualityRow]:
+    """The rows of races one after the other, which share the budget; none after one that Ctrl-C or its end stopped."""
+    budget_s = races[0].wanted.budget_s
+    ends = time.monotonic() + (budget_s or math.inf)
+    for number, found in enumerate(races):
+        share_s = (ends - time.monotonic()) / (len(races) - number)
+        if share_s <= 0:
+            break
+        rows = measured(replace(found, wanted=replace(found.wanted, budget_s=share_s)), results, report)
+        reasons = []
+        for row in rows:
+            reasons.append(row.reason)
+            yield row
+        if budget_s is None and any(map(is_unfinished, reasons)):
+            break
+
+
+def launched(
+    races: Sequence[PlannedRace], results: store.Results, launcher: str, report: Report, say: fleet.Say
+) -> Iterator[QualityRow]:
+    """The rows of races, each a job of a launcher: those that the file holds, then the others as they come.
+
+    A race that could not run has no rows and is run again by the same command; ``say`` gets a line on it.
+    """
+    results.rows = [row for row in results.rows if not is_unfinished(row.reason)]
+    tasks = []
+    for found in races:
+        if all(results.find((found.case_of(way), None)) for way in found.ways):
+            yield from (row for row in results.rows if isinstance(row, QualityRow) and _is_of(row, found))
+        else:
+            tasks.append(_task(found, launcher))
+    for row in fleet.launched(launcher, tasks, results, Limits(), report, say):
+        assert isinstance(row, QualityRow)
+        yield row
+
+
+def _task(found: PlannedRace, launcher: str) -> fleet.Task:
+    """One race as a job, which ends in time by a budget of its own."""
+    wanted = found.wanted
+    limit_s = wanted.budget_s or Limits().timeout_s
+    if wanted.budget_s is None and (wanted.device == "cpu" or launcher == "local"):
+        limit_s = fleet.OF_ESTIMATE * expected_s(found) + fleet.START_S
+    files = [str(path.resolve()) for path in wanted.artefacts]
+    content = {
+        "frontier": asdict(replace(wanted, budget_s=limit_s)) | {"artefacts": files},
+        "stage": staged(wanted.weights, wanted.model, found.res),
+        "cores": wanted.threads or 0,
+    }
+    gpu = wanted.device == "cuda"
+    order = Order("", content, 0 if gpu else wanted.threads or 0, gpu, wanted.on, limit_s + fleet.START_S)
+    keys = tuple((found.case_of(way), None) for way in found.ways)
+
+    def further(row: Row) -> bool:
+        return isinstance(row, QualityRow) and _is_of(row, found)
+
+    return fleet.Task(keys, order, lambda status, reason: (), further, QualityRow)
+
+
+def request_of_order(asked: Mapping[str, Any]) -> FrontierRequest:
+    """The request in the order of a job, which was JSON. It names no feature network: that is a program."""
+    given = {key: value for key, value in asked.items() if key not in ("reference", "features")}
+    given["engines"] = tuple((backend, precision) for backend, precision in asked["engines"])
+    return FrontierRequest(
+        **given | {"sampling": tuple(asked["sampling"]), "artefacts": tuple(map(Path, asked["artefacts"]))}
+    )
+
+
+def rows_of_order(asked: Mapping[str, Any], checkpoint: Path | None) -> list[QualityRow]:
+    """The rows of a race on its node, named as in the order though its weights were read from scratch.
+
+    Args:
+        checkpoint: the copy of the weights on this node; None for those that convbench ships.
+    """
+    return list(measured(planned(request_of_order(asked)), store.Results(None), checkpoint=checkpoint))
+
+
+def open_frontiers(out: Path | None, launcher: str | None) -> store.Results:
+    """The result file of a run, as ``open_results`` opens it."""
+    return open_results(out, anywhere=fleet.is_elsewhere(launcher))
+
+
+def race_of(row: QualityRow, races: Sequence[PlannedRace]) -> PlannedRace:
+    """The race that a row is of."""
+    return next(found for found in races if _is_of(row, found))
+
+
+def is_unfinished(reason: str) -> bool:
+    """True of a row with fewer images than planned, which the next run of the command makes again."""
+    return reason.startswith(UNFINISHED)
+
+
+def measured(
+    found: PlannedRace, results: store.Results, report: Report = lambda *_: None, checkpoint: Path | None = None
+) -> Iterator[QualityRow]:
     """Sample all ways and judge them; the rows in the order of the plan. Those that the file holds are not made again.
 
     Ctrl-C and the end of a budget keep the batches that all ways have sampled; the next run of the command makes them
     again. Raises UsageError for a way that cannot run.
+
+    Args:
+        checkpoint: a copy of the weights.
     """
     wanted = found.wanted
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
-    held = [results.find((_case_id(found, way), None)) for way in found.ways]
-    if all(row and row.reason != UNFINISHED for row in held):
+    held = [results.find((found.case_of(way), None)) for way in found.ways]
+    if all(row and not is_unfinished(row.reason) for row in held):
         rows = [row for row in results.rows if isinstance(row, QualityRow) and _is_of(row, found)]
-        yield from (row for row in rows if row.reason != UNFINISHED)
+        yield from (row for row in rows if not is_unfinished(row.reason))
         return
-    weights = wanted.weights or "shipped"
+    weights = str(checkpoint or wanted.weights or "shipped")
     located = None if weights == "random" else locate.locate(weights, found.variant, found.res)
     path = str(located.path) if located else None
     sha256 = located.sha256() if located else None
     began = datetime.now(UTC).isoformat(timespec="seconds")
-    with Race(wanted.model, found.res, path, wanted.device, wanted.seed, found.batch) as race:
+    drawn = wanted.seed, found.batch, found.judge, wanted.vae
+    with Race(wanted.model, found.res, path, wanted.device, *drawn) as race:
         runners, beside = _sampled(race, found, report)
         rows = _rows(race, found, runners, beside, {"weights_sha256": sha256, "measured_at": began})
     for row in rows:
         known = results.find((row.case, None))
-        if not known or known.reason == UNFINISHED:
+        if not known or is_unfinished(known.reason):
             results.add(row)
         yield row
 
@@ -208,7 +349,7 @@ def _sampled(race: Race, found: PlannedRace, report: Report) -> tuple[list[Runne
             runners += plain
             running += plain
         if number + 1 in looks:
-            running = without_dominated(race, found, running)
+            running = without_dominated(running)
         if time.monotonic() + (time.monotonic() - started) > ends:
             break
     least = min(len(runner.batches) for runner in running)
@@ -243,16 +384,14 @@ def _plain_counterparts(
     return list(added.values()), beside
 
 
-def without_dominated(race: Race, found: PlannedRace, running: list[Runner]) -> list[Runner]:
+def without_dominated(running: list[Runner]) -> list[Runner]:
     """Leave out what is slower than another, beyond both intervals, and of worse quality than that."""
-    by = classifier.classifier(found.image_set)
-    classes = race.classes(len(running[0].pixels))
     kept = running[:1]
     for runner in running[1:]:
         low = median_interval(runner.seconds)[0]
         faster = [each for each in running if each is not runner and median_interval(each.seconds)[1] < low]
-        best = min(faster, key=lambda each: quality.judge(by, each.pixels, classes).frechet, default=None)
-        if best and verdict.compare(by, runner.pixels, best.pixels, classes).word == "worse":
+        best = min(faster, key=lambda each: each.seen.distance, default=None)
+        if best and verdict.compare(runner.seen, best.seen).word == "worse":
             runner.stopped = f"slower and worse than {best.way.name}"
             continue
         kept.append(runner)
@@ -262,14 +401,14 @@ def without_dominated(race: Race, found: PlannedRace, running: list[Runner]) -> 
 def _rows(
     race: Race, found: PlannedRace, runners: Sequence[Runner], beside: dict[str, str], stamp: dict[str, Any]
 ) -> list[QualityRow]:
-    by, reference = classifier.classifier(found.image_set), runners[0]
+    reference, judge = runners[0], found.judge
     by_name = {runner.way.name: runner for runner in runners}
+    margins = {name: margin for name, margin in QUALITY_MARGINS.items() if name != "recognised" or judge.recognises}
     rows = []
     for runner in runners:
-        pixels = runner.pixels
-        count, classes = len(pixels), race.classes(len(pixels))
-        judged = quality.judge(by, pixels, classes)
-        against = verdict.compare(by, pixels, reference.pixels[:count], classes)
+        seen = runner.seen
+        judged = quality.figures(seen)
+        against = verdict.compare(seen, reference.seen.first(len(seen)))
         fast, slow = median_interval(runner.seconds)
         known: dict[str, Any] = asdict(judged)
         if runner is not reference:
@@ -278,13 +417,14 @@ def _rows(
             known |= {"compared_with": str(reference.way.plan), "quality": against.word}
             known |= {"quality_reason": against.reason}
         if plain := by_name.get(beside.get(runner.way.name, "")):
-            both = min(count, len(plain.pixels))
-            over = verdict.compare(by, pixels[:both], plain.pixels[:both], race.classes(both))
+            both = min(len(seen), len(plain.seen))
+            over = verdict.compare(seen.first(both), plain.seen.first(both))
             known |= {"plain": str(plain.way.plan), "over_plain": over.word, **_ratio("plain_ratio", runner, plain)}
-        known |= {f"{name}_margin": margin for name, margin in QUALITY_MARGINS.items()}
+        known |= {f"{name}_margin": margin for name, margin in margins.items()} | judge.origin()
+        known |= {"frechet_floor": seen.floor} if judge.real.biased else {}
         rows.append(
             QualityRow(
-                case=_case_id(found, runner.way),
+                case=found.case_of(runner.way),
                 reason=runner.stopped,
                 environment=environment.describe(),
                 model=race.model,
@@ -294,13 +434,14 @@ def _rows(
                 precision=runner.way.precision,
                 device=race.device,
                 threads=found.wanted.threads,
+                on=found.wanted.on,
                 weights=found.wanted.weights,
                 sampling=str(runner.way.plan),
                 role=runner.way.role,
                 evaluations=runner.made.steps,
                 seed=race.seed,
                 planned=found.images,
-                image_set=found.image_set,
+                image_set=judge.name,
                 images_per_s=race.batch / median(runner.seconds),
                 images_per_s_low=race.batch / slow,
                 images_per_s_high=race.batch / fast,
@@ -338,14 +479,10 @@ def _number(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _case_id(found: PlannedRace, way: SamplingWay) -> str:
-    wanted = found.wanted
-    case = Case(
-        wanted.model, found.res, found.batch, way.backend, way.precision, wanted.device, wanted.threads, wanted.weights
-    )
-    return f"{case.id}/{way.plan}/seed={wanted.seed}/images={found.images}"
-
-
 def _is_of(row: QualityRow, found: PlannedRace) -> bool:
+    """True if a row is one of the race, the plain ways included that were added to it."""
     wanted = found.wanted
-    return (row.model, row.res, row.seed, row.planned) == (wanted.model, found.res, wanted.seed, found.images)
+    judged = {key: getattr(row, key) for key in ("reference_sha256", "features_sha256") if getattr(row, key)}
+    here = (wanted.model, found.res, found.batch, wanted.device, wanted.threads, wanted.weights, wanted.on, wanted.seed)
+    there = (row.model, row.res, row.batch, row.device, row.threads, row.weights, row.on, row.seed)
+    return here == there and row.planned == found.images and judged == found.judge.origin()

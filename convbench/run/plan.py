@@ -102,12 +102,17 @@ def _check(request: Request) -> None:
     if request.world < 1:
         raise UsageError(f"--world {request.world}: must be at least 1")
     if request.world > 1 and (request.sampling or request.compare_with or set(request.mode) != {"forward"}):
-        raise UsageError("--world times forward passes alone: omit --sampling, --compare-with and --mode")
-    for kind in request.on or []:
-        if not NODE_KIND.fullmatch(kind):
-            raise UsageError(f"--on {kind}: a kind of node is letters, digits, dots, underscores and dashes")
+        raise UsageError("--world times only forward passes: omit --sampling, --compare-with and --mode")
+    require_kinds(request.on or ())
     if request.threads is not None and request.threads < 1:
         raise UsageError(f"--threads {request.threads}: must be at least 1")
+
+
+def require_kinds(on: Sequence[str]) -> None:
+    """Raise UsageError for kinds of nodes that no cluster has."""
+    for kind in on:
+        if not NODE_KIND.fullmatch(kind):
+            raise UsageError(f"--on {kind}: a kind of node is letters, digits, dots, underscores and dashes")
 
 
 Bundle = tuple[Case, ...]

@@ -41,7 +41,7 @@ class Asked:
 
     @property
     def most_bytes(self) -> int:
-        """Of an answer: sixteen times the request, as JSON takes more than bytes, and what describes it."""
+        """Limit of an answer: sixteen times the request, as JSON takes more than bytes, and what describes it."""
         return min(connection.ANSWER_BYTES, connection.JSON_BYTES + 16 * len(self.body))
 
 

@@ -21,6 +21,7 @@ class Work:
     batch: int
     precision: str
     without_compile: str = ""  # reason why torch.compile is not measured too
+    on: str | None = None  # kind of node of a cluster
 
     @property
     def id(self) -> str:
@@ -29,7 +30,7 @@ class Work:
         out = f"-{shape.out_channels}" if shape.out_channels else ""
         side = f"k{shape.kernel}" if shape.kernel else ""
         where = f"{shape.model}/{shape.res}px/level{shape.level}/{shape.channels}{out}{side}"
-        return f"{self.kernel.name}/{where}/b{self.batch}/{self.precision}"
+        return f"{self.kernel.name}/{where}/b{self.batch}/{self.precision}" + (f"/on={self.on}" if self.on else "")
 
     @property
     def expected_s(self) -> Second:

@@ -52,7 +52,12 @@ def row_for(work: Work, time: Callable[[Work], Measured], facts: Callable[[Work]
     try:
         return measured_row(work, time(work), facts(work))
     except Unmeasured as error:
-        return KernelTiming(**_identity(work), status=error.status, reason=str(error), **facts(work))
+        return unmeasured_row(work, error.status, str(error), **facts(work))
+
+
+def unmeasured_row(work: Work, status: str, reason: str, **facts: Any) -> KernelTiming:
+    """Return the row of work that was not measured."""
+    return KernelTiming(**_identity(work), status=status, reason=reason, **facts)
 
 
 def measured_row(work: Work, measured: Measured, facts: dict[str, Any]) -> KernelTiming:
@@ -102,6 +107,7 @@ def _identity(work: Work) -> dict[str, Any]:
         "width": shape.width,
         "batch": work.batch,
         "precision": work.precision,
+        "on": work.on,
         "min_bytes": work.min_bytes,
         "flops": work.flops,
     }

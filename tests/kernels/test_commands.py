@@ -126,6 +126,17 @@ def test_the_bench_needs_a_gpu(convbench: Run) -> None:
     assert "convbench kernels bench needs an NVIDIA GPU, and none is available" in err
 
 
+def test_the_plan_needs_no_gpu(convbench: Run) -> None:
+    line = "kernels bench --kernel gate_residual --res 256 --batch 1,2 --dry-run --format json"
+    code, out, err = convbench(line)
+    rows = json.loads(out)
+    assert code == DONE
+    assert {(row["kernel"], row["batch"], row["on"]) for row in rows} == {("gate_residual", n, None) for n in (1, 2)}
+    assert f"{len(rows)} rows to measure" in err
+    code, out, _ = convbench(f"{line} --launcher ray --on h100,a100 --out x.jsonl")
+    assert (code, len(json.loads(out))) == (DONE, 2 * len(rows))
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

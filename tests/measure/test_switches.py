@@ -89,6 +89,7 @@ def trajectory(case: Case, seen: Seen) -> Any:
     return sampling.measure([asked], QUICK, seen.report, clock)
 
 
+@pytest.mark.long_grid
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("measure", [forward_pass, trajectory])
 def test_everything_but_the_reference_runs_under_the_switches_of_the_case(

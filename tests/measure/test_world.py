@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from throttled import throttled
 from torch import Tensor
 
 from convbench.catalogue import find
@@ -46,6 +49,24 @@ def test_two_processes_and_a_straggler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (row["verdict"], row["reason"]) == ("SUSPECT", f"RANK: {row['straggler']}")
     assert [row[key] for key in ("efficiency", "efficiency_low", "efficiency_high")] == [pytest.approx(0.2)] * 3
     assert row["unranked"] == "the images/s of 2 processes together"
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_really_slow_is_named() -> None:
+    """Two processes of torchrun; the second is stopped most of the time."""
+
+    def second() -> list[psutil.Process]:
+        children = psutil.Process().children(recursive=True)
+        return [child for child in children if child.environ().get("RANK") == "1"]
+
+    with throttled(second):
+        row = world_row(case("eager"), replace(TINY, block_s=0.2, cap_s=0.5))
+    assert (row["status"], row["world"]) == ("ok", 2)
+    print(row["straggler"], row["images_per_s"], row["rank_images_per_s"], row["efficiency"])
+    assert row["straggler"].startswith("rank 1 on ")
+    assert f"RANK: {row['straggler']}" in row["reason"]
+    assert row["rank_images_per_s"][1] < row["rank_images_per_s"][0]
+    assert row["efficiency_high"] < 0.9
 
 
 @pytest.mark.slow

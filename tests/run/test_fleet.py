@@ -6,7 +6,7 @@ The launcher is made up and answers at once; test_launchers.py has the real ones
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from convbench.run import fleet, peers
 from convbench.run.cases import unmeasured
 from convbench.run.jobs import USED_UP, Limits, open_results
 from convbench.run.launchers.job import JobState, Order
-from convbench.schema import Case, CaseRow, Measurement
-from convbench.store import read
+from convbench.schema import Case, CaseRow, KernelTiming, Measurement, QualityRow, Row
+from convbench.store import append, read
 
 Answer = Callable[[int, str], JobState | dict[str, Any] | None]
 """What a job does, by its attempt and node: a state, a result, or None while it runs."""
@@ -97,7 +97,7 @@ class Ran:
     """A run, and what it said."""
 
     launcher: Scripted
-    rows: list[CaseRow]
+    rows: list[Any]
     said: list[str]
 
 
@@ -184,6 +184,36 @@ def test_rows_of_other_cases_are_left_out(tmp_path: Path) -> None:
     both["rows"].append(row(9))
     ran = run(tmp_path, {1: [both]})
     assert [each.batch for each in ran.rows] == [1]
+
+
+def test_a_job_may_give_more_rows_than_were_asked_for(tmp_path: Path) -> None:
+    """As of a frontier, whose plain ways follow from times; of the kind and the job that the task says."""
+    given = result(1)
+    given["rows"] += [row(7), row(9)]
+    launcher = Scripted(tmp_path / "run.jsonl.fleet", {1: [given]})
+    one = replace(task(1), further=lambda each: getattr(each, "batch", None) == 7)
+    results = open_results(tmp_path / "run.jsonl", anywhere=True)
+    rows = fleet.Fleet(launcher, launcher.folder, [one], results, Limits(), lambda *_: None, print).rows()
+    assert [each.case for each in rows] == [case(1).id, case(7).id]
+    assert [each["batch"] for each in read(tmp_path / "run.jsonl")] == [1, 7]
+
+
+def test_a_job_without_rows_for_a_failure_says_so_and_is_run_again(tmp_path: Path) -> None:
+    launcher = Scripted(tmp_path / "run.jsonl.fleet", {1: [{"refused": "no such engine"}]}, elsewhere=False)
+    one = replace(task(1), without=lambda status, reason: (), kind=QualityRow)
+    said: list[str] = []
+    results = open_results(tmp_path / "run.jsonl", anywhere=True)
+    made = fleet.Fleet(launcher, launcher.folder, [one], results, Limits(), lambda *_: None, said.append)
+    assert list(made.rows()) == []
+    assert said == [f"{case(1).id}: refused after 0 s: no such engine"]
+    assert os.listdir(tmp_path) == []
+
+
+def test_rows_that_the_budget_of_a_job_did_not_reach_are_not_stored(tmp_path: Path) -> None:
+    given = result(1, status="skipped", reason=USED_UP, verdict=None)
+    ran = run(tmp_path, {1: [given]})
+    assert [(each.status, each.reason) for each in ran.rows] == [("skipped", USED_UP)]
+    assert not (tmp_path / "run.jsonl").exists()
 
 
 def test_ctrl_c_cancels_its_own_jobs_and_keeps_what_came_back(tmp_path: Path) -> None:
@@ -325,6 +355,29 @@ def test_a_submission_that_the_scheduler_refuses_leaves_nothing(tmp_path: Path) 
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("seen", "place", "changed"),
+    [
+        ({"cores": 1, "gpus": [{"name": "b"}]}, {"launcher": "local"}, None),
+        ({"cores": 1, "gpus": [{"name": "b"}]}, {}, "cores: 1 and 8"),
+        ({"cores": 1, "gpus": [{"name": "c"}]}, {"launcher": "local"}, "gpus: "),
+        ({"cores": 1, "gpus": [{"name": "b"}], "torch": "1"}, {"launcher": "local"}, "torch: 1 and 2"),
+    ],
+)
+def test_a_job_saw_only_its_own_part_of_this_machine(
+    seen: dict[str, Any], place: dict[str, Any], changed: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of a launcher on this machine is resumed although its jobs had one core and one GPU each."""
+    here = {"cores": 8, "gpus": [{"name": "a"}, {"name": "b"}], "torch": "2"}
+    monkeypatch.setattr("convbench.run.survey.conditions", lambda: here)
+    append(tmp_path / "run.jsonl", Measurement.of(case(1), environment={"torch": "2"} | seen, place=place))
+    if changed is None:
+        assert len(open_results(tmp_path / "run.jsonl").rows) == 1
+    else:
+        with pytest.raises(UsageError, match=f"measured under different conditions \\({changed}"):
+            open_results(tmp_path / "run.jsonl")
+
+
 # Nodes against their peers
 
 
@@ -372,6 +425,21 @@ def test_other_versions_are_a_finding_of_the_node_that_has_them(tmp_path: Path) 
     reasons = {each.batch: each.reason for each in ran.rows}
     assert reasons[2] == "VERS: node n2 has torch 2.12.0, 2 others 2.13.0"
     assert (reasons[1], reasons[3]) == ("", "")
+
+
+def kernel_row(node: str, copy: float, **known: Any) -> Row:
+    shape = {"where": "", "model": "dic_xl", "res": 256, "level": 1, "channels": 1, "out_channels": None, "flops": 1}
+    shape |= {"height": 1, "width": 1, "batch": 1, "precision": "bf16", "min_bytes": 1, "gpu": "g", "triton": "3.6.0"}
+    made = {"case": node, "kernel": "k", "copy_bytes_per_s": copy, "torch": "2.13.0", "place": {"node": node}}
+    return KernelTiming(**shape | made | known)
+
+
+def test_nodes_of_kernels_are_held_against_each_other_by_their_copies() -> None:
+    rows = [kernel_row("n1", 4e12), kernel_row("n2", 2e12), kernel_row("n3", 4e12, triton="3.5.0")]
+    assert [bool(peers.slow_node(each, rows)) for each in rows] == [False, True, False]
+    assert peers.slow_node(kernel_row("n2", 2e12, gpu="another"), rows) is None
+    found = [peers.other_versions(each, rows) for each in rows]
+    assert [str(each) for each in found if each] == ["VERS: node n3 has triton 3.5.0, 2 others 3.6.0"]
 
 
 def test_only_nodes_of_one_kind_are_peers() -> None:

@@ -5,12 +5,14 @@ The jobs of a cluster here make up their rows (``light_node``): what is tested i
 
 import hashlib
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,19 @@ import psutil
 import pytest
 import slurm_cluster
 from shown_commands import shown
+from throttled import throttled
 from waiting import until
 
 from convbench.errors import UsageError
-from convbench.run import node, staging
+from convbench.run import launchers, node, staging
+from convbench.run.cases import Settings, cases
+from convbench.run.jobs import Limits
 from convbench.run.launchers import create
 from convbench.run.launchers.cores import Slot, core_slots, gpu_slots
 from convbench.run.launchers.job import Order
 from convbench.run.launchers.local import Local
 from convbench.run.launchers.slurm import Slurm
+from convbench.run.plan import Request
 from convbench.run.staging import Staged, stage
 from convbench.store import read
 
@@ -176,14 +182,14 @@ def page_commands(page: str, launcher: str) -> list[str]:
     """Command lines of a how-to page for a launcher, each whole."""
     text = (ROOT / "docs" / "howto" / page).read_text("utf-8")
     lines = [line for line, whole in shown(text) if whole and f"--launcher {launcher}" in line]
-    assert len(lines) == 2
+    assert sorted(line.split()[1] for line in lines) == ["kernels", "pareto", "throughput", "throughput"]
     return lines
 
 
 def run_page(page: str, launcher: str, folder: Path, **variables: str) -> None:
     """Run the commands of a page in a folder: with light jobs where they need processors only; the plan of others."""
     for line in page_commands(page, launcher):
-        on_gpus = "--device cuda" in line
+        on_gpus = "--device cuda" in line or "kernels bench" in line
         command = [sys.executable, str(SUPPORT / "fleet_driver.py"), "--line", line + " --dry-run" * on_gpus]
         ran = subprocess.run(
             command, cwd=folder, env=os.environ | VARIABLES | variables, capture_output=True, text=True, check=False
@@ -193,13 +199,17 @@ def run_page(page: str, launcher: str, folder: Path, **variables: str) -> None:
             continue
         assert ran.returncode == 0, ran.stderr
         words = line.split()
-        count = len(words[words.index("--model") + 1].split(","))
-        if on_gpus:
-            kinds = words[words.index("--on") + 1].split(",")
-            assert f"{count * len(kinds)} cases to measure" in ran.stdout
+        axes = {key: words[words.index(key) + 1].split(",") for key in ("--model", "--seed", "--on") if key in words}
+        count = math.prod(map(len, axes.values()))
+        if "kernels" in words:
+            assert all(f" {kind} " in ran.stdout for kind in axes["--on"])
+        elif on_gpus:
+            assert f"{count} cases to measure" in ran.stdout
         else:
             rows = read(folder / words[words.index("--out") + 1])
-            assert [(row["status"], row["place"]["launcher"]) for row in rows] == [("ok", launcher)] * count
+            assert {(row["status"], row["place"]["launcher"]) for row in rows} == {("ok", launcher)}
+            assert len({row["place"]["job"] for row in rows}) == count
+            assert len(rows) == count or "pareto" in words  # with a row for each way
 
 
 DRIVERS: list[subprocess.Popen[str]] = []
@@ -315,39 +325,152 @@ def test_what_a_launcher_cannot_do_is_refused_in_one_line(tmp_path: Path) -> Non
         ran = CliRunner().invoke(contents, [*start, *more])
         assert ran.exit_code != 0
         assert words in (ran.output + str(ran.exception))
+    for line in ("pareto --model dico_digits --device cpu", "kernels bench"):
+        for asked, words in (("--launcher local", "needs --out"), ("--on h100", "--on needs --launcher slurm or ray")):
+            ran = CliRunner().invoke(contents, [*line.split(), *asked.split()])
+            assert ran.exit_code != 0
+            assert words in (ran.output + str(ran.exception))
     with pytest.raises(UsageError, match="cores would be shared; --threads"):
         Local(tmp_path, 4096, False)
 
 
 @pytest.mark.slow
+def test_each_model_and_seed_of_a_frontier_is_a_job(tmp_path: Path) -> None:
+    """Real processes; their images are those of one process without a launcher."""
+    out = tmp_path / "ways.jsonl"
+    sampled = "--model dico_digits --images 20 --batch 20 --sampling steps=4"
+    line = f"-m convbench pareto {sampled} --threads 1 --device cpu --format json"
+    start = [sys.executable, *line.split()]
+    launched = [*start, "--seed", "0,1", "--launcher", "local", "--out", str(out)]
+
+    def rows(command: list[str]) -> list[dict[str, Any]]:
+        ran = subprocess.run(command, cwd=ROOT, env=os.environ | VARIABLES, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        found: list[dict[str, Any]] = json.loads(ran.stdout)
+        return found
+
+    found = rows(launched)
+    assert [(row["seed"], row["role"], row["images"]) for row in found] == [
+        (seed, role, 20) for seed in (0, 1) for role in ("reference", "fewer steps")
+    ]
+    jobs = {row["place"]["job"]: row["seed"] for row in found}
+    assert sorted(jobs.values()) == [0, 1]
+    for row in found:
+        assert tuple(row["place"]["cpus"]) in [tuple(sorted(slot.cpus)) for slot in core_slots(1)]
+    assert not (tmp_path / "ways.jsonl.fleet").exists()
+    assert rows(launched) == found  # from the file
+    assert len(read(out)) == 4
+    alone = rows([*start, "--seed", "1"])
+    for here, there in zip(alone, found[2:], strict=True):
+        assert here["case"] == there["case"]
+        for key in ("recognised", "frechet", "drift"):
+            assert here[key] == (None if there[key] is None else pytest.approx(there[key], rel=1e-6, abs=1e-9))
+
+
+@pytest.mark.slow
+def test_each_kernel_is_a_job_of_a_gpu(machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real processes on SIMULATED GPUs: no number of them means anything."""
+    monkeypatch.undo()  # this machine's own cores
+    out, log = tmp_path / "kernels.jsonl", tmp_path / "jobs"
+    line = "convbench kernels bench --kernel gate_residual,depthwise_7x7 --res 256 --batch 1,2 --format json"
+    line += f" --launcher local --out {out}"
+    variables = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "CONVBENCH_SCRATCH": str(tmp_path / "scratch")}
+    command = [sys.executable, str(SUPPORT / "fleet_driver.py"), "--line", line]
+    asked = os.environ | VARIABLES | variables | {"CASES_DONE": str(log)}
+    asked.pop("CUDA_VISIBLE_DEVICES", None)
+    ran = subprocess.run(command, cwd=tmp_path, env=asked, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    rows = json.loads(ran.stdout)
+    assert {(row["kernel"], row["batch"], row["status"]) for row in rows} == {
+        (kernel, batch, "ok") for kernel in ("gate_residual", "depthwise_7x7") for batch in (1, 2)
+    }
+    jobs = {(row["kernel"], row["place"]["job"], row["place"]["gpu"]) for row in rows}
+    assert len(jobs) == len({gpu for *_, gpu in jobs}) == 2  # each kernel on a GPU of its own
+    again = subprocess.run(command, cwd=tmp_path, env=asked, capture_output=True, text=True, check=True)
+    assert json.loads(again.stdout) == rows
+    assert len(done(log)) == 2
+
+
+@pytest.mark.slow
+def test_a_node_that_is_really_slow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three nodes of one kind, one after the other on a core of this machine; the second runs a seventh of the time."""
+    names = iter(("n1", "n2", "n3"))
+
+    class Nodes(Local):
+        elsewhere = True
+
+        def submit(self, batch: str, orders: Sequence[Order]) -> list[str]:
+            monkeypatch.setenv("CONVBENCH_NODE", next(names))
+            return super().submit(batch, orders)
+
+    def create(name: str, folder: Path, *_: Any, **__: Any) -> Nodes:
+        made = Nodes(folder, 1, False)
+        del made.slots[1:]
+        return made
+
+    def second() -> list[psutil.Process]:
+        return [job for job in psutil.Process().children() if job.environ().get("CONVBENCH_NODE") == "n2"]
+
+    monkeypatch.setattr(launchers, "create", create)
+    request = Request(["dico_s"], [64], [1, 2, 3], threads=1)
+    with throttled(second):
+        rows = list(cases(request, tmp_path / "run.jsonl", Settings(Limits(cap_s=0.05), launcher="ray")))
+    found = {str(row.place["node"]): row for row in rows}
+    assert {name: row.status for name, row in found.items()} == {"n1": "ok", "n2": "ok", "n3": "ok"}
+    print({name: (row.verdict, row.reason, row.to_json()["rates"]) for name, row in found.items()})
+    assert re.search(r"NODE: node n2 is slow: \S.* at [0-9]+% of the rate of 2 other nodes", found["n2"].reason)
+    assert found["n2"].verdict in ("SUSPECT", "INVALID")
+
+
+@pytest.mark.slow
 def test_submitits_local_executor_runs_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is submitted to Slurm, carried out by submitit's processes on this machine."""
+    """What is submitted to Slurm, carried out by submitit's processes; a job meets a damaged copy of the weights."""
     import submitit
+
+    jobs: dict[str, Any] = {}
+
+    class OnThisMachine(Slurm):
+        """submitit starts a process where Slurm would start a job, and says how it is in place of squeue."""
+
+        def executor(self) -> Any:
+            executor = submitit.LocalExecutor(folder=self.folder / "submitit")
+            submit = executor.map_array
+
+            def kept(*given: Any) -> list[Any]:
+                made = submit(*given)
+                jobs.update({str(job.job_id): job for job in made})
+                return made
+
+            executor.map_array = kept
+            return executor
+
+        def parameters(self, batch: str, order: Order) -> dict[str, Any]:
+            return {"timeout_min": 5, "setup": super().parameters(batch, order)["setup"]}
+
+        def states(self, batches: Sequence[str]) -> dict[str, tuple[str, str]]:
+            return {id: ("COMPLETED" if job.done() else "RUNNING", "here") for id, job in jobs.items()}
 
     for name, value in (VARIABLES | {"CONVBENCH_SCRATCH": str(tmp_path / "scratch")}).items():
         monkeypatch.setenv(name, value)
-    launcher = Slurm(tmp_path, program="light_node")
-    executor = submitit.LocalExecutor(folder=tmp_path / "submitit")
-    monkeypatch.setattr(launcher, "executor", lambda: executor)
-    monkeypatch.setattr(
-        launcher,
-        "parameters",
-        lambda batch, order: {"timeout_min": 5, "setup": Slurm(tmp_path).parameters(batch, order)["setup"]},
-    )
-    content = {"cases": [{"model": "dico_s", "res": 64, "batch": 1}], "stage": None, "cores": 0}
-    orders = [Order(f"job-{n}", content, 0, False, None, 60.0) for n in range(2)]
-    started: list[Any] = []
-    submit = executor.map_array
-    monkeypatch.setattr(executor, "map_array", lambda *given: started.extend(submit(*given)) or started)
-    handles = launcher.submit("job", orders)
-    assert handles == [job.job_id for job in started]
-    assert [job.result() for job in started] == [None, None]
-    for job in started:
+    wanted = staged(tmp_path / "w.pt", os.urandom(2**10))
+    (tmp_path / "scratch").mkdir(mode=0o700)
+    (tmp_path / "scratch" / f"{wanted.sha256}.pt").write_bytes(b"damaged")
+    monkeypatch.setattr(launchers, "create", lambda name, folder, *_, **__: OnThisMachine(folder, "light_node"))
+    told: list[str] = []
+    settings = Settings(Limits(timeout_s=60), launcher="slurm", say=told.append)
+    request = Request(["dico_s"], [64], [1, 2, 3], threads=1, weights=str(tmp_path / "w.pt"))
+    rows = list(cases(request, tmp_path / "run.jsonl", settings))
+    for job in jobs.values():
         job._process.wait()  # submitit leaves it to Python, which would warn
-    for order in orders:
-        found = json.loads((tmp_path / f"{order.name}.json").read_text())
-        assert found["rows"][0]["batch"] == 1
-        assert (found["place"]["launcher"], found["place"]["job"]) == ("slurm", order.name)
+    assert sorted((row.batch, row.status, row.place["launcher"]) for row in rows) == [
+        (batch, "ok", "slurm") for batch in (1, 2, 3)
+    ]
+    assert len(jobs) == 4
+    assert len(told) == 2
+    assert "refused on node " in told[0]
+    assert "w.pt has another content here: SHA-256 " in told[0]
+    assert told[1].startswith("1 job lost and submitted again: ")
+    assert not (tmp_path / "run.jsonl.fleet").exists()
 
 
 @pytest.mark.slow

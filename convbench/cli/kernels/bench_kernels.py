@@ -1,21 +1,31 @@
 """``convbench kernels bench``: times of the fused kernels, of eager and torch.compile, and the copy rate."""
 
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ...errors import NothingMeasured, UsageError
 from ...schema import KernelTiming
 from .. import INTERRUPTED, options
-from ..progress import StepProgress
+from ..progress import CaseProgress, StepProgress
 from . import selection
+
+if TYPE_CHECKING:
+    from ...kernels.bench.plan import Work
+    from ...store import Results
 
 KEYS = (
     *("kernel", "where", "batch", "precision", "cold_s", "copy_fraction", "roofline_fraction"),
     *("over_eager", "over_compile", "eager_s", "compile_s", "hot_s", "copy_fraction_hot"),
     *("error", "error_eager", "registers", "status"),
 )
+PLAN_KEYS = ("kernel", "where", "batch", "precision", "on", "total_s")
 NOTE = (
     "cold: each launch on buffers that have left the level-2 cache; hot: on the same buffers. of copy: least memory "
     "traffic over time, as a share of the copy rate measured with it. of roofline: the time that the slower of copy "
@@ -27,7 +37,7 @@ NOTE = (
     "bench",
     short_help="time the kernels on this GPU",
     epilog="\b\nExamples:\n  convbench kernels bench --out kernels.jsonl\n"
-    "  convbench kernels bench --kernel depthwise_7x7 --res 256 --batch 64",
+    "  convbench kernels bench --on h100,a100 --launcher slurm --out kernels.jsonl --dry-run",
 )
 @selection.kernel()
 @selection.precision(default="bf16")
@@ -52,8 +62,11 @@ NOTE = (
     type=options.Duration(),
     default="7m",
     show_default=True,
-    help="Time limit for the run; rows that would exceed it skip torch.compile, and no row starts after it.",
+    help="Time limit for the run; rows that would exceed it skip torch.compile, and no row starts after it. With "
+    "--launcher, of each job.",
 )
+@options.launcher("kernel")
+@click.option("--dry-run", is_flag=True, help="Print the rows to measure with their assumed time, and exit.")
 @options.form()
 def bench_kernels(
     names: list[str] | None,
@@ -62,36 +75,47 @@ def bench_kernels(
     batch: list[int],
     out: Path | None,
     budget: float,
+    launcher: str | None,
+    on: list[str] | None,
+    dry_run: bool,
     form: str,
 ) -> int:
-    """Time the kernels on this GPU at the shapes of the XL networks, against eager, torch.compile and the copy rate.
+    """Time the kernels on a GPU at the shapes of the XL networks, against eager, torch.compile and the copy rate.
 
     Exits with 3 if nothing could be measured, with 1 if a result is wrong.
     """
     if any(n < 1 for n in (*res, *batch)):
         raise UsageError("--res and --batch must be at least 1")
-    _require_gpu()
     from ...kernels.bench.plan import plan, summary
-    from ...kernels.bench.stopwatch import Stopwatch
-    from ...run.kernels import held_timings, kernel_timings
+    from ...run import fleet
+    from ...run.kernels import held_timings, require_gpu
 
+    fleet.require_launchable(launcher, out, on)
+    if not launcher and not dry_run:
+        require_gpu()
     kernels = selection.selected(names)
-    works = plan(kernels, precision, batch, res)
+    kinds: list[str | None] = [*dict.fromkeys(on)] if on else [None]
+    works = [replace(work, on=kind) for kind in kinds for work in plan(kernels, precision, batch, res)]
     if not works:
         sides = sorted({shape.res for kernel in kernels for shape in kernel.shapes})
         raise UsageError(f"the kernels have no shapes for this --res; choose from {', '.join(map(str, sides))}")
-    results = held_timings(out)
+    results = held_timings(out, launcher)
     left = [work for work in works if not results.find((work.id, None))]
-    click.echo(summary(left, len(works) - len(left), budget), err=True)
+    if dry_run:
+        options.show([_planned_row(work) for work in left], [key for key in PLAN_KEYS if key != "on" or on], form)
+    click.echo(summary(left, len(works) - len(left), math.inf if launcher else budget), err=True)
+    if dry_run:
+        return 0
     rows: list[KernelTiming] = []
     interrupted = False
-    with StepProgress(len(left)) as progress:
+    with _timed(works, left, results, budget, launcher) as timed:
         try:
-            measure = Stopwatch().measure
-            for row in kernel_timings(works, results, measure, budget, lambda work: progress.step(work.id)):
+            for row in timed:
                 rows.append(row)
         except KeyboardInterrupt:
             interrupted = True
+    places = {work.id: place for place, work in enumerate(works)}
+    rows.sort(key=lambda row: places[row.case])  # a launcher gives them as they come
     late = len(works) - len(rows)
     unreached = (
         [f"{late} rows were not reached: the budget was used up (--budget)."] if late and not interrupted else []
@@ -117,11 +141,30 @@ def _launches(rows: list[KernelTiming]) -> list[str]:
     ]
 
 
-def _require_gpu() -> None:
-    import torch
+@contextmanager
+def _timed(
+    works: "Sequence[Work]", left: "Sequence[Work]", results: "Results", budget: float, launcher: str | None
+) -> "Iterator[Iterator[KernelTiming]]":
+    """The rows as they come, while a bar shows which of those that are left is measured."""
+    from ...run.kernels import kernel_timings, launched_timings
 
-    if not torch.cuda.is_available():
-        raise NothingMeasured(
-            "convbench kernels bench needs an NVIDIA GPU, and none is available; check and compile run without one"
-        )
-    selection.require_triton()
+    if launcher is None:
+        from ...kernels.bench.stopwatch import Stopwatch
+
+        with StepProgress(len(left)) as steps:
+            yield kernel_timings(works, results, Stopwatch().measure, budget, lambda work: steps.step(work.id))
+        return
+    with CaseProgress({work.id: work.expected_s for work in left}, len(left)) as progress:
+        rows = launched_timings(works, results, launcher, budget, progress.update, progress.tell)
+        yield (_told(row, progress) for row in rows)
+
+
+def _told(row: KernelTiming, progress: CaseProgress) -> KernelTiming:
+    if row.case in progress.expected_s:  # it was not in the file
+        progress.finished(row.case, row.status)
+    return row
+
+
+def _planned_row(work: "Work") -> dict[str, Any]:
+    facts = {"kernel": work.kernel.name, "where": work.shape.label, "batch": work.batch, "precision": work.precision}
+    return facts | {"on": work.on, "total_s": work.expected_s}
