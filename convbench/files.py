@@ -5,6 +5,7 @@ reads or writes a file that was named from outside does it through these functio
 """
 
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -179,3 +180,21 @@ def appended(path: Path) -> Iterator[FileIO]:
     with os.fdopen(os.open(path, flags, 0o666), "ab+", buffering=0) as file:
         _require_regular(os.fstat(file.fileno()), path)
         yield file
+
+
+# Locking
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a file, which is made where there is none and whose content stays; never through a link.
+
+    Raises OSError of the system; unless ``wait``, BlockingIOError where another process holds the lock.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    handle = os.open(path, flags, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(handle)

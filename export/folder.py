@@ -20,7 +20,7 @@ from convbench.files import json_value, opened, read_json
 
 from .manifest import MOST_BYTES, SCHEMA, Manifest, Port, parsed
 
-__all__ = ["SCHEMA", "Manifest", "Port"]
+__all__ = ["MOST_BYTES", "SCHEMA", "Manifest", "Port"]
 
 MANIFEST, VERIFICATION, LAYERS, README = "manifest.json", "verification.json", "layers.json", "README.md"
 CHANGED = "is not the file that was made: its SHA-256 differs"
@@ -130,8 +130,13 @@ def write(folder: Path, manifest: Manifest) -> Manifest:
         if path.name not in (MANIFEST, VERIFICATION, README)
     }
     manifest = replace(manifest, files=files)
-    (folder / MANIFEST).write_text(json.dumps({"schema": SCHEMA, **asdict(manifest)}, indent=1) + "\n", "utf-8")
+    (folder / MANIFEST).write_text(text_of(manifest), "utf-8")
     return manifest
+
+
+def text_of(manifest: Manifest) -> str:
+    """The content of a manifest's file."""
+    return json.dumps({"schema": SCHEMA, **asdict(manifest)}, indent=1) + "\n"
 
 
 def read(folder: Path) -> Manifest:
@@ -208,7 +213,7 @@ def sealed(folder: Path, manifest: Manifest) -> Iterator[Path]:
                 f"{folder} has {needed} bytes, {private} has room for {free}: set TMPDIR to a folder on a larger disk"
             )
         try:
-            changes = [_copied(folder / name, Path(private, name), facts) for name, facts in manifest.files.items()]
+            changes = [copied(folder / name, Path(private, name), facts) for name, facts in manifest.files.items()]
         except OSError as error:
             raise UsageError(f"cannot copy {folder}: {error.strerror}") from None
         if found := [change for change in changes if change]:
@@ -216,8 +221,14 @@ def sealed(folder: Path, manifest: Manifest) -> Iterator[Path]:
         yield Path(private)
 
 
-def _copied(source: Path, target: Path, facts: dict[str, Any]) -> str | None:
-    """Copy a file and hash what was copied. Returns what is wrong with it."""
+def copied(source: Path, target: Path, facts: dict[str, Any]) -> str | None:
+    """Copy a file to a new name and hash what was copied.
+
+    Args:
+        facts: "sha256" and "bytes" of the manifest.
+
+    Returns what is wrong with it.
+    """
     digest = hashlib.sha256()
     try:
         file = opened(source, follow=False)

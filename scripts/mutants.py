@@ -3,6 +3,7 @@
 
     make mutants                    the seeded sample of scripts/mutants.toml, with cosmic-ray
     make mutants ARGS="--only output.py,timing.py --again"
+    make mutants ARGS=--by-hand     the faults of scripts/mutants_by_hand.toml, one after the other: minutes
 
 Works on a copy in build/mutants; a run that was stopped goes on where it was. Prints how many mutants were killed and
 the change of every survivor: docs/mutants.md has both, and why each survivor may live. Takes an hour.
@@ -10,10 +11,12 @@ the change of every survivor: docs/mutants.md has both, and why each survivor ma
     --only PARTS  the modules whose path contains one of these, a comma list
     --again       judge the survivors of an earlier run again, with the tests of now
     --report      print what is known and run nothing
+    --by-hand     put in the faults that are listed, and name the test that notices; ends with 1 where none does
 """
 
 import argparse
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -28,6 +31,7 @@ from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkItem, WorkResul
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "mutants"
 TREE = WORK / "tree"
+BY_HAND = ROOT / "scripts" / "mutants_by_hand.toml"
 ASKED: dict[str, Any] = tomllib.loads((ROOT / "scripts" / "mutants.toml").read_text("utf-8"))
 MODULES: dict[str, str] = ASKED["modules"]
 TOOL = Path(sys.executable).with_name("cosmic-ray")
@@ -41,7 +45,11 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--report", action="store_true")
+    parser.add_argument("--by-hand", action="store_true")
     asked = parser.parse_args()
+    if asked.by_hand:
+        copy_tree()
+        sys.exit(put_in_by_hand(asked.python, asked.only.split(",")))
     modules = [module for module in MODULES if any(part in module for part in asked.only.split(","))]
     if not asked.report:
         copy_tree()
@@ -127,6 +135,43 @@ def forget_survivors(folder: Path) -> None:
 
     with sqlite3.connect(folder / "session.sqlite") as db:
         db.execute("DELETE FROM work_results WHERE test_outcome = 'SURVIVED'")
+
+
+def put_in_by_hand(python: str, parts: Sequence[str]) -> int:
+    """Judge the listed faults; print a row for each, and return 1 if one survives. Their tests must pass without."""
+    faults = tomllib.loads(BY_HAND.read_text("utf-8"))["fault"]
+    faults = [fault for fault in faults if any(part in fault["file"] or part in fault["says"] for part in parts)]
+    for tests in dict.fromkeys(fault["tests"] for fault in faults):
+        code, found = judge(python, tests)
+        if code:
+            sys.exit(f"{tests} fail as they are: {found}")
+    print("| fault | noticed by |\n| --- | --- |")
+    survived = 0
+    for fault in faults:
+        file = TREE / fault["file"]
+        source = file.read_text("utf-8")
+        if source.count(fault["old"]) != 1:
+            sys.exit(f"{fault['file']} has {source.count(fault['old'])} times: {fault['old']}")
+        file.write_text(source.replace(fault["old"], fault["new"]), "utf-8")
+        try:
+            code, found = judge(python, fault["tests"])
+        finally:
+            file.write_text(source, "utf-8")
+        if code not in (0, 1):
+            sys.exit(f"{fault['says']}: the tests could not run: {found}")
+        survived += code == 0
+        print(f"| {fault['says']} | {found if code else '**nothing**'} |", flush=True)
+    return int(survived > 0)
+
+
+def judge(python: str, tests: str) -> tuple[int, str]:
+    """Run tests in the copy up to the first that fails. -> pytest's exit code, and which failed or the last line"""
+    command = [python, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", "-m", "not gpu and not slow"]
+    command += shlex.split(tests)
+    ran = subprocess.run(command, cwd=TREE, capture_output=True, text=True, check=False)
+    lines = ran.stdout.splitlines() or [ran.stderr]
+    failed = [line.split()[1] for line in lines if line.startswith(("FAILED", "ERROR"))]
+    return ran.returncode, f"`{failed[0].partition('[')[0]}`" if failed else lines[-1]
 
 
 def report(modules: Sequence[str]) -> str:

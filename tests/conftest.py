@@ -21,12 +21,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)  # before -m takes its choice
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test in tests/gpu as one, and all but one attack of each grid as slow."""
+    """Mark every test in tests/gpu as one, and all but the first case of each long grid as slow."""
     seen = set()
     for item in items:
         if GPU in item.path.parents:
             item.add_marker(pytest.mark.gpu)
-        if item.path.name.startswith(ATTACKS) and hasattr(item, "callspec"):
+        is_long = item.path.name.startswith(ATTACKS) or item.get_closest_marker("long_grid")
+        if is_long and hasattr(item, "callspec"):
             grid = item.nodeid.partition("[")[0]
             if grid in seen:
                 item.add_marker(pytest.mark.slow)

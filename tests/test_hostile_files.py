@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -375,6 +376,22 @@ def test_a_page_and_pictures_of_every_wrong_type_are_one_line_or_there(
             assert convbench("verify-report", tmp_path / f"{number}.html")[0] in (0, 1)
 
 
+def test_no_text_of_a_row_is_drawn_as_a_formula(convbench: Callable[..., Shown], tmp_path: Path) -> None:
+    """Matplotlib takes what stands between two dollars for one, and ended in a traceback where it is none."""
+    formula = "$\\frac$"
+    rows = [
+        measured(model, speed, batch=batch, threads=threads)
+        | {"environment": {"cpu": formula, "gpus": [{"name": formula}]}, "backend": backend}
+        for model, speed in (("dit_xl_2", 10.0), (f"dico_s{formula}", 20.0))
+        for batch, threads, backend in ((1, 1, "eager"), (2, 1, "eager"), (1, 2, formula))
+    ]
+    path = write_lines(tmp_path / "run.jsonl", rows)
+    code, _, err = convbench("report", path, "--html", tmp_path / "page.html")
+    assert code == 0 and "Traceback" not in err
+    pictures = re.findall(r"<svg.*?</svg>", (tmp_path / "page.html").read_text("utf-8"), re.DOTALL)
+    assert len(pictures) >= 5 and sum(formula in picture for picture in pictures) >= 3
+
+
 EXAMPLES: dict[str, dict[str, Any]] = {  # of the other kinds, as the commands write them
     "kinds": {"model": "dico_s", "res": 256, "kind": "linear", "macs": 5, "share": 0.5},
     "modules": {"model": "dico_s", "res": 256, "module": "head", "macs": 5, "share": 0.5},
@@ -516,7 +533,7 @@ def test_a_cell_that_begins_like_a_formula_is_a_text(convbench: Callable[..., Sh
 
     formulas = {
         "model": "=cmd|'/C calc'!A0", "case": "+1+1", "backend": "@SUM(1)", "weights": "-2+3", "reason": " =1",
-        "compared_with": "＝1", "mode": "\t=1", "=HYPERLINK(1)": 5,
+        "compared_with": "＝1", "mode": "\u3000-1", "=HYPERLINK(1)": 5,
     }  # fmt: skip
     row = measured("dico_s", ratio=-1.5) | formulas
     path = write_lines(tmp_path / "run.jsonl", [row])
@@ -529,6 +546,36 @@ def test_a_cell_that_begins_like_a_formula_is_a_text(convbench: Callable[..., Sh
     assert found["'=HYPERLINK(1)"] == "5" and "=HYPERLINK(1)" not in found
     assert (found["ratio"], found["images_per_s"], found["res"]) == ("-1.5", "1.0", "256")  # numbers as they are
     assert found["status"] == "ok"
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("\t=1", "\r=1", "\n=1", "a;=1", "a; +1", "a;;-1", "a\t@1", "a\r\n=1", "a\n\n =1", ";=1", '";=1', 'a";=1;"'),
+        *('a;"=1"', 'a;""=1', 'a,b;=1;"', "=1;=2\t=3\n=4", "a;\u3000=1", "a;\t\uff1d1"),
+    ],
+)
+def test_no_cell_begins_like_a_formula_whatever_separates_them(separator: str, text: str) -> None:
+    """Spreadsheets in many languages separate by semicolons, and to them a quotation mark inside a cell is a letter."""
+    import csv
+    import io
+
+    from convbench.reports.tables.text import render
+
+    shown = render([{"model": "dico_s", "reason": text, "case": text, "ratio": -1.5}], (), "csv")
+    cells = [cell for line in csv.reader(io.StringIO(shown, newline=""), delimiter=separator) for cell in line]
+    for cell in cells:
+        assert not cell.strip(' "\t\u3000').startswith(("=", "+", "@", "\uff1d")), cells
+        assert not cell.strip(' "\t').startswith("-") or cell.startswith("-1.5")
+    assert "'" in shown
+
+
+def test_words_between_separators_stay_as_they_are() -> None:
+    from convbench.reports.tables.text import render
+
+    row = {"reason": "WIDE: interval of ±3 %; LIN: a = b; 5 - 3", "case": "dico_s/256px/b1", "command": "a -b\n--c=d"}
+    assert render([row], (), "csv").splitlines()[1:] == [f'{row["reason"]},{row["case"]},"a -b', "'--c=d\""]
 
 
 # ---- a page with a line break in a name ----

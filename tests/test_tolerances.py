@@ -1,5 +1,8 @@
 """Every limit of the program as a number: whoever loosens one must loosen it here too, with its reason."""
 
+import re
+from pathlib import Path
+
 import tolerances as numbers
 
 from convbench import tolerances
@@ -29,3 +32,12 @@ def test_the_limits_of_the_checks() -> None:
     assert (timing.OUTSIDE_AGREES, timing.OUTSIDE_S, timing.ZEROS, timing.FRESH) == (0.1, 0.2, 0.25, 0.1)
     assert (timing.FRESH_STEPS, timing.FRESH_PAIRS, timing.FRESH_CONFIRMING) == (8, 3, 9)
     assert (timing.LINEAR_PAIRS, timing.CONFIRMING_PAIRS) == (3, 9)
+
+
+def test_no_other_test_takes_the_limits_of_errors_from_the_program() -> None:
+    """It would pass with any; the rest is pinned above and by its own tests."""
+    taken = re.compile(r"^from convbench\.tolerances import (.*)$|\bconvbench\.(tolerances\.\w+)", re.MULTILINE)
+    for file in Path(__file__).parent.rglob("*.py"):
+        if file != Path(__file__):
+            found = [a or b for a, b in taken.findall(file.read_text("utf-8"))]
+            assert set(found) <= {"FID_GAP", "QUALITY_MARGINS"}, file

@@ -195,8 +195,8 @@ def launcher(job: str = "case") -> Decorator:
         return click.option(
             "--launcher",
             type=click.Choice(LAUNCHERS),
-            help=f"Measure each {job} as a job of its own: one a GPU or group of cores of this machine, on a Slurm "
-            "cluster, or on a Ray cluster. Needs --out; the same command finds the jobs of a run that was killed.",
+            help=f"Measure each {job} as a separate job: local runs one per GPU or group of cores of this machine; "
+            "slurm and ray use a cluster. Needs --out; the same command finds the jobs of a run that was killed.",
         )(command)
 
     return decorated

@@ -59,7 +59,7 @@ class Bar:
 
     def tell(self, line: str) -> None:
         """Print a line that matters, above the bar if there is one."""
-        self.bar.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        self.bar.console.print(printable(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
         """Print a line where there is no bar."""

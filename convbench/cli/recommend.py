@@ -20,8 +20,8 @@ KEYS = ("words",)
 def command(store: tuple[str, ...], where: list[str] | None, commercial: bool, form: str) -> int:
     """Name the fastest model and backend for each machine, size, batch and precision that was measured.
 
-    Speed alone: nothing here knows how good the images are. Rows that cannot be told apart tie. SUSPECT and INVALID
-    rows are not recommended.
+    Only speed is compared: nothing here knows how good the images are. Rows that cannot be told apart tie. SUSPECT and
+    INVALID rows are not recommended.
     """
     from ..errors import NothingMeasured
     from ..reports.recommend import recommendations

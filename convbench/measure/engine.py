@@ -72,7 +72,7 @@ def open_cut(case: Case, network: nn.Module, inputs: tuple[Tensor, Tensor, Tenso
     """
     if case.backend == "onnxruntime":
         if case.device != "cpu" or case.precision != "fp32":
-            raise UsageError("a cache runs in ONNX Runtime on a CPU in fp32 alone: use --backend eager")
+            raise UsageError("a cache runs in ONNX Runtime only on a CPU in fp32: use --backend eager")
         return stack.enter_context(parts.opened(network, inputs, case.threads))
     if cut := cut_of(network):
         return cut

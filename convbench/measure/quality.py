@@ -110,12 +110,9 @@ class Race:
             network = self.networks[way.precision]
             step = self.stack.enter_context(open_engine(recipe, self.batch, self.device, self.weights, network))
         runner = Runner(way, recipe, made, step)
+        sizes = {self.batch * (1 if plan.cfg == 1 else 2)} | ({self.batch} if plan.cfg_interval else set())
         with torch.inference_mode():  # the first call of a size prepares it
-            for size in (
-                {self.batch * (1 if plan.cfg == 1 else 2), self.batch}
-                if plan.cfg_interval
-                else {self.batch * (1 if plan.cfg == 1 else 2)}
-            ):
+            for size in sizes:
                 side = self.res // self.takes.factor
                 x = torch.zeros(size, self.takes.channels, side, side, device=self.device)
                 step(x, x[:, 0, 0, 0], x[:, 0, 0, 0].long())

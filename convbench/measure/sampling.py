@@ -6,7 +6,7 @@ of guidance makes the steps uneven, whole trajectories are timed, and their part
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,21 +17,13 @@ import torch
 from torch import Tensor
 
 from .. import backends, environment, precision
-from ..catalogue import Signature, find
+from ..catalogue import find
 from ..checks import machine, output, timing
 from ..checks.output import Finding
-from ..counting import count
 from ..errors import ConvbenchError
-from ..models.cuts import Cut
-from ..sampling import caches, decoding
-from ..sampling.decoders import decoder_of
-from ..sampling.guidance import guided
-from ..sampling.guidance_interval import within
 from ..sampling.images import sampler_for
-from ..sampling.noise import PerImage
 from ..sampling.plan import Plan
-from ..sampling.random_decoder import DecoderNetwork, random_decoder
-from ..sampling.sampler import Model, Sampler
+from ..sampling.sampler import Sampler
 from ..schema import Case, SamplingMeasurement, Second
 from ..timing import compare, derived, memory
 from ..timing.calibration import limit
@@ -41,6 +33,7 @@ from .annotated import with_ratio
 from .engine import open_cut
 from .failure import failure, wrong
 from .opening import Opened, Report, open_case, subject_of
+from .trajectories import Trajectories, decoder_call, decoder_facts, has_random_decoder
 
 WHOLE_AGREES = 0.1  # a whole trajectory against the sum of its steps, as a share; a busy CPU moves one run that far
 PARTS = 0.25  # of the time of the step itself, that each part is timed for
@@ -67,28 +60,28 @@ def measure(
 
 
 @dataclass
-class _Trajectory:
+class _Ready:
     """A case that is ready to be timed, with the lanes of its parts."""
 
     case: Case
     plan: Plan
     made: Sampler
     opened: Opened
-    walk: "_Walk"
+    trajectories: Trajectories
     plain: Lane | None  # the network without guidance
     lanes: dict[str, Lane]
     findings: list[Finding] = field(default_factory=list)
 
     @property
     def blocks(self) -> dict[str, list[Second]]:
-        """Seconds of each part, as a row has them; those of the network alone say nothing of uneven steps."""
+        """Seconds of each part, as a row has them; those of the network are left out where steps are uneven."""
         lanes = self.lanes | ({"backbone": self.plain} if self.plain else {})
         known = {name: lane.block_s for name, lane in lanes.items() if lane.blocks} | {"step": self.step_s()}
         return {name: block_s for name, block_s in known.items() if self.plan.even or name != "forward"}
 
     def step_s(self) -> list[Second]:
         """Mean seconds of a step, for each block."""
-        return [block_s / self.walk.steps_a_call for block_s in self.lanes["step"].block_s]
+        return [block_s / self.trajectories.steps_a_call for block_s in self.lanes["step"].block_s]
 
     def batch_s(self) -> list[Second]:
         """Seconds of a whole batch of finished images, for each block of the step."""
@@ -144,7 +137,7 @@ class _Bundle:
     def _row(self, case: Case, **known: Any) -> SamplingMeasurement:
         return SamplingMeasurement.of(case, **{**planned_keys(self.plans[case.id]), **self.stamp}, **known)
 
-    def _prepare(self, case: Case, stack: ExitStack) -> "_Trajectory | list[Finding]":
+    def _prepare(self, case: Case, stack: ExitStack) -> "_Ready | list[Finding]":
         """Open the network, for both batch sizes where it is guided; the findings where it is wrong."""
         plan, made = self.plans[case.id], self.made[case.id]
         around = functools.partial(precision.applied, case.precision)
@@ -169,18 +162,18 @@ class _Bundle:
         cut = None
         if plan.cache:
             cut = open_cut(opened.case, opened.subject.model, opened.sets[0], stack)
-        walk = _Walk(case, plan, made, opened, other, cut)
+        trajectories = Trajectories(case, plan, made, opened, other, cut)
         with around():  # one call of the network gives the sampler's part its input
-            lanes = {name: Lane(run, around) for name, run in walk.parts().items()}
-        lanes["decoder"] = Lane(_decoder(case, plan, walk.start), around)
-        return _Trajectory(case, plan, made, opened, walk, plain, lanes)
+            lanes = {name: Lane(run, around) for name, run in trajectories.parts().items()}
+        lanes["decoder"] = Lane(decoder_call(case, plan, trajectories.start), around)
+        return _Ready(case, plan, made, opened, trajectories, plain, lanes)
 
     def _opened(self, case: Case, stack: ExitStack) -> Opened:
         subject = subject_of(case, self.report)
         self.report("proving", 0)
         return open_case(case, subject, subject.model, self.clock, stack)
 
-    def _time(self, ready: list[_Trajectory]) -> list[SamplingMeasurement]:
+    def _time(self, ready: list[_Ready]) -> list[SamplingMeasurement]:
         clock, rules, short, report = self.clock, self.rules, self.short, self.report
         memory.reset_peak(self.device)
         with Recorder(self.device) as recorder:
@@ -190,8 +183,7 @@ class _Bundle:
                 beside = each.plain if each.plain and not each.plain.blocks else None
                 parts = [each.lanes[name] for name in ("forward", "sampler") if name in each.lanes]
                 parts += [beside] if beside else []
-                if parts:
-                    time_lanes(parts, clock, short, lambda done: report("timing parts", done))
+                time_lanes(parts, clock, short, lambda done: report("timing parts", done))
                 if each.plan.decode:
                     time_lanes([each.lanes["decoder"]], clock, short, lambda done: report("timing the decoder", done))
         load = recorder.summary()
@@ -207,7 +199,7 @@ class _Bundle:
         return self._compared(rows, ready)
 
     def _conclude(
-        self, each: _Trajectory, rules: Rules, load: dict[str, float | None], seen: list[Finding]
+        self, each: _Ready, rules: Rules, load: dict[str, float | None], seen: list[Finding]
     ) -> SamplingMeasurement:
         case, plan, opened, step = each.case, each.plan, each.opened, each.lanes["step"]
         numbers = derived.sampling_numbers(case.batch, each.made.steps, plan.decode, plan.cfg != 1, each.blocks)
@@ -216,21 +208,21 @@ class _Bundle:
         with precision.applied(case.precision):
             floor = limit(opened.counted, opened.case.batch, opened.rates, 0, executed_macs=opened.executed_macs)
             if each.made.steps * step_s <= rules.cap_s:
-                whole_s = self.clock.block(each.walk.whole, 1).total_s
-                whole = _whole_trajectory(each.walk.last, whole_s, each.made.steps * step_s, rules.noise)
+                whole_s = self.clock.block(each.trajectories.whole, 1).total_s
+                whole = _whole_trajectory(each.trajectories.last, whole_s, each.made.steps * step_s, rules.noise)
             found = self._shortcuts(each, rules)
             found += [
                 output.check_unchanged(opened.step, opened.sets[0], opened.proof.outputs[0], case.precision),
                 output.check_fresh(opened.step, opened.fresh, opened.subject.fresh_reference, case.precision),
                 timing.check_linearity(step, self.clock, case.device, rules.noise),
                 timing.check_clocks(step.blocks),
-                timing.check_floor(step_s, floor.seconds * each.walk.share),
+                timing.check_floor(step_s, floor.seconds * each.trajectories.share),
                 timing.check_drift(step.block_s, rules),
                 timing.check_interval(step, rules),
                 *seen,
             ]
         verdict, reason = output.verdict_of([finding for finding in [*found, whole] if finding])
-        by_config = _decodes_by_config(case, plan)
+        by_config = has_random_decoder(case, plan)
         unranked = opened.backend.unranked(case)
         notes = [
             reason,
@@ -254,18 +246,16 @@ class _Bundle:
             error_vs_fp32=opened.facts()["error_vs_fp32"],
         )
 
-    def _shortcuts(self, each: _Trajectory, rules: Rules) -> list[Finding | None]:
-        """Compare the time of a pass on other inputs. None is timed alone where a cache makes the steps uneven."""
-        if not (forward := each.lanes.get("forward")):
-            return []
-        zeros = each.opened.on_zeros()
+    def _shortcuts(self, each: _Ready, rules: Rules) -> list[Finding | None]:
+        """Compare the time of a pass on zeros and on inputs that it has not seen with that of the lane ``forward``."""
+        forward, zeros = each.lanes["forward"], each.opened.on_zeros()
         ratio = timing.zeros_ratio(forward, zeros, self.clock)
         return [
             timing.check_fresh(forward, each.opened.on_fresh_inputs, self.clock, rules.noise),
             timing.check_zeros(ratio, forward, zeros, self.clock, rules.noise),
         ]
 
-    def _compared(self, rows: list[SamplingMeasurement], ready: list[_Trajectory]) -> list[SamplingMeasurement]:
+    def _compared(self, rows: list[SamplingMeasurement], ready: list[_Ready]) -> list[SamplingMeasurement]:
         """The rows with their ratios: the first case over its counterpart, an A/A repeat over the first."""
         first, delta = ready[0], compare.DELTA[self.device]
         for i, other in enumerate(ready[1:], start=1):
@@ -283,143 +273,6 @@ class _Bundle:
 def planned_keys(plan: Plan) -> dict[str, Any]:
     """The keys of a row that its plan determines."""
     return {"sampler": plan.sampler, "steps": plan.steps, "cfg_scale": plan.cfg, "decode": plan.decode}
-
-
-class _Walk:
-    """One trajectory after the other and the parts of a step; a call is a step, or a trajectory if they are uneven."""
-
-    def __init__(
-        self,
-        case: Case,
-        plan: Plan,
-        made: Sampler,
-        opened: Opened,
-        alone: Callable[..., Tensor] | None = None,
-        cut: Cut | None = None,
-    ) -> None:
-        """Prepare trajectories of an opened case.
-
-        Args:
-            alone: the engine for steps without guidance, if it is another.
-            cut: of the network, for a plan with a cache.
-        """
-        self.takes, self.plan, self.made, self.alone = find(case.model).signature, plan, made, alone
-        self.kind, side = precision.dtype_of(case.precision), case.res // self.takes.factor
-        self.step = opened.step
-        self.cut = replace(cut, inner=self._counted(cut.inner)) if cut else None
-        self.noise = PerImage(0, range(case.batch), (self.takes.channels, side, side), case.device)
-        self.start = self.noise.start()
-        self.labels, self.null = conditions_of(self.takes, case)
-        self.steps_a_call = 1 if plan.even else made.steps
-        self.whole_images = 0  # that passed through the whole network in the last trajectory
-        self.share = 1.0  # of the passes that the plan without its methods would have
-        self.model = self.begin()
-        self.states = made.trajectory(self.model, self.start, self.noise)
-        self.last = self.start
-
-    def begin(self) -> Model:
-        """Start a trajectory. -> the network with its classes, guidance and methods"""
-        self.whole_images = 0
-        if self.plan.cache and self.cut:
-            run = caches.begin(self.plan.cache, self.cut)
-        elif self.plan.cfg_interval:
-            run = self._counted(self._of_either_size)
-        else:
-            run = self.step
-        guided_model = self._guided(run, self.plan.cfg)
-        if not self.plan.cfg_interval:
-            return guided_model
-        return within(self.plan.cfg_interval, self.takes, guided_model, self._guided(run, 1.0))
-
-    def _guided(self, run: Callable[..., Tensor], scale: float) -> Model:
-        return guided(lambda x, t, y: run(x.to(self.kind), t, y), self.labels, self.null, scale)
-
-    def _of_either_size(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        return (self.alone if self.alone and len(x) == len(self.start) else self.step)(x, t, y)
-
-    def _counted(self, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def counted(*inputs: Tensor) -> Tensor:
-            self.whole_images += len(inputs[0])
-            return run(*inputs)
-
-        return counted
-
-    def __call__(self) -> Tensor:
-        if not self.plan.even:
-            self.whole()
-            return self.last
-        state = next(self.states, None)
-        if state is None:
-            self.states = self.made.trajectory(self.model, self.start, self.noise)
-            state = next(self.states)
-        return state
-
-    def parts(self) -> dict[str, Callable[[], object]]:
-        """The whole step, the network under guidance, and where all steps are alike the rest of a step."""
-        t = torch.full((len(self.start),), self.made.times[0], device=self.start.device)
-        model = self.model if self.plan.even else self._guided(self.step, self.plan.cfg)
-        result = model(self.start, t).float()
-        parts: dict[str, Callable[[], object]] = {"step": self, "forward": lambda: model(self.start, t)}
-        return parts | ({"sampler": _updates(self, result)} if self.plan.even else {})
-
-    def whole(self) -> None:
-        """Run a trajectory from end to end."""
-        self.last = self.made.sample(self.begin(), self.start, self.noise)
-        if not self.plan.even:
-            full = self.made.steps * len(self.start) * (1 if self.plan.cfg == 1 else 2)
-            self.share = self.whole_images / full
-
-
-def conditions_of(takes: Signature, case: Case) -> tuple[Tensor, int | Tensor]:
-    """Return the conditions of a batch of images and those of no condition: classes, or captions (B, tokens, width)."""
-    if takes.caption:
-        captions = torch.randn(case.batch, *takes.caption, generator=torch.Generator().manual_seed(0))
-        return captions.to(case.device), torch.zeros(takes.caption, device=case.device)
-    return torch.arange(case.batch, device=case.device) % takes.classes, takes.classes
-
-
-def _updates(walk: _Walk, result: Tensor) -> Callable[[], object]:
-    """The update rule alone, step after step, always on the start of a trajectory."""
-    update, step = walk.made.begin(), 0
-
-    def run() -> Tensor:
-        nonlocal update, step
-        if step == walk.made.steps:
-            update, step = walk.made.begin(), 0
-        x = update(step, walk.start, result, walk.noise)
-        step += 1
-        return x
-
-    return run
-
-
-def _decoder(case: Case, plan: Plan, start: Tensor) -> Callable[[], object]:
-    """Decoding a batch to bytes on the host."""
-    takes = find(case.model).signature
-    if not plan.decode:
-        return lambda: None
-    if _decodes_by_config(case, plan):
-        decode: decoding.Decoder = random_decoder(case.device, takes)
-    else:
-        decode = decoding.create_decoder(takes, plan.vae, case.device)
-    return lambda: decoding.bytes_from_pixels(decode(start)).cpu()
-
-
-def _decodes_by_config(case: Case, plan: Plan) -> bool:
-    """True if latents are decoded by a decoder with random weights."""
-    return plan.decode and not plan.vae and not find(case.model).signature.in_pixels
-
-
-def decoder_facts(case: Case, plan: Plan) -> dict[str, Any]:
-    """Name and MACs of a decoder with random weights; nothing for any other."""
-    if not _decodes_by_config(case, plan):
-        return {}
-    takes = find(case.model).signature
-    side = case.res // takes.factor
-    with torch.device("meta"):
-        network = DecoderNetwork(decoder_of(takes)).eval()
-        counted = count(network, (torch.empty(1, takes.channels, side, side),))
-    return {"decoder": network.name, "decoder_macs": counted.macs}
 
 
 def _whole_trajectory(last: Tensor, whole_s: Second, expected_s: Second, noise: float) -> Finding | None:

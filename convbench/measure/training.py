@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..checks.output import Finding, relative_error
-from ..precision import DTYPES
+from ..precision import DTYPES, applied
 from ..schema import Case, Step
 from ..timing.clock import Inputs
 from ..tolerances import RELATIVE_L2
@@ -76,7 +76,8 @@ def prove_gradient(forward: Step, model: nn.Module, inputs: Inputs, case: Case) 
         with _autocast(case):
             out = forward(*inputs)
         found = _gradient(out, learned)
-        reference = _gradient(model(*inputs), learned)
+        with applied("fp32"):
+            reference = _gradient(model(*inputs), learned)
     error, tolerance = relative_error(found, reference), 2 * RELATIVE_L2[case.precision]
     if error <= tolerance:
         return None

@@ -5,6 +5,7 @@ of the world counts the images of all ranks until the last of them has finished;
 times the speed of one alone, in pairs of blocks. Only one gathered number a block passes between the ranks.
 """
 
+import itertools
 import math
 import os
 import socket
@@ -74,7 +75,7 @@ class _Rank:
             alone: list[Second] = []
             together: list[list[Second]] = []
             started = time.monotonic()
-            for number in range(10**6):
+            for number in itertools.count():
                 for kind in ("alone", "together") if number % 2 else ("together", "alone"):
                     if kind == "alone":
                         alone += [_gathered(self._block(steps) if self.world.rank == 0 else None)[0]]

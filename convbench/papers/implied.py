@@ -96,7 +96,7 @@ def not_stated(words: str) -> bool:
 
 
 def peaks_of_gpu(gpu: str) -> dict[str, float]:
-    """FLOP/s by precision; the devices of one name differ in their memory alone."""
+    """FLOP/s by precision; devices of one name differ only in their memory."""
     return next(device["flops_per_s"] for device in catalogue.devices().values() if device["gpu"] == gpu)
 
 

@@ -4,7 +4,6 @@ The folder FILE.fleet beside the result file holds the orders, the results that 
 whole, with which a driver that was killed finds its jobs again. It is removed once every row is in the file.
 """
 
-import fcntl
 import json
 import math
 import re
@@ -12,14 +11,14 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .. import store
 from ..errors import UsageError, first_line, printable
-from ..files import read_json, write_whole
+from ..files import locked, read_json, write_whole
 from ..measure.annotated import with_finding
 from ..schema import KINDS, CaseRow, Row, Second
 from ..schema.rowcheck import row_problem
@@ -175,20 +174,18 @@ class Fleet:
             jobs = f"{self.state.losses} job{'s' if self.state.losses > 1 else ''}"
             self.say(f"{jobs} lost and submitted again: {self.state.lost_s:.0f} s of work lost")
 
-    # RunState
+    # State
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        try:
-            self.folder.mkdir(exist_ok=True)
-            lock = (self.folder / "lock").open("w")
-        except OSError as error:
-            raise UsageError(f"cannot write {self.folder}: {error.strerror}") from None
-        with lock:
+        with ExitStack() as held:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.folder.mkdir(exist_ok=True)
+                held.enter_context(locked(self.folder / "lock", wait=False))
             except BlockingIOError:
                 raise UsageError(f"another convbench is running the jobs of {self.folder}") from None
+            except OSError as error:
+                raise UsageError(f"cannot write {self.folder}: {error.strerror}") from None
             yield
 
     @property

@@ -97,7 +97,7 @@ def _allowance(limits: Limits, remaining_s: Second, left: Sequence[Job]) -> Allo
 
 
 def open_results(out: Path | None, anywhere: bool = False) -> store.Results:
-    """The result file of a run, or results that are kept in memory alone.
+    """The result file of a run, or results kept only in memory.
 
     Args:
         anywhere: the rows come from other machines, which need not be like this one.

@@ -5,7 +5,6 @@ this process), and writes the result whole: ``{"rows": [...]}``, or ``{"refused"
 that another one may. With ``--tied`` it ends when its stdin is closed, with whoever started it.
 """
 
-import fcntl
 import json
 import os
 import socket
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConvbenchError, UsageError, first_line
-from ..files import read_json, write_whole
+from ..files import locked, read_json, write_whole
 from .launchers.cores import physical_cores
 from .staging import Staged, require_own, scratch, stage
 
@@ -79,15 +78,13 @@ def bound(cpus: list[int] | None, cores: int, gpu: str | None = None) -> Iterato
     own: list[tuple[int, ...]] = []
     with ExitStack() as locks:
         if gpu is not None:
-            lock = locks.enter_context((folder / f"gpu-{gpu.replace('/', '-')}").open("w"))
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locks.enter_context(locked(folder / f"gpu-{gpu.replace('/', '-')}", wait=False))
             except BlockingIOError:
                 raise UsageError(f"another job of convbench uses GPU {gpu}") from None
         for core in allowed if cores else ():
-            lock = locks.enter_context((folder / f"core-{core[0]}").open("w"))
             with suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locks.enter_context(locked(folder / f"core-{core[0]}", wait=False))
                 own.append(core)
             if len(own) == cores:
                 os.sched_setaffinity(0, [cpu for core in own for cpu in core])

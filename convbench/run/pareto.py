@@ -152,13 +152,9 @@ def planned(wanted: FrontierRequest, elsewhere: bool = False) -> PlannedRace:
 def _plan(text: str, wanted: FrontierRequest, variant: catalogue.Variant) -> Plan:
     keys = [part.partition("=")[0].strip() for part in text.split(",")]
     prefix = "" if "cfg" in keys else f"cfg={wanted.cfg:g},"
-    default = "" if "steps" in keys or "sampler" in keys else f"{table_reference(variant)},"
+    full = table()[sampler_names.prediction(variant.signature)]["reference"]
+    default = "" if "steps" in keys or "sampler" in keys else f"{full},"
     return Plan.of_text(f"{default}{prefix}{text}", variant)
-
-
-def table_reference(variant: catalogue.Variant) -> str:
-    """The steps of the full sampler."""
-    return str(table()[sampler_names.prediction(variant.signature)]["reference"])
 
 
 def expected_s(found: PlannedRace) -> Second:

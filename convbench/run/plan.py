@@ -102,7 +102,7 @@ def _check(request: Request) -> None:
     if request.world < 1:
         raise UsageError(f"--world {request.world}: must be at least 1")
     if request.world > 1 and (request.sampling or request.compare_with or set(request.mode) != {"forward"}):
-        raise UsageError("--world times forward passes alone: omit --sampling, --compare-with and --mode")
+        raise UsageError("--world times only forward passes: omit --sampling, --compare-with and --mode")
     require_kinds(request.on or ())
     if request.threads is not None and request.threads < 1:
         raise UsageError(f"--threads {request.threads}: must be at least 1")

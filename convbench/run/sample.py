@@ -55,7 +55,7 @@ def sample(
     vae: str | None = None,
     latents: bool = False,
 ) -> "np.ndarray[Any, Any]":
-    """Sample images from a backbone, as ``convbench sample`` does. An image depends on ``seed`` and its number alone.
+    """Sample images from a backbone, as ``convbench sample`` does. Each image depends only on ``seed`` and its index.
 
     Args:
         labels: classes to cycle through; "all"; or "random", as the papers evaluate.

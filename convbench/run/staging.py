@@ -1,6 +1,5 @@
 """Files on a node's own disk before any clock starts: copied once a node, and checked by hash."""
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
-from ..files import opened
+from ..files import locked, opened
 
 BLOCK = 2**22  # bytes copied at a time
 
@@ -46,8 +45,7 @@ def stage(wanted: Staged, folder: Path) -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         require_own(folder)
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(folder / "lock"):
             if not target.exists():
                 if (free := shutil.disk_usage(folder).free) < wanted.size:
                     raise UsageError(

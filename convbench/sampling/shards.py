@@ -5,7 +5,6 @@ of torchrun: shard s belongs to rank s modulo the world size. The evaluation of 
 merged file: arr_0 uint8 (N, H, W, 3), arr_1 int64 labels; or arr_0 float32 (N, C, S, S) latents.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -20,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from ..files import whole, write_whole
+from ..files import locked, opened, read_json, whole, write_whole
 
+MOST_RECIPE = 2**20  # bytes
 SHARD = 256  # images per file: the work that a kill can lose
 
 
@@ -115,7 +115,7 @@ class ShardedNpz:
             with self._locked():
                 if not self.file.exists():
                     write_whole(self.record, json.dumps(self._facts(), indent=1).encode())
-                    _merge(list(self.shards()), self.file, self.count)
+                    _merge(self.shards(), self.file, self.count)
         except FileNotFoundError:  # another process has merged and removed the parts
             return self.file.exists()
         shutil.rmtree(self.parts, ignore_errors=True)
@@ -126,9 +126,10 @@ class ShardedNpz:
 
     def _require_same(self, path: Path, what: str) -> None:
         try:
-            found = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):
-            found = {}
+            found = read_json(path, MOST_RECIPE)
+        except UsageError:
+            found = None
+        found = found if isinstance(found, dict) else {}
         differing = [key for key, value in self._facts().items() if found.get(key, "nothing") != value]
         if differing:
             key = differing[0]
@@ -139,8 +140,7 @@ class ShardedNpz:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with (self.parts / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.parts / "lock"):
             yield
 
 
@@ -150,16 +150,45 @@ def write_shard(path: Path, images: NDArray[Any], labels: list[int]) -> None:
         np.savez(file, arr_0=images, arr_1=np.array(labels, np.int64))
 
 
-def _merge(parts: list[Path], into: Path, count: int) -> None:
+def _merge(shards: Mapping[Path, range], into: Path, count: int) -> None:
     """Copy the arrays of the parts in order, so that memory holds one part at a time."""
-    with np.load(parts[0]) as first:
-        arrays = {name: (first[name].shape[1:], first[name].dtype) for name in ("arr_0", "arr_1")}
+    first, numbers = next(iter(shards.items()))
+    arrays = {name: (value.shape[1:], value.dtype) for name, value in _arrays(first, len(numbers)).items()}
     with whole(into) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, (shape, kind) in arrays.items():
             # The date of a ZipInfo is fixed, so the same images give the same bytes.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as stream:
                 header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (count, *shape)}
                 np.lib.format.write_array_header_1_0(stream, header)
-                for part in parts:
-                    with np.load(part) as arrays_of_part:
-                        stream.write(np.ascontiguousarray(arrays_of_part[name]).tobytes())
+                for part, numbers in shards.items():
+                    value = _arrays(part, len(numbers))[name]
+                    if (value.shape[1:], value.dtype) != (shape, kind):
+                        raise _foreign(part)
+                    stream.write(np.ascontiguousarray(value).tobytes())
+
+
+def _arrays(part: Path, images: int) -> dict[str, NDArray[Any]]:
+    """The arrays of a part, whoever wrote it: images (N, H, W, 3) or latents (N, C, S, S), and labels (N,).
+
+    Raises UsageError for anything else, and for packed arrays, which could take any memory.
+    """
+    try:
+        with opened(part) as file, zipfile.ZipFile(file) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as given:
+                found = {name: given[name] for name in ("arr_0", "arr_1")}
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, LookupError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile):
+        raise _foreign(part) from None
+    values, labels = found.values()
+    is_right = values.dtype in (np.uint8, np.float32) and values.ndim == 4 and labels.dtype == np.int64
+    if not is_right or len(values) != images or labels.shape != (images,):
+        raise _foreign(part)
+    return found
+
+
+def _foreign(part: Path) -> UsageError:
+    return UsageError(f"{part} does not hold the images of this run: remove it, and the same command makes them again")

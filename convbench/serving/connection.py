@@ -10,6 +10,7 @@ from convbench.errors import UsageError
 
 BACKLOG_S = 60.0  # for an answer, after which a request has failed
 ANSWER_BYTES = 2**29  # that are read of one
+JSON_BYTES = 2**20  # of one that is parsed: a description, an error
 
 
 class NotHttp(ConnectionError):
@@ -24,8 +25,13 @@ class Connections:
     port: int
     idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
 
-    async def request(self, method: str, path: str, body: bytes = b"", header: str = "") -> tuple[int, bytes]:
-        """Status and body. Raises OSError, LimitOverrunError or IncompleteReadError where the connection fails."""
+    async def request(
+        self, method: str, path: str, body: bytes = b"", header: str = "", most: int = ANSWER_BYTES
+    ) -> tuple[int, bytes]:
+        """Status and body, of at most ``most`` bytes.
+
+        Raises OSError, LimitOverrunError or IncompleteReadError where the connection fails.
+        """
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nContent-Length: {len(body)}\r\n{header}\r\n"
         )
@@ -36,7 +42,7 @@ class Connections:
                 async with asyncio.timeout(BACKLOG_S):
                     writer.write(head.encode() + body)
                     await writer.drain()
-                    status, length, stays = _head(await reader.readuntil(b"\r\n\r\n"))
+                    status, length, stays = _head(await reader.readuntil(b"\r\n\r\n"), most)
                     content = await reader.readexactly(length)
             except NotHttp:
                 writer.close()
@@ -58,7 +64,7 @@ class Connections:
     async def ask(self, method: str, path: str) -> Any:
         """JSON. Raises UsageError where there is no such server or no such thing."""
         try:
-            status, content = await self.request(method, path)
+            status, content = await self.request(method, path, most=JSON_BYTES)
             answer = json.loads(content)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             raise UsageError(f"no answer from http://{self.host}:{self.port}: {error or 'timeout'}") from None
@@ -74,13 +80,21 @@ class Connections:
         self.idle.clear()
 
 
+def error_of(content: bytes) -> str:
+    """Error text in the body of an answer, or where it has none the first of its bytes."""
+    try:
+        return (said(json.loads(content)) if len(content) <= JSON_BYTES else None) or repr(content[:80])
+    except (ValueError, RecursionError):
+        return repr(content[:80])
+
+
 def said(answer: Any) -> str | None:
     """Error text in a server's answer, shortened, without control characters; None if there is none."""
     error = answer.get("error") if isinstance(answer, dict) else None
     return "".join(sign if sign.isprintable() else "?" for sign in error[:200]) if isinstance(error, str) else None
 
 
-def _head(head: bytes) -> tuple[int, int, bool]:
+def _head(head: bytes, most: int) -> tuple[int, int, bool]:
     """Status of an answer, size of its body, and True if the connection stays open. Raises NotHttp."""
     first, *lines = head.decode("latin-1").split("\r\n")
     headers = dict(line.lower().split(": ", 1) for line in lines if ": " in line)
@@ -90,8 +104,8 @@ def _head(head: bytes) -> tuple[int, int, bool]:
         raise NotHttp("the answer is not HTTP/1.1")
     if "transfer-encoding" in headers:
         raise NotHttp("the answer comes in chunks, which are not read here")
-    if int(length) > ANSWER_BYTES:
-        raise NotHttp(f"the answer has {length} bytes: at most {ANSWER_BYTES} are read")
+    if int(length) > most:
+        raise NotHttp(f"the answer has {length} bytes: at most {most} are read")
     return int(status), int(length), headers.get("connection") != "close"
 
 

@@ -66,7 +66,9 @@ def manifests(manifest: Manifest, path: str, wanted: Pods) -> dict[str, dict[str
         path: of the artefact on the volume.
     """
     served = Served(manifest, wanted.max_batch or manifest.batch[1])
-    name = served.name.replace("_", "-").strip("-").lower()[:50] or "model"
+    name = (
+        served.name.replace("_", "-").lower().lstrip("-0123456789")[:50].rstrip("-") or "model"
+    )  # as Services want it
     labels = {"app.kubernetes.io/name": name, "app.kubernetes.io/part-of": "convbench"}
 
     def made(version: str, kind: str, spec: dict[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,11 @@ class Asked:
     body: bytes
     images: int
 
+    @property
+    def most_bytes(self) -> int:
+        """Limit of an answer: sixteen times the request, as JSON takes more than bytes, and what describes it."""
+        return min(connection.ANSWER_BYTES, connection.JSON_BYTES + 16 * len(self.body))
+
 
 @dataclass
 class Seen:
@@ -79,30 +84,23 @@ async def prepare(to: Connections, model: str | None, batch: int, side: int | No
         f"/v2/models/{quote(model, safe='', errors='replace')}/infer", header, b"".join([head, *tensors]), batch
     )
     for _ in range(WARM_UP):
-        status, content = await to.request("POST", asked.path, asked.body, asked.header)
+        status, content = await to.request("POST", asked.path, asked.body, asked.header, asked.most_bytes)
         if status != 200:
-            raise UsageError(f"{model} refuses a request of {batch} images: {_said(content)}")
+            raise UsageError(f"{model} refuses a request of {batch} images: {connection.error_of(content)}")
     return asked
-
-
-def _said(content: bytes) -> str:
-    try:
-        return connection.said(json.loads(content)) or repr(content[:80])
-    except (ValueError, RecursionError):
-        return repr(content[:80])
 
 
 async def _send(to: Connections, asked: Asked, meant: float, seen: Seen) -> None:
     seen.late.append(time.perf_counter() - meant)
     try:
-        status, content = await to.request("POST", asked.path, asked.body, asked.header)
+        status, content = await to.request("POST", asked.path, asked.body, asked.header, asked.most_bytes)
     except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
         seen.fail(type(error).__name__)
         return
     if status == 200:
         seen.latencies.append(time.perf_counter() - meant)
     else:
-        seen.fail(f"{status}: {_said(content)}")
+        seen.fail(f"{status}: {connection.error_of(content)}")
 
 
 async def open_loop(to: Connections, asked: Asked, rate: float, duration_s: float, seed: int = 0) -> Seen:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .figures import take_literally
 from .style import INK
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ PLACES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)) 
 def _laid_out(axes: "Axes") -> Any:
     """The figure of the axes, laid out."""
     figure: Any = axes.figure
+    take_literally(figure)
     figure.draw_without_rendering()
     return figure
 
@@ -41,6 +43,7 @@ def label_ends(axes: "Axes", ends: Sequence[tuple[str, float, float, str]]) -> N
             va="center",
             color=INK.get(colour, colour),
             fontsize=8,
+            parse_math=False,
             arrowprops=line,
         )
 
@@ -80,6 +83,7 @@ def label_points(
                     va={1: "bottom", -1: "top", 0: "center"}[dy],
                     color=INK.get(colour, colour),
                     fontsize=8,
+                    parse_math=False,
                     arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5} if ring > 2 else None,
                 )
                 box = text_box(note, renderer)

@@ -57,10 +57,24 @@ def new_grid(width: float, height: float, rows: int) -> tuple["Figure", list["Ax
     return figure, axes
 
 
+def take_literally(figure: "Figure") -> None:
+    """Draw every text as it is written, so that ``$\\frac$`` in a row is no formula. Powers of ten are."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import LogFormatter
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_formatter(), LogFormatter):
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                tick.label1.set_parse_math(True)
+
+
 def save_as(figure: "Figure", path: Path) -> None:
     """Write a picture to a file, as SVG or PNG by its name. Raises UsageError for another name."""
     if path.suffix not in (".svg", ".png"):
         raise UsageError(f"{path} is not the name of a picture: it must end in .svg or .png")
+    take_literally(figure)
     image = io.BytesIO()
     if path.suffix == ".png":
         figure.savefig(image, format="png", dpi=150)
@@ -78,6 +92,7 @@ def svg(figure: "Figure") -> str:
     """The figure as SVG; the same bytes for the same data."""
     import matplotlib
 
+    take_literally(figure)
     text = io.BytesIO()
     with matplotlib.rc_context(SETTINGS):
         figure.savefig(text, format="svg", metadata={"Date": None})

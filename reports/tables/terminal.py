@@ -27,7 +27,7 @@ def terminal(
     from rich.table import Table
 
     text = io.StringIO()
-    console = Console(file=text, width=width, force_terminal=colours, highlight=False, markup=False)
+    console = Console(file=text, width=width, force_terminal=colours, highlight=False, markup=False, emoji=False)
     widths = [_least_width(COLUMNS[key], [row[i] for row in cells]) for i, key in enumerate(keys)]
     kept = _fitting(keys, widths, console.width)
     if len(kept) < len(keys):

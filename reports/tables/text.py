@@ -13,7 +13,9 @@ from .latex import latex
 from .terminal import terminal
 
 Row = dict[str, Any]
-OBEYED = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")  # at the start of a cell, by programs that calculate
+# At the start of a cell, by programs that calculate; and behind what begins a cell for those that do not separate by
+# commas, as spreadsheets in many languages: quotation marks mean nothing to them inside a cell.
+OBEYED = re.compile(r"^(?=\s*[=+\-@＝＋－＠]|[\t\r\n])|(?<=[;\t\r\n])(?=[\s\"]*[=+\-@＝＋－＠])")
 
 
 def render(
@@ -39,15 +41,21 @@ def render(
     cells = [[cell_text(row, key) for key in varying] for row in rows]
     above = shared_text(rows, shared)
     if form == "markdown":
-        return "\n".join(filter(None, [above and f"{above}\n", _markdown(varying, cells), *(f"\n{n}" for n in notes)]))
+        shown = [above and f"{_as_text(above)}\n", _markdown(varying, cells), *(f"\n{note}" for note in notes)]
+        return "\n".join(filter(None, shown))
     return terminal(varying, cells, above, notes, colours=form == "table", width=width)
 
 
 def _markdown(keys: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     head = [COLUMNS[key].header for key in keys]
     rule = ["---" if COLUMNS[key].left else "---:" for key in keys]
-    escaped = [[cell.replace("|", "\\|") for cell in line] for line in cells]
+    escaped = [list(map(_as_text, line)) for line in cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *escaped))
+
+
+def _as_text(text: str) -> str:
+    """Text for Markdown that ends no cell and is no HTML, which a page made of it would run."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 def _csv(rows: Sequence[Row]) -> str:
@@ -62,5 +70,5 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _csv_cell(value: Any) -> Any:
-    """The value; a text that a spreadsheet would take for a formula with an apostrophe before it. Numbers stay."""
-    return f"'{value}" if isinstance(value, str) and OBEYED.match(value) else value
+    """The value; in a text, an apostrophe before all that a spreadsheet would take for a formula. Numbers stay."""
+    return OBEYED.sub("'", value) if isinstance(value, str) else value

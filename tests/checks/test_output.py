@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from convbench.checks.output import Finding, check_unchanged, input_sets, prove, relative_error
+from convbench.checks.output import (
+    Finding,
+    check_during,
+    check_fresh,
+    check_unchanged,
+    input_sets,
+    prove,
+    relative_error,
+)
 from convbench.schema import PRECISIONS, Case, Step
 
 LIMITS = {"fp32": 5e-6, "tf32": 1e-2, "torch-default": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
@@ -111,6 +119,29 @@ def test_an_output_stays_what_it_was_as_far_as_its_precision_allows(precision: s
     assert check_unchanged(step, SETS[0], REFERENCE, precision) == Finding(
         "SUM", f"the output after timing differs from the one before by {1.01 * limit:.1e}"
     )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_unseen_inputs_may_be_as_far_from_fp32_as_their_precision_allows(precision: str) -> None:
+    """FRESH, by the worst image."""
+    limit = LIMITS[precision]
+    for images in (slice(None), slice(2, 3)):
+        right, wrong = off(0.99 * limit, images), off(1.01 * limit, images)
+        assert check_fresh(Outputs(right, right), SETS[0], REFERENCE, precision) is None
+        found = check_fresh(Outputs(wrong, wrong), SETS[0], REFERENCE, precision)
+        text = f"relative error {1.01 * limit:.1e} on inputs not seen before, at most {limit:.0e} allowed"
+        assert found == Finding("FRESH", text)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_timed_block_may_be_as_far_off_as_its_precision_allows(precision: str) -> None:
+    """SUM."""
+    limit = LIMITS[precision]
+    assert check_during([0.0, 0.99 * limit, limit], precision) is None
+    for wrong in (1.01 * limit, float("inf"), float("nan")):
+        assert check_during([0.0, wrong, 0.99 * limit], precision) == Finding(
+            "SUM", "1 of 3 timed blocks ended without the right output"
+        )
 
 
 def test_an_error_is_relative_to_the_reference_and_infinite_where_nothing_can_be_compared() -> None:

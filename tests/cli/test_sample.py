@@ -21,7 +21,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from convbench import cli
+from convbench import cli, files
 from convbench.catalogue import find
 from convbench.cli.progress import ImageProgress
 from convbench.errors import UsageError
@@ -275,7 +275,7 @@ def test_an_interrupted_run_goes_on(
 
 KILLED_IN_THE_FOURTH_PART = """
 import os, signal, sys
-from convbench import cli
+from convbench import cli, files
 from convbench.sampling import shards
 replace, done = os.replace, []
 def replaced(source, target):
@@ -322,6 +322,89 @@ def test_the_same_images_give_the_same_bytes_on_another_day(tmp_path: Path, monk
             shards.write_shard(path, np.arange(12, dtype=np.uint8).reshape(3, 1, 2, 2), list(numbers))
         assert made.merge()
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def archive(path: Path, packed: bool = False, **arrays: Any) -> None:
+    with path.open("wb") as file:
+        (np.savez_compressed if packed else np.savez)(file, allow_pickle=True, **arrays)
+
+
+IMAGES, LABELS = np.zeros((3, 1, 2, 2), np.uint8), np.arange(3)
+FOREIGN: dict[str, Callable[[Path], Any]] = {
+    "nothing": lambda path: path.write_bytes(b""),
+    "no archive": lambda path: path.write_bytes(b"PK\x03\x04" + bytes(100)),
+    "a torn archive": lambda path: (archive(path, arr_0=IMAGES, arr_1=LABELS), os.truncate(path, 300)),
+    "packed": lambda path: archive(path, packed=True, arr_0=np.zeros((3, 1, 4000, 4000), np.uint8), arr_1=LABELS),
+    "objects": lambda path: archive(path, arr_0=IMAGES, arr_1=np.array([{}, [], ()], dtype=object)),
+    "no labels": lambda path: archive(path, arr_0=IMAGES),
+    "fewer images": lambda path: archive(path, arr_0=IMAGES[:2], arr_1=LABELS[:2]),
+    "fewer labels": lambda path: archive(path, arr_0=IMAGES, arr_1=LABELS[:2]),
+    "another type": lambda path: archive(path, arr_0=IMAGES.astype(np.float64), arr_1=LABELS),
+    "no axes": lambda path: archive(path, arr_0=np.array(5), arr_1=LABELS),
+    "other sides": lambda path: archive(path, arr_0=IMAGES[..., :1], arr_1=LABELS),
+    "a claim": lambda path: (
+        archive(path, arr_0=IMAGES, arr_1=LABELS),
+        path.write_bytes(path.read_bytes().replace(b"(3, 1, 2, 2)", b"(3,9**9,2,2)")),
+    ),
+    "a large claim": lambda path: (
+        archive(path, arr_0=IMAGES, arr_1=LABELS),
+        path.write_bytes(path.read_bytes().replace(b"(3, 1, 2, 2), ", b"(3, 99999999,)")),
+    ),
+    "a pipe": os.mkfifo,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_part_of_somebody_else_is_named_and_not_merged(
+    kind: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD", 3)
+    made = shards.ShardedNpz(tmp_path / "a.npz", 6, {"seed": 0})
+    made.begin()
+    for path, numbers in made.missing(shards.World()).items():
+        shards.write_shard(path, IMAGES, list(numbers))
+    part = list(made.shards())[number]
+    part.unlink()
+    FOREIGN[kind](part)
+    with pytest.raises(UsageError, match=r"00000\d\.npz does not hold the images of this run: remove it") as caught:
+        made.merge()
+    if kind != "other sides":  # than those of the first one, whichever is wrong
+        assert part.name in str(caught.value)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.npz.json", "a.npz.parts"]
+    part.unlink(missing_ok=True)
+    shards.write_shard(part, IMAGES, [0, 1, 2])
+    assert made.merge() and np.load(tmp_path / "a.npz")["arr_0"].shape == (6, 1, 2, 2)
+
+
+@pytest.mark.parametrize("content", ["[1]", "5", "{", "[" * 100_000, " " * 2**20 + "{}", None])
+def test_a_recipe_of_another_kind_is_one_line(content: str | None, tmp_path: Path) -> None:
+    made = shards.ShardedNpz(tmp_path / "a.npz", 3, {"seed": 0})
+    made.begin()
+    recipe = made.parts / "recipe.json"
+    recipe.unlink()
+    if content is None:
+        os.mkfifo(recipe)
+    else:
+        recipe.write_text(content)
+    with pytest.raises(UsageError, match=r"already exists with a different recipe: seed is unknown, not 0"):
+        made.begin()
+
+
+def test_a_lock_is_taken_through_no_link_and_changes_no_file(tmp_path: Path) -> None:
+    """It was opened for writing, which emptied whatever somebody had linked there."""
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    (tmp_path / "a.npz.parts").mkdir()
+    (tmp_path / "a.npz.parts" / "lock").symlink_to(mine)
+    with pytest.raises(UsageError, match=r"^cannot write .*a\.npz\.parts: Too many levels of symbolic links$"):
+        shards.ShardedNpz(tmp_path / "a.npz", 3, {"seed": 0}).begin()
+    assert mine.read_text() == "mine"
+    with files.locked(mine), pytest.raises(BlockingIOError), files.locked(mine, wait=False):
+        pass
+    with files.locked(mine, wait=False):
+        assert mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize(("rank", "size"), [("1", "1"), ("-1", "2"), ("x", "2"), ("0", "0"), ("0", "")])

@@ -92,6 +92,7 @@ def test_dig_under_each_convention(id: str, res: int, reference: dict[str, Any])
     assert down == expected["swiglu_down_projection"]
 
 
+@pytest.mark.long_grid
 @pytest.mark.parametrize("res", RESOLUTIONS)
 @pytest.mark.parametrize("id", ALL)
 def test_parts_add_up_to_the_total(id: str, res: int) -> None:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tolerances import RELATIVE_L2
 from torch import Tensor, nn
 
 from convbench.export import channel_norm
-from convbench.tolerances import RELATIVE_L2
 
 ir = pytest.importorskip("onnx_ir")
 ort = pytest.importorskip("onnxruntime")

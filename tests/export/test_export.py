@@ -40,7 +40,7 @@ def worst(found: dict[str, Any]) -> float:
     return max(row["relative_l2"] for row in found["checks"])
 
 
-QUICK = ("dic", "dico", "dit")
+QUICK = ("dico",)
 FAMILIES = [pytest.param(each, marks=() if each in QUICK else pytest.mark.slow) for each in families()]
 
 

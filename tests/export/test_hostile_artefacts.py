@@ -20,6 +20,8 @@ from convbench.catalogue import external
 from convbench.cli import main
 from convbench.errors import UsageError
 from convbench.export import folder, manifest, runtimes, shapes, trust, verify
+from convbench.serving import listen
+from convbench.serving.triton import repository
 from convbench.weights import locate
 
 Shown = tuple[int, str, str]
@@ -260,6 +262,29 @@ def test_what_is_opened_is_what_was_hashed(artefact: Path, monkeypatch: pytest.M
     assert seen and seen[0] != b"exchanged"
 
 
+@pytest.mark.parametrize("exchange", ["content", "link", "fifo"])
+def test_what_is_deployed_is_what_was_hashed(
+    exchange: str, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is exchanged between its check and its copy."""
+    check, file = folder.changed_files, artefact / "model.onnx"
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+
+    def exchanged(*given: Any) -> list[str]:
+        found = check(*given)
+        file.unlink()
+        {"content": lambda: file.write_bytes(b"other"), "fifo": lambda: os.mkfifo(file)}.get(
+            exchange, lambda: file.symlink_to(secret)
+        )()
+        return found
+
+    monkeypatch.setattr(folder, "changed_files", exchanged)
+    with pytest.raises(UsageError, match=r"is damaged: model\.onnx (is not the file|cannot be read)"):
+        repository.deploy(artefact, tmp_path / "out", repository.Deployment())
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"artefact", "secret", "cache"}
+
+
 @pytest.mark.parametrize("kind", ["symlink", "outward symlink", "fifo", "folder", "device"])
 def test_a_listed_file_that_is_no_file_is_not_followed(kind: str, artefact: Path, tmp_path: Path) -> None:
     file = artefact / "model.onnx"
@@ -293,6 +318,39 @@ def test_a_manifest_that_is_no_file_is_one_line(kind: str, artefact: Path, capsy
         file.symlink_to(target)
     shown = called(capsys, "verify", artefact)
     assert shown[0] == 2 and last_line(shown).endswith("manifest.json: it is not an ordinary file")
+
+
+VERIFICATIONS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "fifo": (os.mkfifo, "it is not an ordinary file"),
+    "device": (lambda file: file.symlink_to("/dev/zero"), "it is not an ordinary file"),
+    "folder": (Path.mkdir, "it is not an ordinary file"),
+    "link to nothing": (lambda file: file.symlink_to("nothing"), "No such file or directory"),
+    "large": (lambda file: file.write_bytes(b" " * (2**20 + 1)), "it has over 1048576 bytes"),
+    "deep": (lambda file: file.write_text(deep()), "it is nested too deep"),
+    "no text": (lambda file: file.write_bytes(b"\xff\xfe{"), "is not JSON"),
+    "another kind": (lambda file: file.write_text("[1]"), "failed its verification and is not served"),
+    "another status": (lambda file: file.write_text('{"status": ["passed"]}'), "failed its verification"),
+    "failed": (lambda file: file.write_text('{"status": "failed"}'), "failed its verification and is not served"),
+}
+
+
+@pytest.mark.parametrize("kind", VERIFICATIONS)
+def test_what_an_artefact_says_of_its_verification_is_read_within_limits(kind: str, artefact: Path) -> None:
+    """It is not among the files that are hashed. A pipe of that name used to stop the server before it had begun."""
+    make, message = VERIFICATIONS[kind]
+    make(artefact / "verification.json")
+    with pytest.raises(UsageError) as caught, listen.opened(artefact, listen.ServerSettings(threads=1)):
+        pass
+    assert message in str(caught.value) and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("status", ["passed", "unchecked", None])
+def test_an_artefact_that_did_not_fail_is_served(status: str | None, artefact: Path) -> None:
+    (artefact / "verification.json").unlink(missing_ok=True)
+    if status:
+        (artefact / "verification.json").write_text(json.dumps({"status": status}))
+    with listen.opened(artefact, listen.ServerSettings(threads=1)) as (what, _):
+        assert what.name == "tiny_dico"
 
 
 def test_no_room_for_the_copy_is_one_line(artefact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from convbench import backends, cli
 from convbench.catalogue import find
 from convbench.errors import UsageError
-from convbench.measure import opening, sampling
+from convbench.measure import opening, sampling, trajectories
 from convbench.sampling.decoders import decoders
 from convbench.sampling.guidance import guided
 from convbench.sampling.plan import Plan
@@ -284,12 +284,12 @@ def test_a_dry_run_says_what_would_be_skipped(run: Callable[..., Any]) -> None:
 def test_a_network_that_takes_captions_is_given_some() -> None:
     """With guidance, the second half of the batch has a caption of zeros."""
     takes = replace(find("sana_600m").signature, caption=(3, 5))
-    captions, null = sampling.conditions_of(takes, Case("sana_600m", 64, 2))
+    captions, null = trajectories.conditions_of(takes, Case("sana_600m", 64, 2))
     assert captions.shape == (2, 3, 5) and captions.std() > 0.5
     given: list[torch.Tensor] = []
     guided(lambda x, t, y: given.append(y) or x, captions, null, 4.0)(torch.zeros(2, 32, 2, 2), torch.zeros(2))
     assert torch.equal(given[0], torch.cat([captions, torch.zeros(2, 3, 5)]))
-    classes, null = sampling.conditions_of(MODEL.signature, ONE)
+    classes, null = trajectories.conditions_of(MODEL.signature, ONE)
     assert (classes.tolist(), null) == ([0, 1], 10)
 
 
@@ -298,9 +298,9 @@ def test_a_row_names_its_random_decoder_and_counts_it() -> None:
     case = Case("dit_s_2", 256, 1, threads=1)
     plan = Plan.of_text("steps=2,cfg=1,decode=yes", find("dit_s_2"))
     facts = decoders()["sd_vae_f8"]
-    assert sampling.decoder_facts(case, plan) == {"decoder": "SD-VAE f8", "decoder_macs": facts.macs}
-    assert sampling.decoder_facts(case, replace(plan, decode=False)) == {}
-    assert sampling.decoder_facts(replace(case, model="jit_b_16"), plan) == {}  # pixels need none
+    assert trajectories.decoder_facts(case, plan) == {"decoder": "SD-VAE f8", "decoder_macs": facts.macs}
+    assert trajectories.decoder_facts(case, replace(plan, decode=False)) == {}
+    assert trajectories.decoder_facts(replace(case, model="jit_b_16"), plan) == {}  # pixels need none
 
 
 def test_a_plan_of_sampling_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:

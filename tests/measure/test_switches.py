@@ -11,7 +11,9 @@ from simulated import QUICK, RATES, Simulated, Unwatched
 from torch import Tensor, nn
 
 from convbench import backends
-from convbench.measure import drift, forward, opening, sampling
+from convbench.checks.output import input_sets
+from convbench.measure import drift, forward, opening, sampling, training
+from convbench.precision import applied
 from convbench.sampling import samplers
 from convbench.sampling.images import Recipe
 from convbench.sampling.plan import Plan
@@ -87,6 +89,7 @@ def trajectory(case: Case, seen: Seen) -> Any:
     return sampling.measure([asked], QUICK, seen.report, clock)
 
 
+@pytest.mark.long_grid
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("measure", [forward_pass, trajectory])
 def test_everything_but_the_reference_runs_under_the_switches_of_the_case(
@@ -126,6 +129,35 @@ def test_each_of_two_precisions_that_are_timed_together_keeps_its_own(earlier: S
         for phase in ("proving", "timing", "checking")
     }
     assert now() == earlier
+
+
+@pytest.mark.parametrize("precision", [each for each in PRECISIONS if each != "fp16"])  # which cannot train
+def test_a_gradient_is_compared_with_that_of_fp32_forwards_and_backwards(precision: str, earlier: Switches) -> None:
+    found: list[tuple[str, Switches]] = []
+
+    class Noted(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, out: Tensor, whose: str) -> Tensor:
+            ctx.whose = whose
+            found.append((f"{whose}, forwards", now()))
+            return out.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+            found.append((f"{ctx.whose}, backwards", now()))
+            return gradient, None
+
+    case = Case("dico_digits", 8, 2, precision=precision, mode="train")
+    model, inputs = opening.create(case.model, res=case.res), input_sets(case)[0]
+    model.register_forward_hook(lambda module, args, out: Noted.apply(out, "the reference"))  # not of model.forward
+    with applied(precision), training.training_step(model, model, case):
+        wrong = training.prove_gradient(lambda *args: Noted.apply(model.forward(*args), "a step"), model, inputs, case)
+    ways = ("forwards", "backwards")
+    assert found == [
+        *((f"a step, {way}", SWITCHES[precision]) for way in ways),
+        *((f"the reference, {way}", (False, False)) for way in ways),
+    ]
+    assert (wrong, now()) == (None, earlier)
 
 
 @pytest.mark.parametrize("precision", [each for each in PRECISIONS if each != "tf32"])  # which a CPU refuses here

@@ -56,6 +56,7 @@ def test_macs_equal_the_reference_exactly(id: str, side: int) -> None:
     assert found.macs_full == REFERENCE[id]["macs_full"][str(side)]
 
 
+@pytest.mark.long_grid
 @pytest.mark.parametrize("id", OURS)
 def test_every_variant_is_called_by_its_signature(id: str) -> None:
     variant = find(id)

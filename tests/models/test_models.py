@@ -99,6 +99,7 @@ def test_parameters_are_counted_with_and_without_the_fixed_table(id: str, refere
         assert trainable - small_patch == (patch**2 - 4) * (4 * width + 8 * width + 8)
 
 
+@pytest.mark.long_grid
 @pytest.mark.parametrize("res", [256, 512])
 @pytest.mark.parametrize("id", ALL)
 def test_output_has_noise_and_variance_per_latent_pixel(id: str, res: int) -> None:

@@ -109,6 +109,7 @@ def test_macs_equal_the_reference_exactly(id: str) -> None:
         assert found.params == REFERENCE[of]["parameters_class_conditional_variant"]
 
 
+@pytest.mark.long_grid
 @pytest.mark.parametrize("res", [256, 512])
 @pytest.mark.parametrize("id", ALL)
 def test_output_follows_the_signature(id: str, res: int) -> None:

@@ -95,6 +95,7 @@ def test_macs_equal_the_reference_exactly(id: str, side: int) -> None:
     assert found.winograd_macs == found.winograd_macs_all == found.macs  # no block holds a dense 3x3 convolution
 
 
+@pytest.mark.long_grid
 @pytest.mark.parametrize("id", ALL)
 def test_output_follows_the_signature(id: str) -> None:
     takes = find(id).signature

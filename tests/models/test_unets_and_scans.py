@@ -317,6 +317,7 @@ def test_the_network_is_read_from_a_complete_ldm_checkpoint(tmp_path: Path) -> N
         load_weights(other, str(tmp_path / "other.pt"), find("ldm_4"))
 
 
+@pytest.mark.long_grid
 @pytest.mark.parametrize("id", OURS)
 def test_every_variant_is_called_by_its_signature(id: str) -> None:
     """Twice the channels with a variance, the same without; the three last channels of an upsampler are no noise."""

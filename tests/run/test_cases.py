@@ -231,6 +231,7 @@ def test_the_first_case_is_measured_against_itself(workers: Workers) -> None:
     assert [row["batch"] for row in rows] == [1, 2, 4]
     assert [row["repeat"] for row in rows] == [1, 1, 1]
     assert [row["smallest_difference"] for row in rows] == [pytest.approx(0.04)] * 3  # 1 - 0.96
+    assert [rules["noise"] for rules in workers.rules] == [0.0, pytest.approx(0.04), pytest.approx(0.04)]
 
 
 def test_what_a_file_holds_is_not_measured_again(workers: Workers, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """``convbench deploy --to kubernetes``: manifests that its own schema accepts; servers behind a load balancer."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from waiting import until
 
 from convbench import cli
 from convbench.cli.deploy import command
+from convbench.export import folder
+from convbench.serving import kubernetes
 
 pytest.importorskip("prometheus_client")
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
@@ -55,6 +59,24 @@ def test_kubernetes_schema_accepts_the_manifests(artefact: Path, tmp_path: Path)
     damaged["spec"]["template"]["spec"]["containers"][0]["resourcez"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(damaged, "1.37.0", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("dico_s@kernel=7", "dico-s-kernel-7"),
+        ("a" * 49 + "_" + "b" * 49, "a" * 49),  # cut behind a dash
+        ("3d_unet", "d-unet"),  # a Service begins with a letter
+        ("_-_", "model"),
+        ("0.5", "model"),
+        ("-" * 199 + "a", "a"),
+    ],
+)
+def test_any_id_becomes_a_name_that_kubernetes_takes(model: str, name: str, artefact: Path) -> None:
+    read = replace(folder.read(artefact), model=model)
+    files = kubernetes.manifests(read, "artefact", kubernetes.Pods("convbench:1", "models"))
+    assert files["service.yaml"]["metadata"]["name"] == name
+    assert re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name)
 
 
 def test_the_manifests_fit_together(artefact: Path, tmp_path: Path) -> None:

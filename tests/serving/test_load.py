@@ -221,6 +221,44 @@ def test_what_is_not_an_answer_is_one_line(answer: bytes, model: str | None) -> 
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize("what", ["a list of models", "a description", "a refusal", "an answer"])
+def test_no_answer_is_larger_than_its_use(what: str) -> None:
+    """Of JSON, which takes thirty times its bytes in memory, a mebibyte; of a result what the request implies."""
+    sent: list[int] = []
+
+    def answers(line: bytes) -> bytes:
+        if b"index" in line and what != "a list of models":
+            return said([{"name": "m"}])
+        if b"infer" not in line and what in ("a refusal", "an answer"):
+            return said(DESCRIBED)
+        most = load.Asked("", "", b"x" * 1500, 1).most_bytes if what == "an answer" else connection.JSON_BYTES
+        body = (b'{"error": "too much", "a": [' + b"[]," * most)[: most + 2000]
+        sent.append(len(body))
+        status = 500 if what == "a refusal" else 200
+        return f"HTTP/1.1 {status} OK\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+    with harmful(answers) as address, pytest.raises((UsageError, ConnectionError)) as caught:
+        load.run(address, None, 1, None, 0.1, clients=1)
+    if what == "a refusal":  # it may be as long as a result, and is not parsed
+        assert str(caught.value).startswith("m refuses a request of 1 images: b'{") and len(str(caught.value)) < 200
+    else:
+        assert f"the answer has {sent[0]} bytes: at most" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        (b'{"error": "no \\u001b[31m"}', "no ?[31m"),
+        (b'{"error": 5}', "b'{\"error\": 5}'"),
+        (b"[" * 10_000, repr(b"[" * 80)),
+        (b'{"error": "' + b"a" * 2**20 + b'"}', repr(b'{"error": "' + b"a" * 69)),
+    ],
+    ids=["text", "number", "deep", "long"],
+)
+def test_an_error_of_a_server_is_shown_within_limits(content: bytes, shown: str) -> None:
+    assert connection.error_of(content) == shown
+
+
 def test_a_models_name_does_not_leave_its_part_of_the_address() -> None:
     lines = []
 

@@ -168,6 +168,7 @@ def test_create_reads_a_file_and_reproduces_the_official_output(tmp_path: Path, 
 # ---- files of something else ----
 
 
+@pytest.mark.long_grid
 @pytest.mark.parametrize("id", list(variants()))
 def test_a_file_of_a_different_variant_names_the_matching_one(tmp_path: Path, id: str) -> None:
     """Of every variant, with shapes alone; so no two variants have the same keys and shapes, but DiT and SiT."""

@@ -60,7 +60,7 @@ def deploy(artefact: Path, out: Path, wanted: Deployment, force: bool = False) -
             names.append(name + GUIDED)
             _guided(partial / names[1], name, manifest, wanted)
         (partial / folder.README).write_text(readme(manifest, names, backend), "utf-8")
-        shutil.copyfile(artefact / folder.MANIFEST, partial / folder.MANIFEST)
+        (partial / folder.MANIFEST).write_text(folder.text_of(manifest), "utf-8")
     return names
 
 
@@ -100,10 +100,11 @@ def _model(into: Path, artefact: Path, manifest: Manifest, backend: str, wanted:
     version.mkdir(parents=True)
     facts: dict[str, str] = {}
     entry = Path(manifest.entry)
-    shutil.copyfile(artefact / entry, version / PLACES.get(backend, entry.name))
-    for weights in (entry.with_suffix(".bin").name, f"{entry.name}.data"):  # as OpenVINO and ONNX name them
-        if weights in manifest.files:
-            shutil.copyfile(artefact / weights, version / weights)
+    weights = (entry.with_suffix(".bin").name, f"{entry.name}.data")  # as OpenVINO and ONNX name them
+    places = {entry.name: PLACES.get(backend, entry.name)} | {name: name for name in weights if name in manifest.files}
+    for name, place in places.items():  # hashed once more: somebody may write into the artefact's folder meanwhile
+        if changed := folder.copied(artefact / name, version / place, manifest.files[name]):
+            raise folder.Damaged(artefact, [changed])
     if backend == "python":
         shutil.copyfile(Path(__file__).with_name("step.py"), version / "model.py")
         facts = {"artefact": manifest.to, "entry": manifest.entry, "threads": str(wanted.threads)}

@@ -154,8 +154,13 @@ def test_a_table_without_rows_says_so(form: str) -> None:
     assert render([], KEYS, form, ["Why."]) == "nothing to show\nWhy."
 
 
-def test_a_bar_in_a_text_does_not_end_a_markdown_cell() -> None:
-    assert "| a\\|b |" in render([{"what": "a|b", "value": "x"}], ("what", "value"), "markdown")
+@pytest.mark.parametrize(
+    ("text", "shown"), [("a|b", r"a\|b"), (r"a\|b", r"a\\\|b"), ("<script>1</script>", "&lt;script>1&lt;/script>")]
+)
+def test_no_text_ends_a_markdown_cell_or_is_html(text: str, shown: str) -> None:
+    assert f"| {shown} |" in render([{"what": text, "value": "x"}], ("what", "value"), "markdown")
+    rows = [{"model": model, "backend": text} for model in ("a", "b")]
+    assert render(rows, ("model", "backend"), "markdown").startswith(f"backend {shown}\n")
 
 
 @pytest.mark.parametrize(("form", "expected"), [("csv", ""), ("json", [])])
@@ -167,6 +172,13 @@ def test_no_rows_are_no_rows(form: str, expected: Any) -> None:
 def test_square_brackets_are_text() -> None:
     """Rich would take them for markup."""
     assert "[bold]" in render([{"what": "[bold]", "value": "[/]"}], ("what", "value"), "plain", width=80)
+
+
+@pytest.mark.parametrize("form", ["plain", "table"])
+def test_colons_are_text(form: str) -> None:
+    """Rich would draw a flame for what lies between two."""
+    shown = render([{"model": "mynet:fire:7"}, {"model": "a" * 50}], ("model",), form, [":fire:"], width=30)
+    assert shown.count(":fire:") == 2
 
 
 def test_every_column_prints_nothing_for_nothing() -> None:

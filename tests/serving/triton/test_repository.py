@@ -310,7 +310,7 @@ def test_on_the_command_line(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("shutil.copyfile", full)
+    monkeypatch.setattr(folder, "copied", full)
     code, err = run("--force")
     assert code == 2 and "the disk is full" in err and err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
