@@ -305,6 +305,9 @@ def test_the_command_measures_through_local_jobs(tmp_path: Path) -> None:
         assert tuple(row["place"]["cpus"]) in [tuple(sorted(slot.cpus)) for slot in core_slots(1)]
         assert row["place"]["job"].startswith("convbench-")
     assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".toml")] == ["run.jsonl"]
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) == rows  # of the file, though jobs saw fewer cores than this process
 
 
 def test_what_a_launcher_cannot_do_is_refused_in_one_line(tmp_path: Path) -> None:
