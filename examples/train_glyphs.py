@@ -1,4 +1,4 @@
-"""Train one of the small backbones of glyphs that ship with convbench: minutes on one core, with a fixed seed.
+"""Train one of the small backbones of glyphs that ship with convbench, with a fixed seed: minutes on one core.
 
     OMP_NUM_THREADS=1 python examples/train_glyphs.py dic_glyphs
 
@@ -17,18 +17,18 @@ from convbench.sampling import glyphs
 
 IMAGES = 500 * len(glyphs.CHARACTERS)  # drawn once before the training
 HELD_OUT = 20 * len(glyphs.CHARACTERS)  # behind them, for the loss in the record
-MODELS = ("dic_glyphs", "dico_glyphs", "fcdm_glyphs", "dit_glyphs")
+STEPS = {"dic_glyphs": 4000, "dico_glyphs": 4000, "fcdm_glyphs": 4000, "dit_glyphs": 20000}
 
 
 @click.command()
-@click.argument("model", type=click.Choice(MODELS))
-@click.option("--steps", default=4000, show_default=True)
+@click.argument("model", type=click.Choice(list(STEPS)))
+@click.option("--steps", type=int, help="Number of steps [default: as the files that ship].")
 @click.option("--batch", default=64, show_default=True)
 @click.option("--rate", default=2e-3, show_default=True, help="Highest learning rate.")
 @click.option("--seed", default=0, show_default=True, help="Of the training; the images are those of seed 0.")
 @click.option("--images", default=IMAGES, show_default=True, help="Number of images drawn to train on.")
 @click.option("--out", default=str(training.WEIGHTS), show_default=True, help="Folder of the result.")
-def main(model: str, steps: int, batch: int, rate: float, seed: int, images: int, out: str) -> None:
+def main(model: str, steps: int | None, batch: int, rate: float, seed: int, images: int, out: str) -> None:
     """Train MODEL and write MODEL.safetensors and its record MODEL.json."""
     factor = find(model).signature.factor
     pixels, classes = pixels_and_classes(range(images))
@@ -38,7 +38,7 @@ def main(model: str, steps: int, batch: int, rate: float, seed: int, images: int
         F.pixel_unshuffle(pixels, factor),
         classes,
         f"convbench.sampling.glyphs: images 0 to {images - 1} of seed 0; the loss is of {HELD_OUT} from {IMAGES} on",
-        steps,
+        steps or STEPS[model],
         batch,
         rate,
         seed,

@@ -10,8 +10,8 @@
     python scripts/studies.py cheats   every backend of tests/support/cheats.py, 20 times: how many are caught
     python scripts/studies.py history  histories of 1,000 commits without and with a step: docs/howto/keep-history.md
 
-`honest 50` makes 50 comparisons, `cheats 5` runs each backend five times. All but `simulate` measure this machine and
-take minutes. Run them alone: on a shared core they measure the neighbour.
+`honest 50` makes 50 comparisons; `cheats 5` runs each backend five times, `cheats 5 skips_zeros` that one alone. All
+but `simulate` measure this machine and take minutes. Run them alone: on a shared core they measure the neighbour.
 """
 
 import functools
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,6 +37,7 @@ import simulated_runs  # noqa: E402
 import tiny  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from convbench.counting import Count  # noqa: E402
 from convbench.measure import forward, opening  # noqa: E402
 from convbench.run.throughput import throughput  # noqa: E402
 from convbench.schema import Backend, Case, Measurement, Step  # noqa: E402
@@ -138,7 +139,10 @@ def fold(pairs: int = 16) -> None:
 def twice(model: str, res: int, backend: str, rules: Rules) -> list[Measurement]:
     """A case and its A/A repeat, timed interleaved in this process."""
     cases = [Case(model, res, 2, backend, threads=1, repeat=repeat) for repeat in (1, 2)]
-    return forward.measure(cases, rules)
+    rows = forward.measure(cases, rules)
+    if failed := [row.reason for row in rows if row.status not in ("ok", "wrong")]:
+        sys.exit(f"{model}, {backend}: {failed[0]}")
+    return rows
 
 
 def codes(row: Measurement) -> set[str]:
@@ -163,25 +167,35 @@ def honest(runs: int) -> None:
     print("first rows with a reason:", dict(codes_seen))
 
 
-def cheated(runs: int) -> None:
-    """Runs of each cheat on five models, how many were caught, and by what."""
+def cheated(runs: int, names: Sequence[str]) -> None:
+    """Runs of each cheat on five models: how many were caught, by codes of its own and not by a neighbour's noise."""
     print("| cheat | caught | by |\n| --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         cheats.FOLDER[:] = [Path(folder)]
-        for name in cheats.CHEATS:
+        for name in names or cheats.CHEATS:
+            own = cheats.CHEATS[name]
             caught, seen = 0, Counter[str]()
             for run in range(runs):
                 family = FIVE[run % len(FIVE)]
                 row = twice(f"tiny:{family}", tiny.RES[family], f"cheats:{name}", LONGER)[0]
-                caught += row.verdict in ("SUSPECT", "INVALID")
-                seen.update(codes(row))
-            print(f"| {name} | {caught} of {runs} | {', '.join(code for code, _ in seen.most_common())} |", flush=True)
+                found = codes(row) & own if row.verdict in ("SUSPECT", "INVALID") else set[str]()
+                caught += bool(found)
+                seen.update(found)
+                print(f"{name} {family}: {row.verdict} {row.reason}", file=sys.stderr, flush=True)
+            by = ", ".join(f"{code} {count}" for code, count in seen.most_common())
+            print(f"| {name} | {caught} of {runs} | {by} |", flush=True)
 
 
 if __name__ == "__main__":
     # One network and one set of rates for each case of a study: only the timing is repeated.
     opening.calibrate = functools.cache(opening.calibrate)  # type: ignore[attr-defined]
-    opening.count_variant = functools.cache(opening.count_variant)  # type: ignore[attr-defined]
+    known: dict[tuple[str, int], Count] = {}
+    count = opening.count_variant  # type: ignore[attr-defined]
+    opening.count_variant = lambda variant, res: (  # type: ignore[attr-defined]
+        known[variant.id, res]
+        if (variant.id, res) in known
+        else known.setdefault((variant.id, res), count(variant, res))
+    )
     if sys.argv[1:] == ["aa"]:
         compare("A/A", "eager", "same")
     elif sys.argv[1:] == ["slowed"]:
@@ -193,7 +207,7 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["honest"]:
         honest(int(sys.argv[2]) if sys.argv[2:] else HONEST)
     elif sys.argv[1:2] == ["cheats"]:
-        cheated(int(sys.argv[2]) if sys.argv[2:] else CAUGHT)
+        cheated(int(sys.argv[2]) if sys.argv[2:] else CAUGHT, sys.argv[3:])
     elif sys.argv[1:] == ["simulate"]:
         print(simulated_runs.table(1000))
     elif sys.argv[1:] == ["history"]:

@@ -1,5 +1,6 @@
 """The tests mirror the package: a folder of tests for a folder of code, helpers in support/, GPU tests in gpu/."""
 
+import ast
 import shlex
 import tomllib
 from pathlib import Path
@@ -7,7 +8,18 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "convbench"
 OWN = {"data", "gpu", "support"}
-WHOLE = {"docs", "docstrings", "functions", "fuzz", "gpu_script", "hostile_files", "imports", "mirror", "packaging"}
+WHOLE = {
+    "docs",
+    "docstrings",
+    "functions",
+    "fuzz",
+    "gpu_script",
+    "hostile_files",
+    "imports",
+    "limits",
+    "mirror",
+    "packaging",
+}
 """Root tests of all of the project; every other one is named after a root module, or begins with its name."""
 FILES = sorted(path.relative_to(TESTS) for path in TESTS.rglob("*.py"))
 
@@ -47,3 +59,15 @@ def test_the_files_that_make_mutants_names_exist() -> None:
     modules = tomllib.loads((root / "scripts" / "mutants.toml").read_text("utf-8"))["modules"]
     judges = {each for tests in modules.values() for each in shlex.split(tests) if each.startswith("tests/")}
     assert len(modules) > 10 and [each for each in {*modules, *judges} if not (root / each).is_file()] == []
+
+
+def test_the_faults_that_are_put_in_by_hand_can_be() -> None:
+    root = TESTS.parent
+    faults = tomllib.loads((root / "scripts" / "mutants_by_hand.toml").read_text("utf-8"))["fault"]
+    assert len(faults) > 40 and len({fault["says"] for fault in faults}) == len(faults)
+    for fault in faults:
+        source = (root / fault["file"]).read_text("utf-8")
+        assert source.count(fault["old"]) == 1, fault["says"]
+        ast.parse(source.replace(fault["old"], fault["new"]))
+        judges = [each for each in shlex.split(fault["tests"]) if each.startswith("tests/")]
+        assert judges and all((root / each).is_file() for each in judges), fault["says"]

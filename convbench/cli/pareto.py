@@ -27,7 +27,7 @@ PLAN_KEYS = ("model", "seed", "on", "sampling", "backend", "precision", "role", 
     epilog="\b\nExamples:\n  convbench pareto --model dic_glyphs --plot frontier.png\n"
     "  convbench pareto --model dico_glyphs,dit_glyphs --seed 0,1,2 --launcher slurm --out ways.jsonl",
 )
-@options.model(help="Models whose images a classifier here can judge.")
+@options.model(help="Model ids. A classifier judges glyphs and digits; other images need --reference and --features.")
 @click.option("--res", type=int, metavar="PX", help="Side of the image in pixels [default: that of the weights].")
 @click.option(
     "--sampling",
@@ -58,7 +58,9 @@ PLAN_KEYS = ("model", "seed", "on", "sampling", "backend", "precision", "role", 
     help="Classifier-free guidance scale; 1 turns guidance off.",
 )
 @click.option("--images", type=click.IntRange(min=2), help="Number of images [default: as many as the margins need].")
-@click.option("--batch", type=click.IntRange(min=1), help="Images per batch [default: one of each class].")
+@click.option(
+    "--batch", type=click.IntRange(min=1), help="Images per batch [default: one of each class, above 100 classes 50]."
+)
 @click.option(
     "--seed",
     "seeds",
@@ -69,6 +71,22 @@ PLAN_KEYS = ("model", "seed", "on", "sampling", "backend", "precision", "role", 
     help="Seeds of the noise.",
 )
 @click.option("--weights", metavar="W", help="A checkpoint, as of `convbench sample` [default: shipped].")
+@click.option(
+    "--vae", metavar="V", help="Latent decoder: a folder, or a Hub repository such as hf:stabilityai/sd-vae-ft-ema."
+)
+@click.option(
+    "--reference",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="NPZ",
+    help="Statistics of real images, mu and sigma, as of ADM's and EDM's evaluation: the FID decides.",
+)
+@click.option(
+    "--features",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="PT",
+    help="Network of those statistics in TorchScript, such as inception-2015-12-05.pt. It is a program that is run: "
+    "name only a file that you trust.",
+)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda where there is a GPU]")
 @click.option(
     "--threads",
@@ -104,6 +122,9 @@ def command(
     batch: int | None,
     seeds: list[int],
     weights: str | None,
+    vae: str | None,
+    reference: Path | None,
+    features: Path | None,
     device: str | None,
     threads: int | None,
     budget: float | None,
@@ -135,6 +156,10 @@ def command(
         require_writable(plot)
         if plot.suffix not in (".svg", ".png"):
             raise UsageError(f"--plot {plot}: the name must end in .svg or .png")
+    if launcher and (reference or features):
+        raise UsageError(
+            "--features is a program, which no job is given: omit --launcher, or --reference and --features"
+        )
     kinds: list[str | None] = [*dict.fromkeys(on)] if on else [None]
     races = [
         pareto.planned(
@@ -153,6 +178,9 @@ def command(
                 artefacts=artefacts,
                 budget_s=budget,
                 on=kind,
+                vae=vae,
+                reference=reference,
+                features=features,
             ),
             elsewhere,
         )
@@ -251,7 +279,10 @@ def _summary(races: "list[PlannedRace]", seconds: float) -> str:
     found, minutes = races[0], seconds / 60
     times = f"{len(races)} times " if len(races) > 1 else ""
     about = f": about {f'{minutes:.0f} min' if minutes >= 2 else f'{seconds:.0f} s'}" if seconds else ""
-    margins = f"{100 * QUALITY_MARGINS['recognised']:g} points recognised and {QUALITY_MARGINS['frechet']:.0%} Fréchet"
+    about += ", the decoder not counted" if about and not found.variant.signature.in_pixels else ""
+    margins = f"{QUALITY_MARGINS['frechet']:.0%} Fréchet"
+    if found.judge.recognises:
+        margins = f"{100 * QUALITY_MARGINS['recognised']:g} points recognised and {margins}"
     return (
         f"{times}{len(found.ways)} ways to sample {found.images} images each (margins: {margins}), and plain fewer "
         f"steps beside each method{about}."

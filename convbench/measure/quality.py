@@ -1,4 +1,7 @@
-"""Several ways to sample the same images, batch by batch interleaved: their pixels, and the seconds of each batch."""
+"""Several ways to sample the same images, batch by batch interleaved: what a judge sees, and the seconds of each batch.
+
+Pixels are not kept: those of a few thousand images of a few dozen ways would fill the memory.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from ..export import folder, runtimes
 from ..models import create
 from ..sampling import decoding, images
 from ..sampling.images import Recipe, sampler_for
+from ..sampling.judge import Judge, JudgedImages, joined
 from ..sampling.plan import Plan
 from ..sampling.sampler import Sampler
 from ..schema import Second, Step
@@ -54,26 +58,44 @@ class Runner:
     made: Sampler
     step: Step
     stopped: str = ""  # why it sampled fewer images than others
-    batches: list[Tensor] = field(default_factory=list)  # pixels (B, 1 or 3, H, W) float32 on the CPU
+    batches: list[JudgedImages] = field(default_factory=list)  # what the judge saw in them
     seconds: list[Second] = field(default_factory=list)
     costs: list[Second] = field(default_factory=list)  # CPU time, free of other processes; on a GPU the seconds
+    _joined: JudgedImages | None = None
 
     @property
-    def pixels(self) -> Tensor:
-        """All pixels so far, (N, 1 or 3, H, W)."""
-        return torch.cat(self.batches)
+    def seen(self) -> JudgedImages:
+        """All images so far, as the judge saw them."""
+        if self._joined is None or len(self._joined) != sum(map(len, self.batches)):
+            self._joined = joined(self.batches)  # it keeps what it computes
+        return self._joined
 
 
 class Race:
-    """Ways to sample the images of one network and seed. A context manager, which closes the engines."""
+    """Ways to sample the images of one network and seed. A context manager, which closes the engines.
 
-    def __init__(self, model: str, res: int, weights: str | None, device: str, seed: int, batch: int) -> None:
+    Args:
+        judge: what looks at the images, outside the measured time.
+        vae: decoder of latents, as of ``convbench sample``; None for pixels.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        res: int,
+        weights: str | None,
+        device: str,
+        seed: int,
+        batch: int,
+        judge: Judge,
+        vae: str | None = None,
+    ) -> None:
         self.model, self.res, self.weights, self.device = model, res, weights, device
-        self.seed, self.batch = seed, batch
+        self.seed, self.batch, self.judge = seed, batch, judge
         self.takes = find(model).signature
         self.networks: dict[str, nn.Module] = {}  # by precision: ways share them
         self.stack = ExitStack()
-        self.decode = decoding.create_decoder(self.takes, None, device)
+        self.decode = decoding.create_decoder(self.takes, vae, device)
 
     def __enter__(self) -> Race:
         return self
@@ -134,7 +156,7 @@ class Race:
         return in_parts
 
     def run(self, runner: Runner, number: int, report: Report = lambda what, done: None) -> None:
-        """Sample batch ``number`` of a runner and keep its pixels and seconds."""
+        """Sample batch ``number`` of a runner, have it judged and keep its seconds."""
         numbers = range(number * self.batch, (number + 1) * self.batch)
         started, spent = time.perf_counter(), time.process_time()
         with precision.applied("fp32" if runner.way.artefact else runner.way.precision):  # files bring their own
@@ -150,11 +172,7 @@ class Race:
             pixels = self.decode(done.samples).float().cpu()  # waits for the device
         runner.seconds.append(time.perf_counter() - started)
         runner.costs.append(time.process_time() - spent if self.device == "cpu" else runner.seconds[-1])
-        runner.batches.append(pixels)
-
-    def classes(self, count: int) -> Tensor:
-        """The classes of the first images. -> (count,)"""
-        return torch.arange(count) % self.takes.classes
+        runner.batches.append(self.judge.look(pixels, torch.tensor(done.labels)))
 
 
 def interleaved(race: Race, runners: Sequence[Runner], number: int, report: Report) -> None:

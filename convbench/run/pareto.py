@@ -3,6 +3,7 @@
 Every way samples the same images, batch by batch interleaved with the full sampler. Beside each method stands plain
 sampling with as many steps as fit into its time. What is slower and worse than another is stopped early. All ways of
 one model and seed run in one process, which is one job of a launcher: later ones depend on how long earlier ones took.
+Images are judged by a shipped classifier of such images, or by a feature network and reference statistics of the user.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from .. import backends, catalogue, environment, store
 from ..errors import UsageError
 from ..export import folder
 from ..measure.quality import Race, Runner, SamplingWay, interleaved
-from ..sampling import classifier, quality, sampler_names, verdict
+from ..sampling import classifier, decoding, quality, sampler_names, verdict
+from ..sampling.feature_network import FeatureNetwork
 from ..sampling.images import sampler_for
+from ..sampling.judge import Judge
 from ..sampling.method_names import ISOTROPIC, U_SHAPED
 from ..sampling.plan import Plan
 from ..schema import Case, QualityRow, Row, Second
@@ -39,6 +42,7 @@ from .launchers.job import Order
 
 UNFINISHED = "the time was up before all images were sampled"
 LOOKS = (0.3, 0.6)  # shares of the images after which what is dominated is stopped
+MOST_BATCH, BATCH = 100, 50  # images at once: one of each class up to the first, else the second
 CHEAPEST_STEP = 0.5  # of a whole step: about what a step costs whose inner part is kept
 
 
@@ -54,11 +58,14 @@ class FrontierRequest:
     threads: int | None = None
     seed: int = 0
     images: int | None = None  # None: as many as the margins need
-    batch: int | None = None  # None: one of each class
+    batch: int | None = None  # None: one of each class, with many classes 50
     sampling: tuple[str, ...] = ()  # plans in place of the table's
     engines: tuple[tuple[str, str], ...] = ()  # backends and precisions that run the reference's plan too
     artefacts: tuple[Path, ...] = ()  # the same of exported files
     budget_s: Second | None = None
+    vae: str | None = None  # decoder of latents
+    reference: Path | None = None  # statistics of real images; the distance from them is judged
+    features: Path | None = None  # the network whose features they are
     on: str | None = None  # kind of node of a cluster
 
 
@@ -67,7 +74,7 @@ class PlannedRace:
     """A checked request: the ways to sample, the reference first."""
 
     wanted: FrontierRequest
-    image_set: str
+    judge: Judge
     images: int
     batch: int
     ways: tuple[SamplingWay, ...]
@@ -90,7 +97,8 @@ class PlannedRace:
         wanted, engine = self.wanted, {"backend": way.backend, "precision": way.precision}
         given = {"threads": wanted.threads, "weights": wanted.weights, "on": wanted.on}
         case = Case(wanted.model, self.res, self.batch, device=wanted.device, **engine, **given)  # type: ignore[arg-type]
-        return f"{case.id}/{way.plan}/seed={wanted.seed}/images={self.images}"
+        judged = "".join(f"/{digest[:16]}" for digest in self.judge.origin().values())
+        return f"{case.id}/{way.plan}/seed={wanted.seed}/images={self.images}{judged}"
 
 
 @cache
@@ -108,12 +116,16 @@ def planned(wanted: FrontierRequest, elsewhere: bool = False) -> PlannedRace:
     variant = catalogue.find(wanted.model)
     res = wanted.res or variant.res
     variant.require_res(res)
-    image_set = classifier.set_of(variant, res)
-    if image_set is None:
+    if wanted.reference is None and wanted.features is None and classifier.set_of(variant, res) is None:
         known = ", ".join(each.id for each in catalogue.variants().values() if classifier.set_of(each, each.res))
         raise UsageError(
-            f"no classifier judges the images of {variant.id} at {res} px: the models with one are {known}"
+            f"no classifier judges the images of {variant.id} at {res} px: give --reference with statistics of real "
+            f"images (.npz) and --features with the network that they are of, or one of the models with one: {known}"
         )
+    if wanted.vae and variant.signature.in_pixels:
+        raise UsageError(f"--vae decodes latents, and {variant.id} samples pixels: omit it")
+    if not variant.signature.in_pixels:
+        decoding.require_decoder(variant.signature, wanted.vae, otherwise="")
     if wanted.weights is None and variant.shipped_weights is None:
         raise UsageError(f"convbench ships no weights of {variant.id}: specify --weights with {locate.KINDS}")
     kind = sampler_names.prediction(variant.signature)
@@ -142,11 +154,28 @@ def planned(wanted: FrontierRequest, elsewhere: bool = False) -> PlannedRace:
         manifest = folder.read(path)
         ways.append(SamplingWay(reference.plan, f"{manifest.to}:{path.name}", manifest.precision, path))
     ways = list({way.name: way for way in reversed(ways)}.values())[::-1]
-    classes = variant.signature.classes
-    batch = wanted.batch or classes
-    images = wanted.images or verdict.planned_images(classes)
+    classes, judge = variant.signature.classes, _judge(wanted, variant, res)
+    batch = wanted.batch or (classes if classes <= MOST_BATCH else BATCH)
+    images = wanted.images or verdict.planned_images(judge, classes)
     images = math.ceil(images / batch) * batch
-    return PlannedRace(wanted, image_set, images, batch, tuple(ways))
+    return PlannedRace(wanted, judge, images, batch, tuple(ways))
+
+
+def _judge(wanted: FrontierRequest, variant: catalogue.Variant, res: int) -> Judge:
+    if wanted.reference and wanted.features:
+        return _feature_network(wanted.reference, wanted.features, res, wanted.device)
+    if wanted.reference or wanted.features:
+        raise UsageError(
+            "--reference and --features belong together: statistics of real images (.npz), and the network that "
+            "computes the features that they are of (TorchScript)"
+        )
+    return classifier.classifier(str(classifier.set_of(variant, res)))
+
+
+@cache
+def _feature_network(statistics: Path, network: Path, res: int, device: str) -> FeatureNetwork:
+    """The judge of all races of a command, so that its statistics are decomposed once."""
+    return FeatureNetwork(statistics, network, res, device)
 
 
 def _plan(text: str, wanted: FrontierRequest, variant: catalogue.Variant) -> Plan:
@@ -154,7 +183,8 @@ def _plan(text: str, wanted: FrontierRequest, variant: catalogue.Variant) -> Pla
     prefix = "" if "cfg" in keys else f"cfg={wanted.cfg:g},"
     full = table()[sampler_names.prediction(variant.signature)]["reference"]
     default = "" if "steps" in keys or "sampler" in keys else f"{full},"
-    return Plan.of_text(f"{default}{prefix}{text}", variant)
+    plan = Plan.of_text(f"{default}{prefix}{text}", variant)
+    return replace(plan, decode=not variant.signature.in_pixels, vae=wanted.vae)
 
 
 def expected_s(found: PlannedRace) -> Second:
@@ -232,8 +262,8 @@ def _task(found: PlannedRace, launcher: str) -> fleet.Task:
 
 
 def request_of_order(asked: Mapping[str, Any]) -> FrontierRequest:
-    """The request in the order of a job, which was JSON."""
-    given = dict(asked)
+    """The request in the order of a job, which was JSON. It names no feature network: that is a program."""
+    given = {key: value for key, value in asked.items() if key not in ("reference", "features")}
     given["engines"] = tuple((backend, precision) for backend, precision in asked["engines"])
     return FrontierRequest(
         **given | {"sampling": tuple(asked["sampling"]), "artefacts": tuple(map(Path, asked["artefacts"]))}
@@ -278,7 +308,8 @@ def measured(
     path = str(located.path) if located else None
     sha256 = located.sha256() if located else None
     began = datetime.now(UTC).isoformat(timespec="seconds")
-    with Race(wanted.model, found.res, path, wanted.device, wanted.seed, found.batch) as race:
+    drawn = wanted.seed, found.batch, found.judge, wanted.vae
+    with Race(wanted.model, found.res, path, wanted.device, *drawn) as race:
         runners, beside = _sampled(race, found, report)
         rows = _rows(race, found, runners, beside, {"weights_sha256": sha256, "measured_at": began})
     for row in rows:
@@ -309,7 +340,7 @@ def _sampled(race: Race, found: PlannedRace, report: Report) -> tuple[list[Runne
             runners += plain
             running += plain
         if number + 1 in looks:
-            running = without_dominated(race, found, running)
+            running = without_dominated(running)
         if time.monotonic() + (time.monotonic() - started) > ends:
             break
     least = min(len(runner.batches) for runner in running)
@@ -344,16 +375,14 @@ def _plain_counterparts(
     return list(added.values()), beside
 
 
-def without_dominated(race: Race, found: PlannedRace, running: list[Runner]) -> list[Runner]:
+def without_dominated(running: list[Runner]) -> list[Runner]:
     """Leave out what is slower than another, beyond both intervals, and of worse quality than that."""
-    by = classifier.classifier(found.image_set)
-    classes = race.classes(len(running[0].pixels))
     kept = running[:1]
     for runner in running[1:]:
         low = median_interval(runner.seconds)[0]
         faster = [each for each in running if each is not runner and median_interval(each.seconds)[1] < low]
-        best = min(faster, key=lambda each: quality.judge(by, each.pixels, classes).frechet, default=None)
-        if best and verdict.compare(by, runner.pixels, best.pixels, classes).word == "worse":
+        best = min(faster, key=lambda each: each.seen.distance, default=None)
+        if best and verdict.compare(runner.seen, best.seen).word == "worse":
             runner.stopped = f"slower and worse than {best.way.name}"
             continue
         kept.append(runner)
@@ -363,14 +392,14 @@ def without_dominated(race: Race, found: PlannedRace, running: list[Runner]) -> 
 def _rows(
     race: Race, found: PlannedRace, runners: Sequence[Runner], beside: dict[str, str], stamp: dict[str, Any]
 ) -> list[QualityRow]:
-    by, reference = classifier.classifier(found.image_set), runners[0]
+    reference, judge = runners[0], found.judge
     by_name = {runner.way.name: runner for runner in runners}
+    margins = {name: margin for name, margin in QUALITY_MARGINS.items() if name != "recognised" or judge.recognises}
     rows = []
     for runner in runners:
-        pixels = runner.pixels
-        count, classes = len(pixels), race.classes(len(pixels))
-        judged = quality.judge(by, pixels, classes)
-        against = verdict.compare(by, pixels, reference.pixels[:count], classes)
+        seen = runner.seen
+        judged = quality.figures(seen)
+        against = verdict.compare(seen, reference.seen.first(len(seen)))
         fast, slow = median_interval(runner.seconds)
         known: dict[str, Any] = asdict(judged)
         if runner is not reference:
@@ -379,10 +408,11 @@ def _rows(
             known |= {"compared_with": str(reference.way.plan), "quality": against.word}
             known |= {"quality_reason": against.reason}
         if plain := by_name.get(beside.get(runner.way.name, "")):
-            both = min(count, len(plain.pixels))
-            over = verdict.compare(by, pixels[:both], plain.pixels[:both], race.classes(both))
+            both = min(len(seen), len(plain.seen))
+            over = verdict.compare(seen.first(both), plain.seen.first(both))
             known |= {"plain": str(plain.way.plan), "over_plain": over.word, **_ratio("plain_ratio", runner, plain)}
-        known |= {f"{name}_margin": margin for name, margin in QUALITY_MARGINS.items()}
+        known |= {f"{name}_margin": margin for name, margin in margins.items()} | judge.origin()
+        known |= {"frechet_floor": seen.floor} if judge.real.biased else {}
         rows.append(
             QualityRow(
                 case=found.case_of(runner.way),
@@ -402,7 +432,7 @@ def _rows(
                 evaluations=runner.made.steps,
                 seed=race.seed,
                 planned=found.images,
-                image_set=found.image_set,
+                image_set=judge.name,
                 images_per_s=race.batch / median(runner.seconds),
                 images_per_s_low=race.batch / slow,
                 images_per_s_high=race.batch / fast,
@@ -443,6 +473,7 @@ def _number(value: Any) -> Any:
 def is_of(row: QualityRow, found: PlannedRace) -> bool:
     """True if a row is one of the race, the plain ways included that were added to it."""
     wanted = found.wanted
+    judged = {key: getattr(row, key) for key in ("reference_sha256", "features_sha256") if getattr(row, key)}
     here = (wanted.model, found.res, found.batch, wanted.device, wanted.threads, wanted.weights, wanted.on, wanted.seed)
     there = (row.model, row.res, row.batch, row.device, row.threads, row.weights, row.on, row.seed)
-    return here == there and row.planned == found.images
+    return here == there and row.planned == found.images and judged == found.judge.origin()

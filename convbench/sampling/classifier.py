@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..catalogue import Variant
+from .frechet import Statistics
+from .judge import JudgedImages
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "shipped"
 SETS = {  # what images a classifier is of: their side, its widths, features and classes
@@ -20,7 +22,7 @@ SETS = {  # what images a classifier is of: their side, its widths, features and
 
 
 class ImageClassifier(nn.Module):
-    """Classifier of grey images in [-1, 1]. (B, 1, S, S) -> (B, classes)
+    """Classifier of grey images in [-1, 1], which judges them. (B, 1, S, S) -> (B, classes)
 
     A 3x3 convolution for each of the ``widths``, each followed by a pooling, then two linear layers. Also holds the
     ``mean`` (F,) and ``covariance`` (F, F) of its features over real images.
@@ -28,9 +30,11 @@ class ImageClassifier(nn.Module):
 
     mean: Tensor
     covariance: Tensor
+    recognises = True
 
-    def __init__(self, side: int, widths: Sequence[int], features: int, classes: int) -> None:
+    def __init__(self, side: int, widths: Sequence[int], features: int, classes: int, name: str = "") -> None:
         super().__init__()
+        self.name = name
         self.side, self.classes, self.levels = side, classes, len(widths)
         for level, (before, width) in enumerate(zip((1, *widths), widths, strict=False), start=1):
             self.add_module(f"conv{level}", nn.Conv2d(before, width, 3, padding=1))
@@ -57,13 +61,36 @@ class ImageClassifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.linear2(F.gelu(self.features(x)))
 
+    @cached_property
+    def real(self) -> Statistics:
+        """Statistics of the whitened features of the real images."""
+        count = len(self.mean)
+        return Statistics(torch.zeros(count, dtype=torch.float64), torch.eye(count, dtype=torch.float64))
+
+    @torch.no_grad()
+    def look(self, images: Tensor, classes: Tensor) -> JudgedImages:
+        """Look at images (B, 1, S, S), clamped to [-1, 1], the range of the real ones; classes (B,).
+
+        The number of images per class was chosen, not drawn, so each class is a group. An image that is not finite is
+        not recognised and has no features.
+        """
+        images, classes = images.detach().float().cpu(), classes.cpu()
+        finite = images.isfinite().flatten(1).all(1)
+        pixels = images.clamp(-1, 1)  # after the test: an infinite pixel would become white
+        features = self.whitened(self.features(pixels).where(finite[:, None], torch.nan))
+        return JudgedImages(self.real, features, classes, (self(pixels).argmax(1) == classes) & finite)
+
+    def origin(self) -> dict[str, str]:
+        """Nothing: it ships with convbench."""
+        return {}
+
 
 @cache
 def classifier(name: str) -> ImageClassifier:
     """Load the trained classifier of one of ``SETS`` in evaluation mode on the CPU."""
     from safetensors.torch import load_file
 
-    found = ImageClassifier(*SETS[name])
+    found = ImageClassifier(*SETS[name], name)
     found.load_state_dict(load_file(weights(name)))
     return found.eval().requires_grad_(False)
 

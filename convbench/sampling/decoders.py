@@ -46,5 +46,5 @@ def decoder_of(takes: Signature) -> DecoderFacts:
     known = ", ".join(f"{each.channels} at a side {each.factor} times smaller" for each in decoders().values())
     raise UsageError(
         f"no decoder is known for latents of {takes.channels} channels at a side {takes.factor} times smaller: there "
-        f"are {known}; keep them (--latents)"
+        f"are {known}"
     )

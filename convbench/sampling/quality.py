@@ -1,7 +1,8 @@
-"""Quality of sampled images in two figures: the share that a classifier recognises, and a Fréchet distance.
+"""Quality of sampled images in two figures: the share that a judge recognises, and a Fréchet distance.
 
-The classifier (classifier.py) was trained on real images of the same set. It is part of the package, with the mean and
-covariance of its features over the real images, so no download or installation is needed.
+The classifiers of small images (classifier.py) were trained on real images of the same set. They are part of the
+package, with the mean and covariance of their features over the real images, so no download or installation is needed.
+A feature network and reference statistics of the user (feature_network.py) tell the distance alone: an FID.
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..timing.compare import quality_word
 from ..tolerances import FEATURE_SHIFT
 from .classifier import ImageClassifier
+from .judge import Judge, JudgedImages
 
-RESAMPLINGS = 400  # bootstrap samples
 Z = 1.96  # standard deviations of a 95 % interval
 
 
@@ -27,17 +27,19 @@ class ImageQuality:
     """Quality figures of samples, each with its 95 % interval."""
 
     images: int
-    recognised: float  # share whose class is the requested one
-    recognised_low: float  # Wilson interval
-    recognised_high: float
-    frechet: float  # between the whitened features of the samples and of the real images; 0 is best
-    frechet_low: float  # bootstrap over the samples of each class
+    recognised: float | None  # share whose class is the requested one; None where the judge does not tell
+    recognised_low: float | None  # Wilson interval
+    recognised_high: float | None
+    frechet: float  # between the features of the samples and of the real images; 0 is best
+    frechet_low: float  # bootstrap over the samples
     frechet_high: float
 
     def difference(self, other: ImageQuality) -> str | None:
         """Describe the figures whose intervals do not overlap those of another quality; None if all overlap."""
         found = []
         for name in ("recognised", "frechet"):
+            if getattr(self, name) is None:
+                continue
             low, high = (max if end == "low" else min for end in ("low", "high"))
             first = low(getattr(self, f"{name}_low"), getattr(other, f"{name}_low"))
             last = high(getattr(self, f"{name}_high"), getattr(other, f"{name}_high"))
@@ -46,41 +48,21 @@ class ImageQuality:
         return ", ".join(found) or None
 
 
-@torch.no_grad()
-def judge(by: ImageClassifier, images: Tensor, classes: Tensor, seed: int = 0) -> ImageQuality:
-    """Compute the quality of sampled images.
-
-    Args:
-        by: the classifier of their set.
-        images: (B, 1, S, S), clamped to [-1, 1], the range of real images.
-        classes: requested classes, (B,).
-        seed: of the bootstrap.
+def judge(by: Judge, images: Tensor, classes: Tensor) -> ImageQuality:
+    """Compute the quality of sampled images (B, 1 or 3, H, W), asked for with the classes (B,).
 
     Images that are not finite count as not recognised and make the distance infinite.
     """
-    right = recognised(by, images, classes)
-    low, high = share_interval(int(right.sum()), len(images))
-    distance = frechet_interval(whitened_features(by, images), classes.cpu(), seed)
-    return ImageQuality(len(images), right.float().mean().item(), low, high, *distance)
+    return figures(by.look(images, classes))
 
 
-@torch.no_grad()
-def recognised(by: ImageClassifier, images: Tensor, classes: Tensor) -> Tensor:
-    """Tell which images (B, 1, S, S) show the class (B,) that was asked for; none that is not finite. -> (B,) bool"""
-    images = images.detach().float().cpu()
-    return (by(images.clamp(-1, 1)).argmax(1) == classes.cpu()) & _finite(images)
-
-
-def _finite(images: Tensor) -> Tensor:
-    return images.isfinite().flatten(1).all(1)
-
-
-@torch.no_grad()
-def whitened_features(by: ImageClassifier, images: Tensor) -> Tensor:
-    """Compute features of images (B, 1, S, S) on the CPU, (B, F); not a number for an image that is not finite."""
-    images = images.detach().float().cpu()
-    # Clamped after the test: an infinite pixel would become white.
-    return by.whitened(by.features(images.clamp(-1, 1)).where(_finite(images)[:, None], torch.nan))
+def figures(seen: JudgedImages) -> ImageQuality:
+    """Compute the quality of images that a judge has seen."""
+    share, low, high = None, None, None
+    if seen.recognised is not None:
+        share = seen.recognised.float().mean().item()
+        low, high = share_interval(int(seen.recognised.sum()), len(seen))
+    return ImageQuality(len(seen), share, low, high, *frechet_interval(seen))
 
 
 def compare_engines(
@@ -97,16 +79,17 @@ def compare_engines(
         reference: images of eager PyTorch in fp32, (B, 1, S, S).
         classes: requested classes, (B,).
     """
-    expected = judge(by, reference, classes)
+    expected = by.look(reference, classes)
     rows = []
     for (backend, precision), own in images.items():
-        quality, shift, limit = judge(by, own, classes), feature_shift(by, own, reference), FEATURE_SHIFT[precision]
+        seen = by.look(own, classes)
+        quality, shift, limit = figures(seen), feature_shift(seen, expected), FEATURE_SHIFT[precision]
         reasons = [
-            quality.difference(expected),
+            quality.difference(figures(expected)),
             f"shift {shift:.1e}, at most {limit:.0e} allowed" if shift > limit else None,
         ]
         reason = "; ".join(filter(None, reasons))
-        ratio, low, high = frechet_ratio(whitened_features(by, own), whitened_features(by, reference), classes.cpu())
+        ratio, low, high = frechet_ratio(seen, expected)
         row = {"backend": backend, "precision": precision, **asdict(quality), "shift": shift, "shift_limit": limit}
         row |= {"frechet_ratio": ratio, "frechet_ratio_low": low, "frechet_ratio_high": high}
         row["frechet_difference"] = quality_word(low, high)
@@ -114,16 +97,14 @@ def compare_engines(
     return rows
 
 
-@torch.no_grad()
-def feature_shift(by: ImageClassifier, images: Tensor, reference: Tensor) -> float:
-    """Compute the mean shift of the whitened features of images (B, 1, S, S) against a reference with the same noise.
+def feature_shift(ours: JudgedImages, theirs: JudgedImages) -> float:
+    """Compute the mean shift of the features of images against those of a reference with the same noise.
 
     It is the root mean square over the features of the mean difference over the images; 1 is a standard deviation of
-    the real images. Rounding errors differ from image to image and mostly cancel; the effect of a different formula
-    does not. Infinite if the images are not finite.
+    the real images where features are whitened. Rounding errors differ from image to image and mostly cancel; the
+    effect of a different formula does not. Infinite if the images are not finite.
     """
-    ours, theirs = (whitened_features(by, each) for each in (images, reference))
-    shift = (ours - theirs).mean(0).square().mean().sqrt().item()
+    shift = (ours.features.double() - theirs.features).mean(0).square().mean().sqrt().item()
     return shift if math.isfinite(shift) else math.inf
 
 
@@ -135,64 +116,33 @@ def share_interval(hits: int, count: int) -> tuple[float, float]:
     return (middle - half) / (1 + square), (middle + half) / (1 + square)
 
 
-def frechet(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Tensor) -> float:
-    """Squared Fréchet distance of two normal distributions, means (F,) and covariances (F, F).
+def frechet_interval(seen: JudgedImages) -> tuple[float, float, float]:
+    """Compute the Fréchet distance of images from the real ones, and its 95 % bootstrap interval.
 
-    Sources: Dowson and Landau 1982; Heusel et al. 2017, eq. 6.
-
-    ||m_a - m_b||^2 + tr(A + B - 2 (A B)^(1/2)); the trace of the root is that of (B^(1/2) A B^(1/2))^(1/2), which is
-    symmetric. Computed in float64. Infinite for values that are not finite.
+    A resample contains duplicates and therefore lies further away than the sample itself; the mean excess is
+    subtracted.
     """
-    mean_a, covariance_a, mean_b, covariance_b = (v.double() for v in (mean_a, covariance_a, mean_b, covariance_b))
-    if not (mean_a.isfinite().all() and covariance_a.isfinite().all()):
-        return math.inf
-    values, vectors = torch.linalg.eigh(covariance_b)
-    root_b = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    root = torch.linalg.eigvalsh(root_b @ covariance_a @ root_b).clamp_min(0).sqrt().sum()
-    distance = (mean_a - mean_b).square().sum() + covariance_a.trace() + covariance_b.trace() - 2 * root
-    return max(0.0, distance.item())
-
-
-def frechet_interval(features: Tensor, classes: Tensor, seed: int = 0) -> tuple[float, float, float]:
-    """Compute the distance of features (B, F) from mean 0 and covariance 1, and its 95 % bootstrap interval.
-
-    The number of images per class (B,) was chosen, not drawn, so each class is resampled separately. A resample
-    contains duplicates and therefore lies further away than the sample itself; the mean excess is subtracted.
-    """
-    found, spread = _bootstrapped(features, classes, seed)
-    if not math.isfinite(found):
+    if not math.isfinite(seen.distance):
         return math.inf, math.inf, math.inf
-    low, high = (found + spread.quantile(q).item() for q in (0.025, 0.975))
-    return found, max(0.0, low), high
+    low, high = (seen.distance + seen.resampled.quantile(q).item() for q in (0.025, 0.975))
+    return seen.distance, max(0.0, low), high
 
 
-def frechet_ratio(ours: Tensor, theirs: Tensor, classes: Tensor, seed: int = 0) -> tuple[float, float, float]:
-    """Compute the ratio of the distances of two sets of features (B, F), and its 95 % bootstrap interval.
+def frechet_ratio(ours: JudgedImages, theirs: JudgedImages) -> tuple[float, float, float]:
+    """Compute the ratio of the distances of two sets of as many images, and its 95 % bootstrap interval.
 
     Row by row both belong to the same class and noise, so the same rows of both are drawn: the interval is that of the
-    difference, relative to their distance. Infinite if a distance is, or theirs is 0.
+    difference, relative to their distance. Where a judge is biased by few images, both distances are what exceeds the
+    floor, for that is all that a sampler can change.
+
+    Infinite if a distance is, or theirs is not above 0; so is the lower end if ours is surely larger, else it is 0.
     """
-    (own, own_spread), (other, other_spread) = (_bootstrapped(each, classes, seed) for each in (ours, theirs))
-    if not (math.isfinite(own) and math.isfinite(other) and other > 0):
+    own, other = ours.distance - ours.floor, theirs.distance - theirs.floor
+    if not math.isfinite(other):
         return math.inf, 0.0, math.inf
-    low, high = ((own_spread - other_spread).quantile(q).item() / other for q in (0.025, 0.975))
-    ratio = own / other
-    return ratio, ratio + low, ratio + high
-
-
-def _bootstrapped(features: Tensor, classes: Tensor, seed: int) -> tuple[float, Tensor]:
-    """Distance of features (B, F) from mean 0 and covariance 1, and by how much that of each resample differs."""
-    features = features.double()
-    mean, covariance = features.new_zeros(features.shape[1]), torch.eye(features.shape[1], dtype=torch.float64)
-
-    def distance(chosen: Tensor) -> float:
-        return frechet(chosen.mean(0), chosen.T.cov(), mean, covariance)
-
-    found = distance(features)
-    if not math.isfinite(found):
-        return math.inf, mean
-    generator = torch.Generator().manual_seed(seed)
-    groups = [(classes == label).nonzero()[:, 0] for label in classes.unique()]
-    picks = [group[torch.randint(len(group), (RESAMPLINGS, len(group)), generator=generator)] for group in groups]
-    resampled = torch.tensor([distance(features[chosen]) for chosen in torch.cat(picks, dim=1)], dtype=torch.float64)
-    return found, resampled - resampled.mean()
+    if not math.isfinite(own):
+        return math.inf, math.inf, math.inf
+    low, high = ((ours.resampled - theirs.resampled).quantile(q).item() for q in (0.025, 0.975))
+    if other <= 0:
+        return math.inf, math.inf if own - other + low > 0 else 0.0, math.inf
+    return own / other, (own + low) / other, (own + high) / other

@@ -1,8 +1,8 @@
 """Verdicts on the quality of one way of sampling beside another: non-inferiority on images of the same noise.
 
-Two figures are compared image by image: the share that a classifier recognises, by the difference of the two shares,
-and the Fréchet distance, by the ratio of the two distances. Each has a margin (tolerances.QUALITY_MARGINS) and a 95 %
-interval, and gets the word
+Two figures are compared image by image: the share that a judge recognises, by the difference of the two shares, where
+it tells one, and the Fréchet distance, by the ratio of the two distances. Each has a margin
+(tolerances.QUALITY_MARGINS) and a 95 % interval, and gets the word
 
     worse         the whole interval lies beyond the margin on the bad side
     better        the whole interval lies beyond the margin on the good side
@@ -10,7 +10,8 @@ interval, and gets the word
     inconclusive  otherwise: the interval contains the bad margin, so there are too few images to tell.
 
 Both figures together are worse if one is, else inconclusive if one is, else better if one is, else the same. As both
-have to be non-inferior, the error of "same" is that of one test (intersection-union, Berger 1982): 2.5 %.
+have to be non-inferior, the error of "same" is that of one test (intersection-union, Berger 1982): 2.5 %. A judge that
+tells no share decides by the distance alone.
 """
 
 from __future__ import annotations
@@ -19,11 +20,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from ..tolerances import QUALITY_MARGINS
 from . import quality
-from .classifier import ImageClassifier
+from .judge import Judge, JudgedImages
 
 WORDS = ("better", "same", "worse", "inconclusive")
 POWER_Z = 0.84  # of a power of 80 %
@@ -37,9 +36,9 @@ class QualityComparison:
     """Images of one way of sampling against those of another with the same noise."""
 
     images: int
-    recognised_difference: float
-    recognised_difference_low: float
-    recognised_difference_high: float
+    recognised_difference: float | None  # None where the judge does not tell
+    recognised_difference_low: float | None
+    recognised_difference_high: float | None
     frechet_ratio: float
     frechet_ratio_low: float
     frechet_ratio_high: float
@@ -50,31 +49,26 @@ class QualityComparison:
 
 
 def compare(
-    by: ImageClassifier,
-    images: Tensor,
-    reference: Tensor,
-    classes: Tensor,
-    margins: Mapping[str, float] = QUALITY_MARGINS,
-    seed: int = 0,
+    ours: JudgedImages, theirs: JudgedImages, margins: Mapping[str, float] = QUALITY_MARGINS
 ) -> QualityComparison:
-    """Compare images (B, 1, S, S) with a reference (B, 1, S, S) of the same noise and classes (B,)."""
-    right, expected = (quality.recognised(by, each, classes) for each in (images, reference))
-    share = share_difference(int((right & ~expected).sum()), int((expected & ~right).sum()), len(images))
-    ours, theirs = (quality.whitened_features(by, each) for each in (images, reference))
-    ratio = quality.frechet_ratio(ours, theirs, classes.cpu(), seed)
-    apart = ours - theirs
+    """Compare images with a reference of the same noise and classes, as one judge saw them."""
+    words, figures = {}, {}
+    shares: tuple[float | None, float | None, float | None] = (None, None, None)
+    if ours.recognised is not None and theirs.recognised is not None:
+        right, expected = ours.recognised, theirs.recognised
+        shares = share = share_difference(int((right & ~expected).sum()), int((expected & ~right).sum()), len(ours))
+        words["recognised"] = word(-share[2], -share[1], margins["recognised"])
+        figures["recognised"] = f"recognised {_signed(share)} points, margin {100 * margins['recognised']:g}"
+    ratio = quality.frechet_ratio(ours, theirs)
+    words["frechet"] = word(ratio[1] - 1, ratio[2] - 1, margins["frechet"])
+    figures["frechet"] = (
+        f"Fréchet {ratio[0]:.2f} ({ratio[1]:.2f} to {ratio[2]:.2f}) times, margin {margins['frechet']:.0%}"
+    )
+    apart = ours.features.double() - theirs.features
     shift, drift = apart.mean(0).square().mean().sqrt().item(), apart.square().mean().sqrt().item()
-    words = {
-        "recognised": word(-share[2], -share[1], margins["recognised"]),
-        "frechet": word(ratio[1] - 1, ratio[2] - 1, margins["frechet"]),
-    }
     found = next((each for each in ("worse", "inconclusive", "better") if each in words.values()), "same")
-    figures = {
-        "recognised": f"recognised {_signed(share)} points, margin {100 * margins['recognised']:g}",
-        "frechet": f"Fréchet {ratio[0]:.2f} ({ratio[1]:.2f} to {ratio[2]:.2f}) times, margin {margins['frechet']:.0%}",
-    }
     reason = "; ".join(figures[name] for name, each in words.items() if each == found)
-    return QualityComparison(len(images), *share, *ratio, _finite(shift), _finite(drift), found, reason)
+    return QualityComparison(len(ours), *shares, *ratio, _finite(shift), _finite(drift), found, reason)
 
 
 def word(low: float, high: float, margin: float) -> str:
@@ -101,15 +95,18 @@ def share_difference(only_ours: int, only_theirs: int, count: int) -> tuple[floa
     return (only_ours - only_theirs) / count, difference - half, difference + half
 
 
-def planned_images(classes: int, margins: Mapping[str, float] = QUALITY_MARGINS) -> int:
+def planned_images(by: Judge, classes: int, margins: Mapping[str, float] = QUALITY_MARGINS) -> int:
     """Number of images, as many of each class, that shows non-inferiority of an equal with a power of 80 %.
 
     n = ((z_0.975 + z_0.8) s / margin)^2 for each figure, s being the standard deviation of what one image says of it;
-    that of the shares is the root of the discordant pairs.
+    that of the shares is the root of the discordant pairs. A judge that few images bias gets more of them than it has
+    features, without which their covariance has no full rank; what its distances spread by is not known beforehand.
     """
     z = quality.Z + POWER_Z
-    spreads = {"recognised": math.sqrt(DISCORDANT), "frechet": RATIO_SPREAD}
+    spreads = {"frechet": RATIO_SPREAD} | ({"recognised": math.sqrt(DISCORDANT)} if by.recognises else {})
     count = max((z * spread / margins[name]) ** 2 for name, spread in spreads.items())
+    if by.real.biased:
+        count = max(count, len(by.real.mean) + 1)
     return math.ceil(count / classes) * classes
 
 

@@ -190,7 +190,9 @@ class QualityRow(Row):
     seed: int
     images: int
     planned: int  # images; fewer were sampled where it was dominated, or the budget ended
-    image_set: str  # whose classifier judged: digits or glyphs
+    image_set: str  # whose classifier judged: digits or glyphs; or reference, a feature network and statistics
+    reference_sha256: str | None = None  # of the statistics of real images, where those of the user judged
+    features_sha256: str | None = None  # of the feature network
 
     images_per_s: float | None = None  # finished; batches of all ways interleaved
     images_per_s_low: float | None = None  # 95 % interval
@@ -200,18 +202,19 @@ class QualityRow(Row):
     ratio_low: float | None = None  # 95 % interval
     ratio_high: float | None = None
 
-    recognised: float | None = None  # share of the images that show the class asked for
+    recognised: float | None = None  # share of the images that show the class asked for; None without a classifier
     recognised_low: float | None = None  # 95 % interval, as of all figures
     recognised_high: float | None = None
     frechet: float | None = None  # from real images; 0 is best
     frechet_low: float | None = None
     frechet_high: float | None = None
+    frechet_floor: float | None = None  # of as many images of the reference itself; taken off for frechet_ratio
 
     compared_with: str | None = None  # the plan of the reference
     recognised_difference: float | None = None
     recognised_difference_low: float | None = None
     recognised_difference_high: float | None = None
-    frechet_ratio: float | None = None
+    frechet_ratio: float | None = None  # of what exceeds the floor; None also where that of the reference is none
     frechet_ratio_low: float | None = None
     frechet_ratio_high: float | None = None
     shift: float | None = None  # of the mean features from the reference

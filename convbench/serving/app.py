@@ -133,6 +133,8 @@ class Service:
         """Run long JSON work in a thread, one at a time; its body counts as held until it ends, client or not."""
         async with self.long_json:
             working = asyncio.ensure_future(asyncio.to_thread(work, *given))
+            # Of a client that has gone, nobody else looks at a refusal, and asyncio would log it with a traceback.
+            working.add_done_callback(lambda done: done.cancelled() or done.exception())
             try:
                 return await asyncio.shield(working)
             except asyncio.CancelledError:

@@ -112,6 +112,8 @@ class Frugal(h11.Connection):
         if type(event) is h11.Request:
             self.chunks = self.size = 0
             names = [name for name, _ in event.headers]
+            if len(event.target) + sum(len(name) + len(value) + 4 for name, value in event.headers) > HEADER_BYTES:
+                self._refuse(f"the request line and its headers have more than {HEADER_BYTES} bytes")
             if b"transfer-encoding" in names and b"content-length" in names:
                 self._refuse("a request has Content-Length or Transfer-Encoding, not both")
         elif type(event) is h11.Data:

@@ -8,6 +8,7 @@ import gc
 import itertools
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ class StoppedClock(RuntimeError):
     """The clock did not advance during a block."""
 
 
+LATEST_STEPS = 5  # of the warm-up, that the length of a block follows from
 LATENCY_STEPS = 100  # single steps waited for on a GPU, where blocks give no latency
 LATENCY_S = 2.0  # no further single step after this time: a slow network has fewer steps, and no 99 % quantile
 
@@ -212,11 +214,12 @@ class Rotation:
 
 
 def _warm_up(lane: Lane, clock: Clock, rules: Rules) -> None:
-    spent, last = 0.0, 0.0
+    """Run single steps. The least of the latest counts: of a stall, blocks would be so short that they never end."""
+    spent, latest = 0.0, deque[Second](maxlen=LATEST_STEPS)
     while spent < rules.warmup_s:
-        last = _block(lane, clock, 1).total_s
-        spent += last
-    lane.steps_per_block = max(1, math.ceil(rules.block_s / last))
+        latest.append(_block(lane, clock, 1).total_s)
+        spent += latest[-1]
+    lane.steps_per_block = max(1, math.ceil(rules.block_s / min(latest)))
 
 
 def _block(lane: Lane, clock: Clock, steps: int) -> Block:

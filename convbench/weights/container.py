@@ -93,7 +93,7 @@ def _is_tar(block: bytes) -> bool:
     return True
 
 
-class _BoundedReader(io.BufferedReader):
+class BoundedReader(io.BufferedReader):
     """A file reader with a limit per read, as the directory of an archive may claim any length."""
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -105,7 +105,7 @@ class _BoundedReader(io.BufferedReader):
 
 def _require_plain_zip(file: Path, stream: BinaryIO) -> None:
     """Check an archive: FOLDER/data.pkl, the values of each storage in FOLDER/data/KEY, and small further entries."""
-    with _BoundedReader(io.FileIO(stream.fileno(), closefd=False)) as bounded:
+    with BoundedReader(io.FileIO(stream.fileno(), closefd=False)) as bounded:
         try:
             with zipfile.ZipFile(bounded) as archive:
                 _require_one_directory(bounded, archive)

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..runs import records
 from . import figures
+from .annotations import label_points
+from .ticks import plain_ticks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,8 +20,8 @@ MARKS = {"reference": "*", "fewer steps": "o", "method": "s"}
 def frontier(table: "DataFrame", title: str, subtitle: str) -> "Figure":
     """Draw rows of ``convbench pareto`` of one model and seed.
 
-    The colour is the verdict on quality, the mark what kind of way it is; bars are 95 % intervals. Hollow marks were
-    stopped early, with fewer images.
+    The colour is the verdict on quality, the mark what kind of way it is; bars are 95 % intervals. Hollow marks without
+    a name were stopped early, with fewer images.
     """
     from matplotlib.lines import Line2D
 
@@ -32,11 +34,11 @@ def frontier(table: "DataFrame", title: str, subtitle: str) -> "Figure":
         face = "white" if row["images"] < row["planned"] else colour
         size = 13 if row["role"] == "reference" else 7
         axes.plot(x, y, MARKS.get(row["role"], "x"), color=colour, ms=size, mfc=face, zorder=3, ls="none")
-        axes.annotate(label(row), (x, y), (6, 4), textcoords="offset points", fontsize=6.5, color="0.25")
     best = sorted((row for row in drawn if row.get("on_frontier")), key=lambda row: row["images_per_s"])
     axes.plot([row["images_per_s"] for row in best], [row["frechet"] for row in best], color="0.4", lw=1, zorder=1)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    plain_ticks(axes, "x", "y")
     axes.set_xlabel("finished images/s")
     axes.set_ylabel("Fréchet distance from real images, smaller is better")
     keys = [Line2D([], [], marker=mark, color="0.3", ls="none", label=role) for role, mark in MARKS.items()]
@@ -49,6 +51,8 @@ def frontier(table: "DataFrame", title: str, subtitle: str) -> "Figure":
     keys += [Line2D([], [], color="0.4", lw=1, label="frontier")]
     figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), fontsize=8, frameon=False)
     figures.add_titles(figure, title, subtitle)
+    named = [row for row in drawn if row["images"] >= row["planned"]]
+    label_points(axes, [(label(row), row["images_per_s"], row["frechet"], "#444444", 5.0) for row in named])
     return figure
 
 

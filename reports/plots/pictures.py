@@ -158,16 +158,17 @@ def _several(rows: list[Row], key: str) -> bool:
 
 
 def frontiers(rows: list[Row]) -> Iterator[Picture]:
-    """A picture of the ways to sample of each model, size, device, kind of node, number of images and seed."""
+    """A picture of the ways to sample of each model, size, device, kind of node, number of images, seed and judge."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        group_of = (*(row[key] for key in ("model", "res", "planned", "seed")), row.get("on") or row["device"])
-        groups.setdefault(group_of, []).append(row)
-    for (model, res, planned, seed, device), group in groups.items():
+        facts = (*(row[key] for key in ("model", "res", "planned", "seed")), row.get("on") or row["device"])
+        groups.setdefault((*facts, row.get("reference_sha256")), []).append(row)
+    for (model, res, planned, seed, device, reference), group in groups.items():
         images = max(row["images"] for row in group)
         subtitle = f"{model_name(model)}, {res} px, {device}, {images} images, seed {seed}"
         name = f"frontier-{model}-{res}px-{device}-{planned}images-seed{seed}"
-        title = "Ways to sample: images/s and Fréchet distance"
+        name += f"-fid-{reference[:8]}" if reference else ""
+        title = f"Ways to sample: images/s and {'FID' if reference else 'Fréchet distance'}"
         yield Picture(re.sub(r"[^A-Za-z0-9-]+", "-", name), title, frame(group), frontier.frontier, subtitle)
 
 

@@ -16,24 +16,35 @@ NOTE = (
     "beside a method; over it: the quality against that, so what is not better there gains nothing over fewer steps."
 )
 
+FID_NOTE = (
+    "FID: the Fréchet distance is that of the features and statistics given. Few images make it larger, so it may be "
+    "set beside FIDs of as many images only, never beside the papers' of 50,000; verdicts compare what exceeds the "
+    "floor."
+)
+
 
 def notes(rows: Sequence[Row]) -> list[str]:
     """Explain the columns, and for each model and seed what its rows say."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["model"], row["seed"], row["planned"], row.get("on")), []).append(row)
+        facts = (row["model"], row["seed"], row["planned"], row.get("on"), row.get("reference_sha256"))
+        groups.setdefault(facts, []).append(row)
     several = len(groups) > 1
     found = [
-        (f"{model}, seed {seed}{f' on {on}' if on else ''}: " if several else "") + text
-        for (model, seed, _, on), group in groups.items()
+        (f"{model}, seed {seed}{f' on {on}' if on else ''}{', FID' if fid else ''}: " if several else "") + text
+        for (model, seed, _, on, fid), group in groups.items()
         for text in findings(group)
     ]
     judged = [f"{row['verdict']}: {row['reason']}" for row in rows if row.get("verdict")]  # of nodes of a fleet
-    return [NOTE, *found, *dict.fromkeys(judged)]
+    fids = [FID_NOTE] if any(row.get("reference_sha256") for row in rows) else []
+    return [NOTE, *fids, *found, *dict.fromkeys(judged)]
 
 
 def findings(rows: Sequence[Row]) -> Iterator[str]:
     """Sum up the rows of one model: the fastest of the same quality, with a method and without; what gains nothing."""
+    most = max(rows, key=lambda row: row["images"])
+    if most.get("frechet_floor"):
+        yield f"floor: {most['images']} images of the reference itself would have an FID of {most['frechet_floor']:.3g}"
     good = [row for row in rows if row["quality"] in ("same", "better")]
     for what, role in (("method", "method"), ("plain fewer steps", "fewer steps")):
         held = [row for row in good if row["role"] == role and row["ratio"]]

@@ -7,19 +7,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from scripted import Scores, fid_files
+from sklearn.datasets import load_digits
 
+import convbench
 from convbench import cli, store
 from convbench.catalogue import find, variants
 from convbench.errors import UsageError
 from convbench.measure.estimate import Estimate
+from convbench.reports.plots.pictures import frontiers
 from convbench.reports.runs import read_runs
+from convbench.reports.tables.frontier import FID_NOTE, notes
 from convbench.run import pareto
 from convbench.run.pareto import FrontierRequest, planned, with_frontier
-from convbench.sampling.classifier import set_of
+from convbench.sampling.classifier import classifier, set_of
 from convbench.sampling.images import sampler_for
 from convbench.sampling.plan import Plan
 from convbench.schema import QualityRow
+from convbench.schema.rowcheck import row_problem
 
 REQUEST = FrontierRequest(
     "dico_digits",
@@ -124,34 +132,102 @@ def test_the_frontier_is_what_nothing_beats_in_both() -> None:
 
 
 class Fixed:
-    """A runner with made-up times and pixels."""
+    """A runner with made-up times and images."""
 
-    def __init__(self, seconds: float, pixels: Any) -> None:
+    def __init__(self, seconds: float, seen: Any) -> None:
         self.stopped, self.way = "", type("Named", (), {"name": "another"})
-        self.seconds, self.pixels = [seconds, 1.01 * seconds, 0.99 * seconds], pixels
+        self.seconds, self.seen = [seconds, 1.01 * seconds, 0.99 * seconds], seen
 
 
 def test_what_is_slower_and_worse_is_stopped() -> None:
-    import torch
-    from sklearn.datasets import load_digits
-
     data = load_digits()
     kept = torch.cat([(torch.from_numpy(data.target) == digit).nonzero()[:20, 0] for digit in range(10)])
     kept = kept.reshape(10, 20).T.flatten()  # classes take turns
+    classes = torch.arange(200) % 10
     good = torch.from_numpy(data.images).float()[kept][:, None] / 8 - 1
     noise = torch.randn(good.shape, generator=torch.Generator().manual_seed(0))
-    found = planned(REQUEST)
-
-    class Classes:
-        def classes(self, count: int) -> torch.Tensor:
-            return torch.arange(count) % 10
-
-    reference, fast = Fixed(4, good), Fixed(1, good)
-    slow_bad, fast_bad, slow_good = Fixed(2, good + noise), Fixed(0.5, good + noise), Fixed(2, good)
+    fine, bad = (classifier("digits").look(pixels, classes) for pixels in (good, good + noise))
+    reference, fast = Fixed(4, fine), Fixed(1, fine)
+    slow_bad, fast_bad, slow_good = Fixed(2, bad), Fixed(0.5, bad), Fixed(2, fine)
     running: Any = [reference, fast, slow_bad, fast_bad, slow_good]
-    kept_running = pareto.without_dominated(Classes(), found, running)  # type: ignore[arg-type]
+    kept_running = pareto.without_dominated(running)
     assert kept_running == [reference, fast, fast_bad, slow_good]
     assert slow_bad.stopped == "slower and worse than another" and not fast.stopped
+
+
+# ---- a feature network and statistics in place of a classifier ----
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Statistics of real digits, and the network whose features they are."""
+    pixels = torch.from_numpy(load_digits().images).float()[:, None] / 8 - 1
+    return fid_files(tmp_path_factory.mktemp("fid"), pixels)
+
+
+@pytest.mark.usefixtures("short")
+def test_with_statistics_the_fid_decides(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = replace(REQUEST, sampling=("steps=4",))
+    by_fid = replace(asked, reference=files[0], features=files[1])
+    file = tmp_path / "a.jsonl"
+    known = list(pareto.measured(planned(asked), store.Results(file)))
+    rows = list(pareto.measured(planned(by_fid), store.Results(file)))  # not those of the classifier
+    assert [(row.sampling, row.role) for row in rows] == [(row.sampling, row.role) for row in known]
+    for row in rows:
+        assert row_problem(row.to_json()) is None
+        assert (row.image_set, len(str(row.reference_sha256)), len(str(row.features_sha256))) == ("reference", 64, 64)
+        assert row.recognised is row.recognised_difference is row.recognised_margin is None
+        assert row.frechet_low <= row.frechet <= row.frechet_high  # type: ignore[operator]
+        assert row.frechet_floor > 0 and row.frechet_margin == 0.1  # type: ignore[operator]
+    assert rows[1].quality in ("better", "same", "worse", "inconclusive")
+    assert rows[1].quality_reason.startswith("Fréchet") and "recognised" not in rows[1].quality_reason
+    both = [row["image_set"] for row in read_runs([file]).qualities]
+    assert sorted(both) == ["digits"] * 2 + ["reference"] * 2
+    said = notes([row.to_json() for row in rows])
+    assert (
+        FID_NOTE in said
+        and f"floor: 40 images of the reference itself would have an FID of {rows[0].frechet_floor:.3g}" in said
+    )
+    names = [picture.name for picture in frontiers(read_runs([file]).qualities)]
+    assert len(set(names)) == 2 and names[1] == f"{names[0]}-fid-{str(rows[0].reference_sha256)[:8]}"
+    monkeypatch.setattr(pareto, "Race", None)
+    assert list(pareto.measured(planned(by_fid), store.Results(file))) == rows
+    assert list(pareto.measured(planned(asked), store.Results(file))) == known
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short")
+def test_latents_are_decoded_and_their_fid_is_that_of_the_formula(tmp_path: Path) -> None:
+    """Against the images of ``convbench.sample`` and scipy's root; the networks have random weights."""
+    from scipy.linalg import sqrtm
+
+    diffusers = pytest.importorskip("diffusers", reason="the extra 'sample' is not installed")
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+    vae = diffusers.AutoencoderKL(block_out_channels=[8] * 4, norm_num_groups=4, latent_channels=4, **blocks)
+    vae.save_pretrained(tmp_path / "vae")
+    reference, features = fid_files(tmp_path, torch.rand(50, 3, 64, 64) * 2 - 1)
+    common: Any = {"model": "dico_s", "res": 64, "weights": "random", "device": "cpu", "vae": str(tmp_path / "vae")}
+    asked = FrontierRequest(
+        **common, threads=1, images=20, batch=10, sampling=("steps=2",), reference=reference, features=features
+    )
+    rows = list(pareto.measured(planned(asked), store.Results(None)))
+    assert [row.sampling.partition(",sampler")[0] for row in rows] == [
+        "steps=8,cfg=1.5,decode=yes",
+        "steps=2,cfg=1.5,decode=yes",
+    ]
+    assert all(row.sampling.endswith(f"vae={tmp_path}/vae") for row in rows)
+    images = convbench.sample(**common, count=20, batch=10, labels="all", steps=8)
+    found = Scores()(torch.from_numpy(images).permute(0, 3, 1, 2)).double().numpy()
+    with np.load(reference) as real:
+        mean, sigma = real["mu"], real["sigma"]
+    covariance = np.cov(found, rowvar=False)
+    expected = (
+        ((found.mean(0) - mean) ** 2).sum() + np.trace(covariance + sigma) - 2 * sqrtm(covariance @ sigma).real.trace()
+    )
+    assert rows[0].frechet == pytest.approx(float(expected), rel=1e-4)
 
 
 # ---- the command ----
@@ -218,13 +294,39 @@ def test_the_command_prints_stores_and_draws(run: Callable[..., Any], tmp_path: 
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
-        (["--model", "dic_s"], "no classifier judges the images of dic_s at 256 px: the models with one are"),
+        (["--model", "dic_s"], "no classifier judges the images of dic_s at 256 px: give --reference with"),
         (["--model", "dit_glyphs", "--sampling", "cache=deep"], "cache=deep does not suit dit_glyphs"),
         (["--model", "dico_digits", "--sampling", "cache=depe"], "--sampling cache=depe: unknown cache 'depe'"),
         (["--model", "dico_digits", "--sampling", "sampler=euler"], "predicts noise, euler needs velocity"),
         (["--model", "dico_digits", "--engine", "eager/int9"], "--engine eager/int9: unknown precision 'int9'"),
         (["--model", "dico_digits", "--cfg-scale", "1", "--sampling", "cfg-interval=0..0.5"], "cfg=1 is none"),
         (["--model", "dico_digits", "--artefact", "."], "manifest.json"),
+        (["--model", "dico_digits", "--reference", "real.npz"], "--reference and --features belong together"),
+        (["--model", "dico_digits", "--features", "net.pt"], "--reference and --features belong together"),
+        (
+            ["--model", "dico_digits", "--reference", "real.npz", "--features", "net.pt"],
+            "cannot read real.npz: No such file or directory",
+        ),
+        (["--model", "dico_digits", "--vae", "vae"], "--vae decodes latents, and dico_digits samples pixels: omit it"),
+        (
+            ["--model", "dic_s", "--reference", "real.npz", "--features", "net.pt"],
+            "the samples are latents: give --vae with a folder of diffusers' AutoencoderKL, or hf:",
+        ),
+        (
+            [
+                "--model",
+                "dico_digits",
+                "--reference",
+                "a",
+                "--features",
+                "b",
+                "--launcher",
+                "local",
+                "--out",
+                "a.jsonl",
+            ],
+            "--features is a program, which no job is given: omit --launcher",
+        ),
         (["--model", "dico_digits", "--seed", "0,-1"], "--seed must be at least 0"),
         (["--model", "dico_digits,dit_glyphs", "--weights", "w.pt"], "a checkpoint of one model, but --model names 2"),
     ],

@@ -23,8 +23,8 @@ from convbench.weights.read import read_state_dict
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MODELS = [id for id in variants() if id.endswith("_glyphs")]
-LEAST = {"dic_glyphs": 0.8, "dico_glyphs": 0.8, "fcdm_glyphs": 0.8, "dit_glyphs": 0.1}
-"""Share recognised of images at a guidance of 3: about 95 %, but 22 % of those of DiT, which is trained too briefly."""
+LEAST = {"dic_glyphs": 0.8, "dico_glyphs": 0.8, "fcdm_glyphs": 0.8, "dit_glyphs": 0.6}
+"""Share recognised of images at a guidance of 3: about 95 %, of DiT 77 %, which learns these images more slowly."""
 FIRST = "6b2dd3796eb6694f3dd6d48f782a7549eaee28c56eacf3651d8f78cec11a53a7"  # SHA-256 of the first 62 images of seed 0
 
 
@@ -97,7 +97,8 @@ def test_the_record_matches_the_file_and_describes_its_training(id: str) -> None
     assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert (record["model"], record["params"], record["threads"]) == (id, find(id).params, 1)
     assert record["objective"] == find(id).signature.predicts == "noise and variance"
-    assert record["command"] == f"python examples/train_glyphs.py {id}"
+    command = f"python examples/train_glyphs.py {id}"
+    assert record["command"] in (command, f"{command} --steps {record['steps']}")
     steps, losses = zip(*record["losses"], strict=True)
     assert steps[-1] == record["steps"] and len(steps) >= 30
     assert losses[-1] < losses[0] / 2 and min(losses) > 0.9 * losses[-1]

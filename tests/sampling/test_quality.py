@@ -1,4 +1,4 @@
-"""Quality of sampled digits: the Fréchet distance compared with scipy, the intervals, the classifier."""
+"""Quality of sampled digits: the intervals of both figures, the classifier."""
 
 import hashlib
 import json
@@ -6,25 +6,25 @@ import math
 
 import pytest
 import torch
-from scipy.linalg import sqrtm
 from sklearn.datasets import load_digits
 from torch import Tensor
 
 from convbench.sampling.classifier import classifier, weights
-from convbench.sampling.quality import (
-    ImageQuality,
-    frechet,
-    frechet_interval,
-    frechet_ratio,
-    judge,
-    share_interval,
-)
+from convbench.sampling.frechet import Statistics
+from convbench.sampling.judge import JudgedImages
+from convbench.sampling.quality import ImageQuality, frechet_interval, frechet_ratio, judge, share_interval
 
 DIGITS = classifier("digits")
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def seen(features: Tensor, classes: Tensor) -> JudgedImages:
+    """Features beside a standard normal distribution."""
+    count = features.shape[1]
+    return JudgedImages(Statistics(torch.zeros(count).double(), torch.eye(count).double()), features, classes)
 
 
 @pytest.fixture(scope="module")
@@ -34,38 +34,6 @@ def real() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(data.images).float()[:, None] / 8 - 1, torch.from_numpy(data.target)
 
 
-# ---- the distance ----
-
-
-def test_distance_of_correlated_normals_equals_scipy() -> None:
-    for seed in range(3):
-        a, b = (drawn(10 * seed + i, 12, 12) for i in (1, 2))
-        a, b = a @ a.T, b @ b.T
-        mean_a, mean_b = drawn(seed, 12), drawn(seed + 100, 12)
-        expected = (mean_a - mean_b).square().sum() + (a + b).trace() - 2 * sqrtm((a @ b).numpy()).real.trace()
-        assert frechet(mean_a, a, mean_b, b) == pytest.approx(float(expected), rel=1e-9)
-        assert frechet(mean_b, b, mean_a, a) == pytest.approx(float(expected), rel=1e-9)
-
-
-def test_distance_by_hand() -> None:
-    """The sum of (m1 - m2)^2 + (s1 - s2)^2 over two independent dimensions."""
-    a, b = torch.tensor([4.0, 9.0]).diag(), torch.tensor([1.0, 25.0]).diag()
-    found = frechet(torch.tensor([0.0, 1.0]), a, torch.tensor([3.0, 1.0]), b)
-    assert found == pytest.approx(9 + (2 - 1) ** 2 + (3 - 5) ** 2, rel=1e-12)
-
-
-def test_distance_to_itself_is_zero_even_for_constant_features() -> None:
-    a = drawn(0, 8, 3)
-    a = a @ a.T  # of rank 3
-    assert frechet(drawn(1, 8), a, drawn(1, 8), a) == pytest.approx(0, abs=1e-6 * a.trace().item())
-
-
-def test_distance_of_infinite_values_is_infinite() -> None:
-    mean, covariance = torch.zeros(2), torch.eye(2)
-    assert frechet(torch.tensor([math.nan, 0]), covariance, mean, covariance) == math.inf
-    assert frechet_interval(torch.full((9, 2), math.inf), torch.zeros(9)) == (math.inf, math.inf, math.inf)
-
-
 # ---- the intervals ----
 
 
@@ -73,12 +41,14 @@ def test_interval_of_the_distance_covers_other_samples() -> None:
     """The intervals of 40 samples of 60 must cover the mean distance of such samples in about 95 % of cases."""
     classes = torch.arange(60) % 3  # each class has a different mean
     samples = [0.5 * classes[:, None] + 1.2 * drawn(seed, 60, 4) for seed in range(40)]
-    found = [frechet_interval(sample, classes) for sample in samples]
+    found = [frechet_interval(seen(sample, classes)) for sample in samples]
     expected = sum(distance for distance, _, _ in found) / len(found)
     held = sum(low <= expected <= high for _, low, high in found)
     assert 35 <= held <= 40
+    not_finite = torch.full((9, 2), math.inf)
+    assert frechet_interval(seen(not_finite, torch.zeros(9))) == (math.inf, math.inf, math.inf)
     assert all(low <= distance <= high for distance, low, high in found)
-    assert frechet_interval(samples[0], classes) == found[0]  # the same seed
+    assert frechet_interval(seen(samples[0], classes)) == found[0]  # the same seed
 
 
 def test_interval_of_a_share_is_the_wilson_interval() -> None:
@@ -99,15 +69,28 @@ def test_figures_differ_if_their_intervals_do_not_overlap() -> None:
 def test_a_ratio_of_distances_has_the_interval_of_the_same_resamples() -> None:
     """Features of the same noise move together: their ratio is known better than either distance."""
     theirs, classes = 0.5 * drawn(5, 200, 8) + 0.3, torch.arange(200) % 10
-    assert frechet_ratio(theirs, theirs, classes) == (1.0, 1.0, 1.0)
-    ratio, low, high = frechet_ratio(1.01 * theirs, theirs, classes)
-    own, other = (frechet_interval(each, classes) for each in (1.01 * theirs, theirs))
-    assert ratio == pytest.approx(own[0] / other[0]) and low < ratio < high
-    assert high - low < 0.5 * (own[2] - own[1]) / other[0]
-    assert own[1] < other[2] and other[1] < own[2]  # apart they say nothing
-    unrelated = frechet_ratio(0.5 * drawn(6, 200, 8) + 0.3, theirs, classes)
+    other = seen(theirs, classes)
+    assert frechet_ratio(other, other) == (1.0, 1.0, 1.0)
+    own = seen(1.01 * theirs, classes)
+    ratio, low, high = frechet_ratio(own, other)
+    (distance, first, last), (from_real, lowest, highest) = frechet_interval(own), frechet_interval(other)
+    assert ratio == pytest.approx(distance / from_real) and low < ratio < high
+    assert high - low < 0.5 * (last - first) / from_real
+    assert first < highest and lowest < last  # apart they say nothing
+    unrelated = frechet_ratio(seen(0.5 * drawn(6, 200, 8) + 0.3, classes), other)
     assert unrelated[2] - unrelated[1] > 5 * (high - low)
-    assert frechet_ratio(theirs * math.inf, theirs, classes) == (math.inf, 0.0, math.inf)
+    lost = seen(theirs * math.inf, classes)
+    assert frechet_ratio(lost, other) == (math.inf, math.inf, math.inf)
+    assert frechet_ratio(other, lost) == frechet_ratio(lost, lost) == (math.inf, 0.0, math.inf)
+
+
+def test_without_a_distance_to_compare_with_only_what_is_surely_larger_is_worse() -> None:
+    """A floor above the reference's distance leaves nothing for a ratio."""
+    real = Statistics(torch.zeros(2).double(), torch.eye(2).double(), biased=True, floors={40: 5.0})
+    near, further = (JudgedImages(real, drawn(7, 40, 2) + shift, torch.zeros(40)) for shift in (0, 9))
+    assert near.distance < near.floor == 5
+    assert frechet_ratio(further, near) == (math.inf, math.inf, math.inf)
+    assert frechet_ratio(near, near) == (math.inf, 0.0, math.inf)
 
 
 # ---- the classifier ----

@@ -6,19 +6,28 @@ from collections.abc import Callable
 import pytest
 import torch
 from scipy.stats import binom
+from scripted import fid_files
 from sklearn.datasets import load_digits
 from torch import Tensor
 
 from convbench.measure.engine import open_engine
 from convbench.models.cuts import Cut
-from convbench.sampling import caches, guidance, images
+from convbench.sampling import caches, guidance, images, verdict
 from convbench.sampling.classifier import classifier
+from convbench.sampling.feature_network import FeatureNetwork
 from convbench.sampling.images import Recipe, sampler_for
+from convbench.sampling.judge import Judge
 from convbench.sampling.method_names import CacheChoice
-from convbench.sampling.verdict import compare, planned_images, share_difference, word
+from convbench.sampling.verdict import QualityComparison, planned_images, share_difference, word
 from convbench.tolerances import QUALITY_MARGINS
 
 DIGITS = classifier("digits")
+
+
+def compare(ours: Tensor, theirs: Tensor, classes: Tensor, by: Judge = DIGITS) -> QualityComparison:
+    return verdict.compare(by.look(ours, classes), by.look(theirs, classes))
+
+
 COUNT, STEPS = 200, 20
 
 
@@ -63,9 +72,9 @@ def test_no_discordant_pairs_leave_a_narrow_interval() -> None:
 
 
 def test_enough_images_are_planned_and_as_many_of_each_class() -> None:
-    assert planned_images(62) % 62 == 0
+    assert planned_images(DIGITS, 62) % 62 == 0
     smaller = {name: margin / 2 for name, margin in QUALITY_MARGINS.items()}
-    assert planned_images(1, smaller) == pytest.approx(4 * planned_images(1), rel=0.01)
+    assert planned_images(DIGITS, 1, smaller) == pytest.approx(4 * planned_images(DIGITS, 1), rel=0.01)
 
 
 def real(start: int) -> tuple[Tensor, Tensor]:
@@ -77,21 +86,20 @@ def real(start: int) -> tuple[Tensor, Tensor]:
 
 def test_the_same_images_are_the_same_and_noise_is_worse() -> None:
     pixels, classes = real(0)
-    found = compare(DIGITS, pixels, pixels, classes)
+    found = compare(pixels, pixels, classes)
     assert (found.word, found.frechet_ratio, found.recognised_difference, found.drift) == ("same", 1, 0, 0)
     noisy = pixels + 1.5 * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
-    assert compare(DIGITS, noisy, pixels, classes).word == "worse"
-    assert compare(DIGITS, pixels, noisy, classes).word == "better"
-    assert compare(
-        DIGITS, noisy.where(torch.arange(300)[:, None, None, None] > 0, torch.nan), pixels, classes
-    ).word == ("worse")
+    assert compare(noisy, pixels, classes).word == "worse"
+    assert compare(pixels, noisy, classes).word == "better"
+    one_lost = noisy.where(torch.arange(300)[:, None, None, None] > 0, torch.nan)
+    assert compare(one_lost, pixels, classes).word == "worse"
 
 
 def test_few_images_are_inconclusive() -> None:
     pixels, classes = real(0)
     other = real(1)[0]
     chosen = torch.arange(0, 300, 10)
-    assert compare(DIGITS, other[chosen], pixels[chosen], classes[chosen]).word == "inconclusive"
+    assert compare(other[chosen], pixels[chosen], classes[chosen]).word == "inconclusive"
 
 
 # ---- faults ----
@@ -143,20 +151,30 @@ def reference() -> Tensor:
 CLASSES = torch.arange(COUNT) % 10
 
 
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Judge:
+    """A feature network, with statistics of real digits."""
+    pixels = torch.from_numpy(load_digits().images).float()[:, None] / 8 - 1
+    return FeatureNetwork(*fid_files(tmp_path_factory.mktemp("fid"), pixels), 8, "cpu")
+
+
 @pytest.mark.slow
 def test_a_right_cache_is_not_worse(reference: Tensor) -> None:
-    found = compare(DIGITS, sampled("iddpm", STEPS, "deep:every=2"), reference, CLASSES)
+    found = compare(sampled("iddpm", STEPS, "deep:every=2"), reference, CLASSES)
     assert found.word in ("same", "inconclusive", "better"), found.reason
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [of_another_image, off_by_one_step])
-def test_a_wrong_cache_is_worse(reference: Tensor, change: Change) -> None:
-    found = compare(DIGITS, sampled("iddpm", STEPS, "deep:every=2", change), reference, CLASSES)
-    assert found.word == "worse", found.reason
+def test_a_wrong_cache_is_worse(reference: Tensor, network: Judge, change: Change) -> None:
+    """To the classifier, and by its FID alone."""
+    wrong = sampled("iddpm", STEPS, "deep:every=2", change)
+    for by in (DIGITS, network):
+        found = compare(wrong, reference, CLASSES, by)
+        assert found.word == "worse", found.reason
 
 
 @pytest.mark.slow
 def test_swapped_halves_of_guidance_are_worse(reference: Tensor) -> None:
-    found = compare(DIGITS, sampled("iddpm", STEPS, swap=True), reference, CLASSES)
+    found = compare(sampled("iddpm", STEPS, swap=True), reference, CLASSES)
     assert found.word == "worse", found.reason

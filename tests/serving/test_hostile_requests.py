@@ -1,13 +1,18 @@
 """Hostile requests to a real server process on loopback: each is refused in one line, at little cost."""
 
+import asyncio
+import gc
 import json
 import random
 import socket
+import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import exported
@@ -18,7 +23,7 @@ from served import INFER, alive, post, right
 pytest.importorskip("uvicorn")
 
 from convbench.export import folder
-from convbench.serving import protocol
+from convbench.serving import app, protocol
 from convbench.serving.served import MOST_JSON_BYTES, Served
 
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -204,6 +209,32 @@ def test_random_damage_is_refused_or_answered(server: tuple[int, str]) -> None:
     assert alive(server[1])
 
 
+def test_a_refusal_that_nobody_waits_for_is_no_traceback() -> None:
+    """Long JSON is read in a thread; its client has gone before it is refused."""
+    complaints: list[Any] = []
+
+    def refused() -> None:
+        began.set()
+        time.sleep(0.1)
+        raise protocol.Refused(400, "wrong")
+
+    async def gone() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        service: Any = SimpleNamespace(long_json=asyncio.Semaphore(1))
+        asking = asyncio.ensure_future(app.Service._beside(service, refused))
+        await asyncio.to_thread(began.wait)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        del asking
+        gc.collect()
+        await asyncio.sleep(0)
+
+    began = threading.Event()
+    asyncio.run(gone())
+    assert complaints == []
+
+
 # Requests that hide others, or are not HTTP
 
 REFUSED = {
@@ -222,6 +253,8 @@ REFUSED = {
     "a chunk of no length": b"Transfer-Encoding: chunked\r\n\r\n-1\r\n\r\n",
     "tiny chunks": b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n{\r\n" * 20_000,
     "an endless line": b"X: " + b"a" * 100_000,
+    "a long line that comes at once": b"X: " + b"a" * 2**14 + b"\r\nContent-Length: 0\r\n\r\n",
+    "many headers that come at once": b"a:\r\n" * 4000 + b"Content-Length: 0\r\n\r\n",
     "an endless chunk header": b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * 100_000,
 }
 

@@ -75,6 +75,19 @@ def test_a_block_has_the_minimum_length(step_s: float, steps: int) -> None:
     assert lane.steps_per_block * step_s >= STEADY.block_s
 
 
+@pytest.mark.parametrize("stalled", [{4}, {1, 2, 4}, {0, 1, 2, 3}])
+def test_a_stall_in_the_warm_up_makes_no_short_blocks(stalled: set[int]) -> None:
+    """Steps of 1 ms, of which some take 40: blocks of single steps would be two thousand until the cap."""
+    (lane,) = both = lanes(1)
+
+    def takes(first: int, steps: int, lane: int) -> float:
+        return 0.04 if first in stalled else 0.001 * steps
+
+    rules = replace(STEADY, warmup_s=0.001 * (5 - len(stalled)) + 0.04 * len(stalled))
+    time_lanes(both, Simulated(takes), rules)
+    assert lane.steps_per_block == 5 and len(lane.blocks) == 60
+
+
 def test_slow_steps_get_the_minimum_number_of_blocks() -> None:
     (lane,) = both = lanes(1)
     time_lanes(both, Simulated(lambda first, steps, lane: 10.0), STEADY)
