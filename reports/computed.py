@@ -13,9 +13,8 @@ def half_interval(key: str) -> Callable[[Row], float | None]:
     """Half the width of the 95 % interval of ``key``, as a share of its value."""
 
     def share(row: Row) -> float | None:
-        if row.get(key) is None:
-            return None
-        return float((row[f"{key}_high"] - row[f"{key}_low"]) / 2 / row[key])
+        value, low, high = (row.get(each) for each in (key, f"{key}_low", f"{key}_high"))
+        return None if value is None or low is None or high is None else float((high - low) / 2 / value)
 
     return share
 

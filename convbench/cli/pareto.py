@@ -142,6 +142,7 @@ def command(
     """
     from ..environment import cores, default_device
     from ..run import fleet, pareto
+    from ..run.jobs import open_results
 
     if min(seeds) < 0:
         raise UsageError("--seed must be at least 0")
@@ -185,10 +186,10 @@ def command(
         )
         for each, seed, kind in itertools.product(dict.fromkeys(model), dict.fromkeys(seeds), kinds)
     ]
-    results = pareto.open_frontiers(out, launcher)
+    results = open_results(out, anywhere=elsewhere)
     if dry_run:
-        rows = [_planned_row(found, number) for found in races for number in range(len(found.ways))]
-        options.show(rows, [key for key in PLAN_KEYS if key != "on" or on], form)
+        planned = [_planned_row(found, number) for found in races for number in range(len(found.ways))]
+        options.show(planned, [key for key in PLAN_KEYS if key != "on" or on], form)
     expected_s = {found.id: pareto.expected_s(found) for found in races if device == "cpu" or not elsewhere}
     options.say(_summary(races, sum(expected_s.values())), err=True)
     if dry_run:
@@ -196,20 +197,37 @@ def command(
     if launcher:
         rows, code = _launched(races, results, launcher, expected_s)
     else:
-        with PhaseProgress() as progress:
-            rows = [row.to_json() for row in pareto.measured_all(races, results, progress.update)]
-        code = INTERRUPTED if budget is None and any(pareto.is_unfinished(row["reason"]) for row in rows) else 0
-    options.show(rows, KEYS, form, notes(rows))
+        rows, code = _measured(races, results)
+        if budget is None and any(pareto.is_unfinished(row.reason) for row in rows):
+            code = INTERRUPTED
+    shown = [row.to_json() for row in rows]
+    options.show(shown, KEYS, form, notes(shown))
     if plot:
         from ..reports.plots.pictures import frontiers
 
-        _draw(list(frontiers(rows)), plot)
+        _draw(list(frontiers(shown)), plot)
     return code
+
+
+def _measured(races: "list[PlannedRace]", results: "Results") -> "tuple[list[QualityRow], int]":
+    """Rows of races that this process runs, and the exit code; what is there is kept on Ctrl-C."""
+    from ..run import pareto
+
+    rows: list[QualityRow] = []
+    with PhaseProgress() as progress:
+        try:
+            for row in pareto.measured_all(races, results, progress.update):
+                rows.append(row)
+        except KeyboardInterrupt:
+            if not rows:
+                raise
+            return rows, INTERRUPTED
+    return rows, 0
 
 
 def _launched(
     races: "list[PlannedRace]", results: "Results", launcher: str, expected_s: dict[str, float]
-) -> tuple[list[dict[str, Any]], int]:
+) -> tuple[list[QualityRow], int]:
     """Rows of races that a launcher runs, in the order of the plan, and the exit code; also after Ctrl-C."""
     from ..run import pareto
 
@@ -225,9 +243,8 @@ def _launched(
             code = INTERRUPTED
     if not rows and not code:
         raise NothingMeasured("no frontier could be measured; see the lines above")
-    places = {found.id: number for number, found in enumerate(races)}
-    by_race = sorted(rows, key=lambda row: places[pareto.race_of(row, races).id])
-    return [row.to_json() for row in by_race], code
+    rows.sort(key=lambda row: [pareto.is_of(row, found) for found in races], reverse=True)  # in the order of the races
+    return rows, code
 
 
 def _draw(pictures: "list[Picture]", plot: Path) -> None:

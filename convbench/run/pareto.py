@@ -37,7 +37,7 @@ from ..tolerances import QUALITY_MARGINS
 from ..weights import locate
 from . import fleet, survey
 from .cases import staged
-from .jobs import Limits, Report, open_results
+from .jobs import Limits, Report
 from .launchers.job import Order
 
 UNFINISHED = "the time was up before all images were sampled"
@@ -230,7 +230,7 @@ def launched(
     tasks = []
     for found in races:
         if all(results.find((found.case_of(way), None)) for way in found.ways):
-            yield from (row for row in results.rows if isinstance(row, QualityRow) and _is_of(row, found))
+            yield from (row for row in results.rows if isinstance(row, QualityRow) and is_of(row, found))
         else:
             tasks.append(_task(found, launcher))
     for row in fleet.launched(launcher, tasks, results, Limits(), report, say):
@@ -245,17 +245,18 @@ def _task(found: PlannedRace, launcher: str) -> fleet.Task:
     if wanted.budget_s is None and (wanted.device == "cpu" or launcher == "local"):
         limit_s = fleet.OF_ESTIMATE * expected_s(found) + fleet.START_S
     files = [str(path.resolve()) for path in wanted.artefacts]
+    gpu = wanted.device == "cuda"
+    cores = 0 if gpu else wanted.threads or 0
     content = {
         "frontier": asdict(replace(wanted, budget_s=limit_s)) | {"artefacts": files},
         "stage": staged(wanted.weights, wanted.model, found.res),
-        "cores": wanted.threads or 0,
+        "cores": cores,
     }
-    gpu = wanted.device == "cuda"
-    order = Order("", content, 0 if gpu else wanted.threads or 0, gpu, wanted.on, limit_s + fleet.START_S)
+    order = Order("", content, cores, gpu, wanted.on, limit_s + fleet.START_S)
     keys = tuple((found.case_of(way), None) for way in found.ways)
 
     def further(row: Row) -> bool:
-        return isinstance(row, QualityRow) and _is_of(row, found)
+        return isinstance(row, QualityRow) and is_of(row, found)
 
     return fleet.Task(keys, order, lambda status, reason: (), further, QualityRow)
 
@@ -276,16 +277,6 @@ def rows_of_order(asked: Mapping[str, Any], checkpoint: Path | None) -> list[Qua
         checkpoint: the copy of the weights on this node; None for those that convbench ships.
     """
     return list(measured(planned(request_of_order(asked)), store.Results(None), checkpoint=checkpoint))
-
-
-def open_frontiers(out: Path | None, launcher: str | None) -> store.Results:
-    """The result file of a run, as ``open_results`` opens it."""
-    return open_results(out, anywhere=fleet.is_elsewhere(launcher))
-
-
-def race_of(row: QualityRow, races: Sequence[PlannedRace]) -> PlannedRace:
-    """The race that a row is of."""
-    return next(found for found in races if _is_of(row, found))
 
 
 def is_unfinished(reason: str) -> bool:
@@ -309,7 +300,7 @@ def measured(
         torch.set_num_threads(wanted.threads)
     held = [results.find((found.case_of(way), None)) for way in found.ways]
     if all(row and not is_unfinished(row.reason) for row in held):
-        rows = [row for row in results.rows if isinstance(row, QualityRow) and _is_of(row, found)]
+        rows = [row for row in results.rows if isinstance(row, QualityRow) and is_of(row, found)]
         yield from (row for row in rows if not is_unfinished(row.reason))
         return
     weights = str(checkpoint or wanted.weights or "shipped")
@@ -479,7 +470,7 @@ def _number(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _is_of(row: QualityRow, found: PlannedRace) -> bool:
+def is_of(row: QualityRow, found: PlannedRace) -> bool:
     """True if a row is one of the race, the plain ways included that were added to it."""
     wanted = found.wanted
     judged = {key: getattr(row, key) for key in ("reference_sha256", "features_sha256") if getattr(row, key)}

@@ -82,14 +82,14 @@ def other_versions(row: Row, rows: Sequence[Row]) -> Finding | None:
     """Check VERS: more than half of the nodes have the versions of this one."""
     device = kind_of(row)[0]
     nodes = {node_of(each): each for each in rows if kind_of(each)[0] == device and _says_versions(each)}
+    texts = []
     for key in VERSIONS:
         counted = Counter(str(_version(each, key)) for each in nodes.values())
         mine = str(_version(row, key))
         if _says_versions(row) and counted[mine] * 2 <= counted.total() and len(counted) > 1:
             usual, count = next((value, n) for value, n in counted.most_common() if value != mine)
-            text = f"node {node_of(row)} has {key} {mine}, {count} other{'s' if count > 1 else ''} {usual}"
-            return Finding("VERS", text, severity="SUSPECT")
-    return None
+            texts.append(f"{key} {mine}, {count} other{'s' if count > 1 else ''} {usual}")
+    return Finding("VERS", f"node {node_of(row)} has {' and '.join(texts)}", severity="SUSPECT") if texts else None
 
 
 def _says_versions(row: Row) -> bool:

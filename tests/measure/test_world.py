@@ -100,7 +100,10 @@ def test_efficiency_is_that_of_paired_blocks() -> None:
 
 @pytest.mark.slow
 def test_strips_give_the_result_of_one_process() -> None:
-    """Two processes over gloo; in fp64 nothing but the order of sums differs."""
+    """Two processes over gloo; in fp64 nothing but the order of sums differs, and in fp32 neither is nearer to that.
+
+    With AVX2 one process alone is up to 1.3e-6 from its output in fp64, with AVX-512 up to 9.7e-7.
+    """
     script = ["scripts/patch_parallel.py", "--res", "192", "--ranks", "2", "--model", "dic_s,dico_s,fcdm_s", "--json"]
     done = subprocess.run([sys.executable, *script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -108,7 +111,8 @@ def test_strips_give_the_result_of_one_process() -> None:
     assert [row["model"] for row in rows] == ["dic_s", "dico_s", "fcdm_s"]
     for row in rows:
         assert row["error_float64"] < 1e-13
-        assert row["error_float32"] < 2e-6
+        assert row["from_fp64"] < 1.1 * row["alone_from_fp64"]
+        assert row["error_float32"] < max(1e-6, 1.2 * row["alone_from_fp64"])
         assert row["halo_bytes"] == halo_bytes(row["model"], 192)
 
 

@@ -382,7 +382,7 @@ def test_a_job_saw_only_its_own_part_of_this_machine(
 
 
 def on_node(batch: int, node: str, rate: float, noise: float = 0.05, **environment: Any) -> dict[str, Any]:
-    known = {"cpu": "c", "torch": "2.13.0"} | environment
+    known = {"cpu": "c", "torch": "2.13.0", "python": "3.11.7"} | environment
     rates = {"matmul_flops_per_s": rate, "copy_bytes_per_s": 1e10}
     return result(batch, node, rates=rates, smallest_difference=noise, environment=known)
 
@@ -417,13 +417,13 @@ def test_other_versions_are_a_finding_of_the_node_that_has_them(tmp_path: Path) 
         tmp_path,
         {
             1: [on_node(1, "n1", 1e11)],
-            2: [on_node(2, "n2", 1e11, torch="2.12.0")],
+            2: [on_node(2, "n2", 1e11, torch="2.12.0", python="3.12.1")],
             3: [on_node(3, "n3", 1e11)],
             4: [on_node(4, "n3", 1e11, telemetry={"driver": "1"})],
         },
     )
     reasons = {each.batch: each.reason for each in ran.rows}
-    assert reasons[2] == "VERS: node n2 has torch 2.12.0, 2 others 2.13.0"
+    assert reasons[2] == "VERS: node n2 has torch 2.12.0, 2 others 2.13.0 and python 3.12.1, 2 others 3.11.7"
     assert (reasons[1], reasons[3]) == ("", "")
 
 

@@ -305,6 +305,9 @@ def test_the_command_measures_through_local_jobs(tmp_path: Path) -> None:
         assert tuple(row["place"]["cpus"]) in [tuple(sorted(slot.cpus)) for slot in core_slots(1)]
         assert row["place"]["job"].startswith("convbench-")
     assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".toml")] == ["run.jsonl"]
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) == rows  # of the file, though jobs saw fewer cores than this process
 
 
 def test_what_a_launcher_cannot_do_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -394,7 +397,7 @@ def test_each_kernel_is_a_job_of_a_gpu(machine: Path, tmp_path: Path, monkeypatc
 @pytest.mark.slow
 def test_a_node_that_is_really_slow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three nodes of one kind, one after the other on a core of this machine; the second runs a seventh of the time."""
-    names = iter(("n1", "n2", "n3"))
+    names, started = iter(("n1", "n2", "n3")), list[Local]()
 
     class Nodes(Local):
         elsewhere = True
@@ -406,6 +409,7 @@ def test_a_node_that_is_really_slow_is_named(tmp_path: Path, monkeypatch: pytest
     def create(name: str, folder: Path, *_: Any, **__: Any) -> Nodes:
         made = Nodes(folder, 1, False)
         del made.slots[1:]
+        started.append(made)
         return made
 
     def second() -> list[psutil.Process]:
@@ -415,6 +419,8 @@ def test_a_node_that_is_really_slow_is_named(tmp_path: Path, monkeypatch: pytest
     request = Request(["dico_s"], [64], [1, 2, 3], threads=1)
     with throttled(second):
         rows = list(cases(request, tmp_path / "run.jsonl", Settings(Limits(cap_s=0.05), launcher="ray")))
+    for child in started[0].children.values():
+        child.wait()  # its result was there before it had ended
     found = {str(row.place["node"]): row for row in rows}
     assert {name: row.status for name, row in found.items()} == {"n1": "ok", "n2": "ok", "n3": "ok"}
     print({name: (row.verdict, row.reason, row.to_json()["rates"]) for name, row in found.items()})

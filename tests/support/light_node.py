@@ -74,6 +74,8 @@ def ways(asked: Mapping[str, Any]) -> list[QualityRow]:
             planned=found.images,
             image_set=found.image_set,
             images_per_s=1.0,
+            images_per_s_low=0.9,
+            images_per_s_high=1.1,
             frechet=1.0,
         )
         for way in (*found.ways, plain)
