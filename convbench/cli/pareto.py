@@ -15,7 +15,7 @@ from .progress import CaseProgress, PhaseProgress
 
 if TYPE_CHECKING:
     from ..reports.plots.pictures import Picture
-    from ..run.pareto import PlannedRace
+    from ..run.frontier_plan import PlannedRace
     from ..store import Results
 
 PLAN_KEYS = ("model", "seed", "on", "sampling", "backend", "precision", "role", "evaluations")
@@ -141,7 +141,7 @@ def command(
     verdict: better, same, worse, or inconclusive if there are too few images to tell.
     """
     from ..environment import cores, default_device
-    from ..run import fleet, pareto
+    from ..run import fleet, frontier_plan, pareto
     from ..run.jobs import open_results
 
     if min(seeds) < 0:
@@ -162,8 +162,8 @@ def command(
         )
     kinds: list[str | None] = [*dict.fromkeys(on)] if on else [None]
     races = [
-        pareto.planned(
-            pareto.FrontierRequest(
+        frontier_plan.planned(
+            frontier_plan.FrontierRequest(
                 model=each,
                 res=res,
                 cfg=cfg_scale,
@@ -190,7 +190,7 @@ def command(
     if dry_run:
         planned = [_planned_row(found, number) for found in races for number in range(len(found.ways))]
         options.show(planned, [key for key in PLAN_KEYS if key != "on" or on], form)
-    expected_s = {found.id: pareto.expected_s(found) for found in races if device == "cpu" or not elsewhere}
+    expected_s = {found.id: frontier_plan.expected_s(found) for found in races if device == "cpu" or not elsewhere}
     options.say(_summary(races, sum(expected_s.values())), err=True)
     if dry_run:
         return 0

@@ -21,8 +21,9 @@ from convbench.measure.estimate import Estimate
 from convbench.reports.plots.pictures import frontiers
 from convbench.reports.runs import read_runs
 from convbench.reports.tables.frontier import FID_NOTE, notes
-from convbench.run import pareto
-from convbench.run.pareto import FrontierRequest, planned, with_frontier
+from convbench.run import frontier_plan, pareto
+from convbench.run.frontier_plan import FrontierRequest, planned
+from convbench.run.pareto import with_frontier
 from convbench.sampling.classifier import classifier, set_of
 from convbench.sampling.images import sampler_for
 from convbench.sampling.plan import Plan
@@ -41,14 +42,14 @@ REQUEST = FrontierRequest(
 @pytest.fixture(autouse=True)
 def not_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose rates are known."""
-    monkeypatch.setattr(pareto.survey, "need", lambda case: Estimate(2**20, 0.01, 0, 0, 0, 0))
+    monkeypatch.setattr(frontier_plan.survey, "need", lambda case: Estimate(2**20, 0.01, 0, 0, 0, 0))
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A full sampler of eight steps."""
-    table = {**pareto.table(), "noise": {**pareto.table()["noise"], "reference": "steps=8"}}
-    monkeypatch.setattr(pareto, "table", lambda: table)
+    table = {**frontier_plan.table(), "noise": {**frontier_plan.table()["noise"], "reference": "steps=8"}}
+    monkeypatch.setattr(frontier_plan, "table", lambda: table)
 
 
 @pytest.mark.parametrize("id", [id for id, variant in variants().items() if set_of(variant, variant.res)])
@@ -57,7 +58,7 @@ def test_everything_in_the_table_suits_the_models_that_can_be_judged(id: str) ->
     assert found.ways[0].role == "reference" and found.ways[0].plan.steps == 250
     assert len({way.name for way in found.ways}) == len(found.ways) > 6
     assert {way.role for way in found.ways} == {"reference", "fewer steps", "method"}
-    assert found.images % found.variant.signature.classes == 0 and pareto.expected_s(found) > 0
+    assert found.images % found.variant.signature.classes == 0 and frontier_plan.expected_s(found) > 0
     for way in found.ways:
         sampler_for(find(id), way.plan.sampler, way.plan.steps)
 

@@ -53,9 +53,9 @@ def rows(order: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def ways(asked: Mapping[str, Any]) -> list[QualityRow]:
     """Rows of the ways that are planned, and of a plain one that a real race would have added."""
-    from convbench.run import pareto
+    from convbench.run import frontier_plan, pareto
 
-    found = pareto.planned(pareto.request_of_order(asked))
+    found = frontier_plan.planned(pareto.request_of_order(asked))
     plain = replace(found.ways[0], plan=replace(found.ways[0].plan, steps=7), role="fewer steps")
     return [
         QualityRow(
