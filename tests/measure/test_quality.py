@@ -14,6 +14,8 @@ from convbench.catalogue import find
 from convbench.errors import UsageError
 from convbench.measure import quality
 from convbench.measure.quality import Race, SamplingWay, interleaved
+from convbench.sampling.frechet import Statistics
+from convbench.sampling.judge import JudgedImages
 from convbench.sampling.plan import Plan
 
 DICO = find("dico_digits")
@@ -23,9 +25,23 @@ def way(text: str, **more: Any) -> SamplingWay:
     return SamplingWay(Plan.of_text(f"sampler=ddim,{text}", DICO), **more)
 
 
+class Eyes:
+    """A judge that keeps the pixels as features."""
+
+    name, recognises = "eyes", False
+    real = Statistics(torch.zeros(64, dtype=torch.float64), torch.eye(64, dtype=torch.float64))
+
+    def look(self, images: torch.Tensor, classes: torch.Tensor) -> JudgedImages:
+        assert images.shape[1:] == (1, 8, 8)
+        return JudgedImages(self.real, images.flatten(1), classes)
+
+    def origin(self) -> dict[str, str]:
+        return {}
+
+
 @pytest.fixture
 def race() -> Iterator[Race]:
-    with Race("dico_digits", 8, str(DICO.shipped_weights), "cpu", 3, 10) as opened:
+    with Race("dico_digits", 8, str(DICO.shipped_weights), "cpu", 3, 10, Eyes()) as opened:
         yield opened
 
 
@@ -53,12 +69,12 @@ def test_all_ways_sample_the_same_images_and_an_artefact_in_parts(race: Race, ar
     runners = [race.opened(each) for each in (way("steps=3"), file, way("steps=3,cache=deep:every=2"))]
     for number in range(2):
         interleaved(race, runners, number, lambda name, step: None)
-    plain, exported, cached = (runner.pixels for runner in runners)
-    assert plain.shape == (20, 1, 8, 8) and torch.allclose(plain, exported, atol=1e-4)
+    plain, exported, cached = (runner.seen.features for runner in runners)
+    assert plain.shape == (20, 64) and torch.allclose(plain, exported, atol=1e-4)
     assert (plain - cached).norm() > 1e-3 * plain.norm()
     assert set(artefact) == {8, 4}  # twice ten images
     assert all(len(runner.seconds) == len(runner.costs) == 2 and min(runner.seconds) > 0 for runner in runners)
-    assert race.classes(12).tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+    assert runners[0].seen.groups.tolist() == [*range(10), *range(10)]
 
 
 @pytest.mark.usefixtures("artefact")
