@@ -6,24 +6,22 @@ whole, with which a driver that was killed finds its jobs again. It is removed o
 
 import json
 import math
-import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .. import store
-from ..errors import UsageError, first_line, printable
+from ..errors import UsageError, printable
 from ..files import locked, read_json, write_whole
 from ..measure.annotated import with_finding
-from ..schema import KINDS, CaseRow, Row, Second
-from ..schema.rowcheck import row_problem
-from ..schema.typecheck import record_problem, shown
+from ..schema import CaseRow, Row
 from . import launchers, peers
+from .fleet_files import Running, RunState, read_state, rows_of
 from .jobs import USED_UP, Limits, Report
 from .launchers.job import Launcher, Order
 from .plan import require_kinds
@@ -32,8 +30,6 @@ ATTEMPTS = 3  # at a job whose nodes are lost
 OF_ESTIMATE = 5.0  # a job may take this many times its estimate, and START_S more to start and to prove its output
 START_S = 300.0
 MOST_AT_ONCE = 1000  # jobs of one submission: Slurm's usual limit of an array
-RUN, NAME = re.compile(r"[0-9a-f]{8}"), re.compile(r"convbench-[0-9a-f]{8}-[0-9]{1,9}-[0-9]{1,9}")
-HANDLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
 Say = Callable[[str], None]
 
 
@@ -51,33 +47,6 @@ class Task:
     def id(self) -> str:
         """Name of the task in the state of the run."""
         return "\n".join(f"{case}>{other}" if other else case for case, other in self.keys)
-
-
-@dataclass
-class Running:
-    """A job as the state file holds it."""
-
-    task: str
-    name: str
-    batch: str  # submitted under this name
-    attempt: int
-    handle: str | None = None  # None while it is being submitted
-    node: str | None = None
-    began: float | None = None  # by time.time(), when it was first seen to run
-
-
-@dataclass
-class RunState:
-    """Jobs and counts that a killed driver has to find again."""
-
-    run: str
-    launcher: str
-    submissions: int = 0
-    jobs: list[Running] = field(default_factory=list)
-    avoid: dict[str, list[str]] = field(default_factory=dict)  # by task: nodes on which it was lost
-    attempts: dict[str, int] = field(default_factory=dict)
-    lost_s: Second = 0.0
-    losses: int = 0
 
 
 def require_launchable(launcher: str | None, out: Path | None, on: Sequence[str] | None) -> None:
@@ -199,12 +168,7 @@ class Fleet:
         """Read the state of a killed driver and find its jobs."""
         if not self._file.exists():
             return
-        held = read_json(self._file)
-        jobs = held.pop("jobs", None) if isinstance(held, dict) else None
-        wrong = _state_problem(held, jobs)
-        if wrong:
-            raise UsageError(f"{self._file} is not the state of a run ({wrong}): remove {self.folder}")
-        state = RunState(**held, jobs=[Running(**job) for job in jobs or []])
+        state = read_state(self._file)
         if state.launcher != self.launcher.name:
             raise UsageError(
                 f"{self.folder} holds jobs of --launcher {state.launcher}: use it again, or remove the folder"
@@ -313,7 +277,7 @@ class Fleet:
         """Take in the result of a job; a node that refused it is one where it was lost."""
         try:
             result = read_json(path)
-            rows = _rows_of(result, tuple({task.kind for task in self.tasks.values()}))
+            rows = rows_of(result, tuple({task.kind for task in self.tasks.values()}))
             wanted = {case for case, _ in self.tasks[job.task].keys} if job and rows is not None else set()
             if lacking := sorted(wanted - {row.case for row in rows or []}):
                 raise UsageError(f"no row of {lacking[0]}")
@@ -403,44 +367,5 @@ class Fleet:
                 job.handle = job.handle or found.get(job.name)
 
 
-def _state_problem(held: Any, jobs: Any) -> str | None:
-    """Reason why a state and its jobs are not ours: names become paths, handles arguments of programs."""
-    if found := record_problem(held, RunState):
-        return found
-    if not RUN.fullmatch(held["run"]) or not isinstance(jobs, list):
-        return "no run" if isinstance(jobs, list) else "no jobs"
-    for job in jobs:
-        if found := record_problem(job, Running):
-            return found
-        if not job["name"].startswith(f"convbench-{held['run']}-") or not NAME.fullmatch(job["name"]):
-            return f"a job named {shown(job['name'])}"
-        if job["batch"] != job["name"].rpartition("-")[0] or not HANDLE.fullmatch(job.get("handle") or "1"):
-            return f"a handle {shown(job.get('handle'))}"
-    return None
-
-
 def _needs(order: Order) -> tuple[Any, ...]:
     return (order.on, order.cores, order.gpu)
-
-
-def _rows_of(result: Any, kinds: tuple[type[Row], ...]) -> list[Row] | None:
-    """Rows of a result, checked; None of one that was refused. Raises UsageError for anything else."""
-    if not isinstance(result, dict) or not isinstance(result.get("place", {}), dict):
-        raise UsageError("not a result of a job")
-    if isinstance(result.get("refused"), str):
-        return None
-    if not isinstance(result.get("rows"), list):
-        raise UsageError("no rows")
-    return [_row_of(values, result.get("place", {}), kinds) for values in result["rows"]]
-
-
-def _row_of(values: Any, place: Mapping[str, Any], kinds: tuple[type[Row], ...]) -> Row:
-    if not isinstance(values, dict) or not issubclass(KINDS.get(str(values.get("kind")), Row), kinds):
-        raise UsageError("a row of an unknown kind")
-    if found := row_problem(values):
-        raise UsageError(f"a row has {found}")
-    try:
-        row = KINDS[values["kind"]].from_json(values)
-    except TypeError as error:  # a key without a default is missing
-        raise UsageError(first_line(error)) from None
-    return replace(row, place=dict(place))
