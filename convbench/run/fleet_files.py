@@ -1,4 +1,4 @@
-"""What a fleet reads back, as data of unknown origin: the state of a run that was ended and the results of its jobs."""
+"""Files that a fleet finds again, as data of unknown origin: the state of a run that was ended and results of jobs."""
 
 import re
 from collections.abc import Mapping
