@@ -20,6 +20,7 @@ from convbench.sampling.guidance import guided
 from convbench.sampling.plan import Plan
 from convbench.sampling.random_decoder import random_decoder
 from convbench.schema import VERDICTS, Backend, Case, SamplingMeasurement
+from convbench.store import append
 from convbench.timing.calibration import Rates
 from convbench.timing.clock import Block, CpuClock
 
@@ -218,12 +219,15 @@ def test_the_command_measures_keeps_and_resumes(run: Callable[..., Any], tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("made_up")
 def test_rows_of_passes_and_of_sampling_may_share_a_file(run: Callable[..., Any], tmp_path: Path) -> None:
+    asked = replace(ONE, batch=1, sampling=str(Plan.of_text("steps=3", MODEL)))
+    append(tmp_path / "a.jsonl", sampling.measure([asked], QUICK, clock=Simulated())[0])
     quick = ("--cap", "0.05s", "--out", "a.jsonl", "--format", "json")
     _, passes, _ = run(*quick)
     _, images, _ = run("--sampling", "steps=3", *quick)
     kept = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text("utf-8").splitlines()]
-    assert [row["kind"] for row in kept] == ["throughput", "sampling"]
+    assert [row["kind"] for row in kept] == ["sampling", "throughput"]
     assert [json.loads(text)[0]["kind"] for text in (passes, images)] == ["throughput", "sampling"]
 
 
@@ -245,17 +249,16 @@ def test_sampling_is_compared_in_three_processes_within_a_budget(run: Callable[.
     assert "at a cost of" in err
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("made_up")
 def test_auto_takes_the_fastest_that_the_file_holds(run: Callable[..., Any], tmp_path: Path) -> None:
-    asked = ("--sampling", "steps=3,cfg=1.5", "--cap", "0.05s", "--out", "a.jsonl", "--format", "json")
-    run("--backend", "eager,onnxruntime", *asked)
-    file = tmp_path / "a.jsonl"
-    rows = [json.loads(line) | {"verdict": "VALID"} for line in file.read_text().splitlines()]  # on any machine
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    speeds = {row["backend"]: row["finished_images_per_s"] for row in rows}
+    plan = str(Plan.of_text("steps=3,cfg=1.5", MODEL))
+    for backend, step_s in (("eager", 0.02), ("onnxruntime", 0.01)):
+        case, clock = replace(ONE, batch=1, backend=backend, sampling=plan), Simulated(lambda _, n, __, s=step_s: n * s)
+        (row,) = sampling.measure([case], QUICK, clock=clock)
+        append(tmp_path / "a.jsonl", replace(row, verdict="VALID"))
+    asked = ("--sampling", "steps=3,cfg=1.5", "--out", "a.jsonl", "--format", "json")
     code, out, err = run("--backend", "auto", *asked)
-    (row,) = json.loads(out)
-    assert code == 0 and row["backend"] == max(speeds, key=lambda name: speeds[name])
+    assert code == 0 and [row["backend"] for row in json.loads(out)] == ["onnxruntime"]
     assert "0 cases to measure, 1 already in the file" in err
 
 

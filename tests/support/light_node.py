@@ -72,7 +72,7 @@ def ways(asked: Mapping[str, Any]) -> list[QualityRow]:
             seed=found.wanted.seed,
             images=found.images,
             planned=found.images,
-            image_set=found.image_set,
+            image_set=found.judge.name,
             images_per_s=1.0,
             images_per_s_low=0.9,
             images_per_s_high=1.1,
