@@ -169,3 +169,12 @@ def test_single_fids_are_never_the_same(a: float, b: float, expected: str) -> No
     """A gap within 1.3 % is what another training seed makes."""
     assert FID_GAP == 0.013
     assert single_quality_word(a, b) == expected
+
+
+def test_the_noise_of_a_run_is_that_of_its_repeat_or_of_its_own_halves() -> None:
+    blocks = [1.0, 2.0] * 3
+    apart = compare.noise(blocks, None, "cpu")  # even blocks against odd ones
+    assert apart is not None and apart >= 0.5
+    assert compare.noise(blocks, blocks, "cpu") == compare.DELTA["cpu"]
+    assert compare.noise(blocks[:4], None, "cpu") is None and compare.noise(blocks[:2], blocks[:2], "cpu") is None
+    assert compare.noise(blocks[:3], blocks[:3], "cpu") is not None  # three pairs are enough

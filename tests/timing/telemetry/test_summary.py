@@ -161,6 +161,9 @@ def test_contention_on_a_processor() -> None:
     assert str(check_contention({**quiet, "cores_stolen": 0.2})) == "CONT: the hypervisor took 0.20 cores"
     waits = check_contention({**quiet, "cores_waited": 0.25, "cores_of_this": 0.75})
     assert str(waits) == "CONT: this process waited for a core during 25% of its runnable time"
+    for own, waited, is_found in ((0.75, 0.08, False), (0.75, 0.09, True), (7.5, 0.8, False), (7.5, 0.9, True)):
+        found = check_contention({**quiet, "cores_waited": waited, "cores_of_this": own})
+        assert (found is not None) is is_found, (own, waited)
 
 
 def test_all_checks_of_a_gpu() -> None:
