@@ -161,7 +161,7 @@ def test_each_further_set_of_inputs_differs_in_one_input_of_every_image(model: s
 
 
 def test_inputs_are_those_of_seed_0_unless_another_is_given() -> None:
-    case = Case("dico_tiny", 64, 2)
+    case = Case("dico_s", 64, 2)
     for drawn, again in zip(input_sets(case), input_sets(case, 0), strict=True):
         assert all(torch.equal(one, other) for one, other in zip(drawn, again, strict=True))
     assert not torch.equal(input_sets(case)[0][0], input_sets(case, 1)[0][0])
