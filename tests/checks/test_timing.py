@@ -200,3 +200,26 @@ def test_the_verdict_is_that_of_the_worst_finding() -> None:
     assert verdict_of([suspect]) == ("SUSPECT", "LIN: a")
     assert verdict_of([suspect, noisy]) == ("SUSPECT", "LIN: a; WIDE: n")
     assert verdict_of([suspect, noisy, invalid]) == ("INVALID", "LIN: a; WIDE: n; FLOOR: b")
+
+
+@pytest.mark.parametrize(
+    ("said", "faster", "noise", "found"),
+    [
+        (timing.ZEROS + 0.02, timing.ZEROS + 0.02, 0.0, True),
+        (timing.ZEROS - 0.02, timing.ZEROS + 0.02, 0.0, False),  # the first look found nothing
+        (timing.ZEROS + 0.02, timing.ZEROS - 0.02, 0.0, False),  # the second one did not confirm it
+        (timing.ZEROS + 0.02, timing.ZEROS + 0.02, timing.ZEROS + 0.04, False),
+    ],
+)
+def test_a_short_cut_on_zeros_is_measured_again_before_it_counts(
+    said: float, faster: float, noise: float, found: bool
+) -> None:
+    clock = Simulated(lambda first, steps, lane: (0.010, 0.010 / (1 + faster))[lane] * steps)
+    assert (timing.check_zeros(1 + said, lane(), lambda: None, clock, noise) is not None) == found
+
+
+def test_a_clock_that_moves_within_its_range_is_not_throttled() -> None:
+    top = 2e9
+    for low, found in ((top * (1 - machine.CLOCK_RANGE), False), (top * (1 - machine.CLOCK_RANGE) - 1e6, True)):
+        summary = {"sm_clock_hz_min": low, "sm_clock_hz_max": top}
+        assert (machine.check_throttling(summary) is not None) == found
