@@ -47,6 +47,12 @@ def jit(function: Callable[..., Any]) -> Any:
     return triton.jit(function) if HAS_TRITON else _Absent(function)
 
 
+def require_triton() -> None:
+    """Raise UsageError where Triton is not installed."""
+    if not HAS_TRITON:
+        raise UsageError(missing_triton())
+
+
 def missing_triton() -> str:
     """Error message for a launch without Triton."""
     return "the fused kernels run on a GPU through Triton, which is not installed: pip install 'convbench[cuda]'"

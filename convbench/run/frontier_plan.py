@@ -75,9 +75,18 @@ class PlannedRace:
 
     def case_of(self, way: SamplingWay) -> str:
         """Names the row of a way in a result file."""
-        wanted, engine = self.wanted, {"backend": way.backend, "precision": way.precision}
-        given = {"threads": wanted.threads, "weights": wanted.weights, "on": wanted.on}
-        case = Case(wanted.model, self.res, self.batch, device=wanted.device, **engine, **given)  # type: ignore[arg-type]
+        wanted = self.wanted
+        case = Case(
+            wanted.model,
+            self.res,
+            self.batch,
+            way.backend,
+            way.precision,
+            wanted.device,
+            threads=wanted.threads,
+            weights=wanted.weights,
+            on=wanted.on,
+        )
         judged = "".join(f"/{digest[:16]}" for digest in self.judge.origin().values())
         return f"{case.id}/{way.plan}/seed={wanted.seed}/images={self.images}{judged}"
 

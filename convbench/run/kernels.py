@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import NothingMeasured, UsageError
+from ..errors import NothingMeasured
 from ..kernels import language
 from ..kernels.bench.plan import COMPILE_S, ROW_S, Work, plan
 from ..kernels.bench.rows import unmeasured_row
@@ -28,8 +28,7 @@ def require_gpu() -> None:
         raise NothingMeasured(
             "convbench kernels bench needs an NVIDIA GPU, and none is available; check and compile run without one"
         )
-    if not language.HAS_TRITON:
-        raise UsageError(language.missing_triton())
+    language.require_triton()
 
 
 def held_timings(out: Path | None, launcher: str | None = None) -> Results:

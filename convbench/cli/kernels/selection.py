@@ -56,5 +56,4 @@ def require_triton() -> None:
     """Raise UsageError where Triton is not installed."""
     from ...kernels import language
 
-    if not language.HAS_TRITON:
-        raise UsageError(language.missing_triton())
+    language.require_triton()
