@@ -14,6 +14,7 @@ LIMITS: dict[str, dict[str, Any]] = {
     "timing.change_points": {"WINDOW": 30, "P_VALUE": 0.001, "FEWEST": 5},
     "timing.telemetry.summary": {"LEAST_ENERGY_S": 10.0, "PEAK_WINDOW_S": 0.5},
     "measure.world": {"LEAST_ROUNDS": 6},
+    "run.pareto": {"LEAST_BATCHES": 6},
     "export.verify": {"BATCHES": (2, 3, 8), "TRAJECTORY_STEPS": 10, "MOST_NUMBERS_A_BYTE": 4, "LEAST_NUMBERS": 2**24},
     "export.trajectories": {"CLIP": 4.0, "CLIP_PIXELS": 1.0, "CLIP_RANDOM": 1.0},
     "tolerances": {"FID_GAP": 0.013, "QUALITY_MARGINS": {"recognised": 0.03, "frechet": 0.10}},

@@ -34,6 +34,7 @@ from .jobs import Limits, Report
 from .launchers.job import Order
 
 UNFINISHED = "the time was up before all images were sampled"
+LEAST_BATCHES = 6  # with six samples, (min, max) is a 95 % interval of the median
 LOOKS = (0.3, 0.6)  # shares of the images after which what is dominated is stopped
 
 
@@ -237,17 +238,21 @@ def _rows(
         seen = runner.seen
         judged = quality.figures(seen)
         against = verdict.compare(seen, reference.seen.first(len(seen)))
-        fast, slow = median_interval(runner.seconds)
+        fast, slow = median_interval(runner.seconds) if len(runner.seconds) >= LEAST_BATCHES else (None, None)
         known: dict[str, Any] = asdict(judged)
         if runner is not reference:
-            known |= _ratio("ratio", runner, reference)
+            known |= speed_ratio("ratio", runner, reference)
             known |= {key: value for key, value in asdict(against).items() if key not in ("word", "reason")}
             known |= {"compared_with": str(reference.way.plan), "quality": against.word}
             known |= {"quality_reason": against.reason}
         if plain := by_name.get(beside.get(runner.way.name, "")):
             both = min(len(seen), len(plain.seen))
             over = verdict.compare(seen.first(both), plain.seen.first(both))
-            known |= {"plain": str(plain.way.plan), "over_plain": over.word, **_ratio("plain_ratio", runner, plain)}
+            known |= {
+                "plain": str(plain.way.plan),
+                "over_plain": over.word,
+                **speed_ratio("plain_ratio", runner, plain),
+            }
         known |= {f"{name}_margin": margin for name, margin in margins.items()} | judge.origin()
         known |= {"frechet_floor": seen.floor} if judge.real.biased else {}
         rows.append(
@@ -271,8 +276,8 @@ def _rows(
                 planned=found.images,
                 image_set=judge.name,
                 images_per_s=race.batch / median(runner.seconds),
-                images_per_s_low=race.batch / slow,
-                images_per_s_high=race.batch / fast,
+                images_per_s_low=race.batch / slow if slow else None,
+                images_per_s_high=race.batch / fast if fast else None,
                 batch_s=runner.seconds,
                 **{key: _number(value) for key, value in (stamp | known).items()},
             )
@@ -295,11 +300,12 @@ def with_frontier(rows: Sequence[QualityRow]) -> list[QualityRow]:
     return [replace(row, on_frontier=row.images == row.planned and not beaten(row)) for row in rows]
 
 
-def _ratio(key: str, runner: Runner, other: Runner) -> dict[str, float]:
-    """Speed of a runner over that of another, from the batches that both made."""
+def speed_ratio(key: str, runner: Runner, other: Runner) -> dict[str, float | None]:
+    """Speed of a runner over that of another, from the batches that both made; without an interval of too few."""
     both = min(len(runner.seconds), len(other.seconds))
     ratio, low, high = ratio_interval(list(zip(other.seconds[:both], runner.seconds[:both], strict=True)))
-    return {key: ratio, f"{key}_low": low, f"{key}_high": high}
+    is_known = both >= LEAST_BATCHES
+    return {key: ratio, f"{key}_low": low if is_known else None, f"{key}_high": high if is_known else None}
 
 
 def _number(value: Any) -> Any:

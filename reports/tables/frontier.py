@@ -52,7 +52,7 @@ def findings(rows: Sequence[Row]) -> Iterator[str]:
         if best:
             yield (
                 f"fastest {what} of the same quality: {_name(best)}, {best['images_per_s']:.3g} images/s, "
-                f"{best['ratio']:.3g} ({best['ratio_low']:.3g} to {best['ratio_high']:.3g}) times the full sampler's"
+                f"{best['ratio']:.3g}{_within(best)} times the full sampler's"
             )
         else:
             yield f"no {what} was shown to be of the same quality"
@@ -64,3 +64,8 @@ def findings(rows: Sequence[Row]) -> Iterator[str]:
 def _name(row: Row) -> str:
     engine = f"{row['backend']}/{row['precision']}"
     return str(row["sampling"]) + ("" if engine == "eager/fp32" else f" on {engine}")
+
+
+def _within(row: dict[str, Any]) -> str:
+    """The interval of a ratio, " (2.1 to 2.4)"; nothing where too few batches have none."""
+    return f" ({row['ratio_low']:.3g} to {row['ratio_high']:.3g})" if row.get("ratio_low") else ""

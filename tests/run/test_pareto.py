@@ -5,6 +5,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -73,13 +74,13 @@ def test_a_small_run_has_a_row_for_each_way_and_one_for_its_plain_counterpart() 
     assert (first.quality, first.ratio, first.over_plain) == (None, None, None)
     for row in rows:
         assert row.images == row.planned == 40 and len(row.batch_s) == 2
-        assert row.images_per_s_low <= row.images_per_s <= row.images_per_s_high  # type: ignore[operator]
+        assert row.images_per_s and row.images_per_s_low is row.images_per_s_high is None  # of two batches
         assert row.frechet_low <= row.frechet <= row.frechet_high  # type: ignore[operator]
         json.dumps(row.to_json(), allow_nan=False)
     for row in rows[1:]:
         assert row.quality in ("better", "same", "worse", "inconclusive") and row.quality_reason
         assert row.compared_with == first.sampling
-        assert row.ratio_low <= row.ratio <= row.ratio_high  # type: ignore[operator]
+        assert row.ratio and row.ratio_low is row.ratio_high is None
     for row in rows[2:4]:
         plain = Plan.of_text(row.plain or "", find("dico_digits"))
         assert plain.even and plain.sampler == "iddpm" and row.plain in {each.sampling for each in rows}
@@ -341,3 +342,11 @@ def test_another_batch_makes_whole_batches() -> None:
     assert planned(replace(REQUEST, images=50)).images == 60
     with pytest.raises(UsageError, match="predicts"):
         planned(replace(REQUEST, sampling=("sampler=heun",)))
+
+
+def test_six_batches_have_an_interval_and_five_have_none() -> None:
+    reference: Any = SimpleNamespace(seconds=[4.0] * 6)
+    runner: Any = SimpleNamespace(seconds=[2.0, 2.0, 2.0, 2.0, 1.0, 4.0])
+    assert pareto.speed_ratio("ratio", runner, reference) == {"ratio": 2.0, "ratio_low": 1.0, "ratio_high": 4.0}
+    runner.seconds.pop()
+    assert pareto.speed_ratio("ratio", runner, reference) == {"ratio": 2.0, "ratio_low": None, "ratio_high": None}
