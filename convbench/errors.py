@@ -16,10 +16,17 @@ OBEYED = re.compile(
 )
 
 
+MOST = 3000  # characters of a message: it may quote what a file holds
+
+
 class ConvbenchError(Exception):
-    """Base of the errors that a user can fix."""
+    """Base of the errors that a user can fix. The message is one printable line of bounded length."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        line = printable(" ".join(message.split()))
+        super().__init__(line if len(line) <= MOST else f"{line[:MOST]} …")
 
 
 class UsageError(ConvbenchError):

@@ -9,6 +9,7 @@ from convbench.errors import NothingMeasured, UsageError
 from convbench.files import MOST_JSON, json_value, opened, read_bytes
 from convbench.schema import KINDS, Measurement
 from convbench.schema.rowcheck import row_problem
+from convbench.schema.typecheck import shown
 from convbench.schema.upgrade import regraded, renamed
 from convbench.store import places, read
 from convbench.store.identity import FILTERS
@@ -120,7 +121,9 @@ def _stored(store: Tables, conditions: Sequence[str]) -> list[tuple[str, Row]]:
         for key, values in wanted.items():
             held = store.values(key)
             if unknown := [value for value in values if value not in held]:
-                raise UsageError(f"no row has {key}={unknown[0]}: there are {', '.join(held[:12])}")
+                raise UsageError(
+                    f"no row has {key}={unknown[0]}: there are {', '.join(each[:40] for each in held[:12])}"
+                )
         raise UsageError(f"no row has {', '.join(conditions)} together")
     return rows
 
@@ -158,7 +161,7 @@ def _place(runs: Runs, row: Row, file: Path | str, number: int, is_checked: bool
     stored = isinstance(kind, str) and kind in PLACES and "case" in row
     listed = None if stored else list_of(row)
     if not stored and listed is None:
-        raise UsageError(f"{file} row {number} is not a row of convbench: {', '.join(list(row)[:4])} …")
+        raise UsageError(f"{file} row {number} is not a row of convbench: {', '.join(map(shown, list(row)[:4]))} …")
     wrong = listed_problem(row, str(listed)) if not stored else None if is_checked else row_problem(row)
     if wrong or (wrong := incomplete(row, str(kind if stored else listed))):
         raise UsageError(f"{file} row {number} has {wrong}: not a result file of convbench")

@@ -124,4 +124,4 @@ def where(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
 def _require_value(rows: Sequence[Row], key: str, value: str) -> None:
     held = list(dict.fromkeys(str(row[key]) for row in rows if not isinstance(row[key], list | dict)))
     if value not in held:
-        raise UsageError(f"no row has {key}={value}; choose from {', '.join(held[:12])}")
+        raise UsageError(f"no row has {key}={value}; choose from {', '.join(each[:40] for each in held[:12])}")

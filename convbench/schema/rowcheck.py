@@ -45,14 +45,14 @@ def has_speeds(row: Row) -> bool:
 
 
 def number_problems(row: Row) -> Iterator[str]:
-    """Numbers that overflow in ratios and on axes, or are not positive where they must be, in words."""
+    """Numbers that overflow in ratios and on axes, or are not positive where they must be; keys may be any."""
     for key, value in row.items():
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, int | float) and not isinstance(number, bool):
                 if number and not SMALLEST <= abs(number) <= LARGEST:
-                    yield f"{key} {shown(number)}"
+                    yield f"{key[:40]} {shown(number)}"
                 if key in POSITIVE and number <= 0:
-                    yield f"{key} {shown(number)}, not above 0"
+                    yield f"{key[:40]} {shown(number)}, not above 0"
 
 
 def _of_measurement(row: Row) -> Iterator[str]:

@@ -26,7 +26,7 @@ INVERSE = {"faster": "slower", "slower": "faster"}
 
 def renamed(row: Line) -> Line:
     """A row in the keys of schema 2. One that already is stays as it is."""
-    if row.get("schema") == SCHEMA or row.get("kind") in KINDS:
+    if row.get("schema") == SCHEMA or (isinstance(row.get("kind"), str) and row["kind"] in KINDS):
         return row
     kind = next(kind for kind, fits in KINDS_OF_SCHEMA_1 if fits(row))
     row = {**row, "schema": SCHEMA, "kind": kind}
@@ -59,8 +59,8 @@ def move_ratios(rows: Sequence[Line]) -> None:
         other = next((each for each in rows if each["case"] == row["compared_with"]), None)
         if other is None or other.get("compared_with") or row["case"].startswith(other["case"]):
             continue
-        low, high = row["ratio_low"], row["ratio_high"]
+        low, high = row.get("ratio_low"), row.get("ratio_high")
         other["compared_with"], other["ratio"] = row["case"], 1 / row["ratio"]
         other["ratio_low"], other["ratio_high"] = high and 1 / high, low and 1 / low
-        other["difference"] = INVERSE.get(row["difference"], row["difference"])
+        other["difference"] = INVERSE.get(row.get("difference", ""), row.get("difference"))
         row.update(dict.fromkeys(("compared_with", "ratio", "ratio_low", "ratio_high", "difference")))

@@ -205,7 +205,10 @@ def test_a_wrong_name_is_answered_with_the_nearest(
         ("", 3, "no measurement in"),
         ("hello\n", 2, "is not JSON: not a result file of convbench"),
         ('{"a": 1}\n', 2, "is not a measurement: not a result file"),
-        ('[{"a": 1}]', 2, "row 1 is not a row of convbench: a"),
+        ('[{"a": 1}]', 2, "row 1 is not a row of convbench: 'a' …"),
+        (json.dumps([{"x" * 5000: 1}]), 2, f"row 1 is not a row of convbench: '{'x' * 40}' …"),
+        (json.dumps([ROWS[0] | {"schema": None, "kind": [], "status": 1}]), 2, "row 1 has status 1"),
+        (json.dumps(ROWS[0] | {"x" * 5000: 1e99}) + "\n", 2, f"row 1 has {'x' * 40} 1e+99: not a result file"),
         ("[1]", 2, "is not a list of rows"),
         ('[{"model": ', 2, "is not JSON: not written by convbench, or truncated"),
         ('{"schema": 99, "case": "x"}\n', 2, "was written by a newer convbench (schema 99): upgrade"),
@@ -221,6 +224,13 @@ def test_a_file_of_another_program_is_refused_in_one_line(
     found, out, err = called(capsys, tmp_path / "x.jsonl")
     assert (found, out) == (code, "")
     assert said in err.splitlines()[-1] and "Traceback" not in err
+
+
+def test_a_refused_condition_names_long_values_shortly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_lines(tmp_path / "x.jsonl", [ROWS[0] | {"backend": "x" * 5000}])
+    code, out, err = called(capsys, tmp_path / "x.jsonl", "--where", "backend=eager")
+    assert (code, out) == (2, "")
+    assert err == f"convbench: no row has backend=eager; choose from {'x' * 40}\n"
 
 
 def test_a_missing_file_and_an_empty_folder(tmp_path: Path) -> None:
