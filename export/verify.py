@@ -199,7 +199,7 @@ def _compared(out: Tensor, reference: Tensor, inputs: Inputs, limit: float) -> R
 
 def _trajectory(step: Step, network: nn.Module, sizes: Shapes, manifest: Manifest) -> Row:
     """The same start, noise and class through the sampler with both; how far apart the images are at the end."""
-    device, images = manifest.target["device"], max(1, sizes.batch[0])
+    device, images = manifest.target["device"], sizes.batch[0]
     trained = not manifest.weights["source"].startswith("random")
     expected = trajectories.sample(network, sizes, TRAJECTORY_STEPS, images, trained)
     found = trajectories.sample(lambda x, t, y: _run(step, (x, t, y), device), sizes, TRAJECTORY_STEPS, images, trained)

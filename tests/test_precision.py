@@ -32,6 +32,13 @@ def now() -> tuple[bool, bool]:
     return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
 
 
+@pytest.mark.parametrize(("capability", "can"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_tf32_begins_with_ampere(capability: tuple[int, int], can: bool) -> None:
+    for precision in ("tf32", "torch-default"):
+        assert (unsupported(precision, "cuda", capability) is None) == can
+    assert unsupported("fp32", "cuda", capability) is None
+
+
 def test_every_precision_has_switches() -> None:
     assert sorted(FLAGS) == sorted(TF32_FLAGS) == sorted(PRECISIONS)
 

@@ -26,6 +26,7 @@ EXPECTED = {  # label -> precision of convolutions, of matrix products
 }
 WORDS = {"fp32": "FP32", "tf32": "TF32", "half": "half precision", "conv": "convolutions", "matmul": "matrix products"}
 
+COARSER = {"fp32": ("tf32", "half"), "tf32": ("half",), "half": ()}
 MINOR = 0.02
 """Share of a step's kernel time below which a slower path proves nothing: a library may compute a small or oddly shaped
 product in FP32 although TF32 is allowed."""
@@ -170,13 +171,8 @@ def check_precision(label: str, kernels: Sequence[KernelTime]) -> Finding | None
         only_others = {expected, "unknown"}.isdisjoint(seconds)
         for precision in sorted(seconds.keys() - {expected, "unknown"}, key=lambda each: -seconds[each]):
             share = seconds[precision] / total
-            if _is_coarser(precision, expected) or (only_others and share > MINOR):
+            if precision in COARSER[expected] or (only_others and share > MINOR):
                 longest = max((k for k in certain if k.precision == precision), key=lambda k: k.seconds)
                 seen = f"{WORDS[kind]} ran in {WORDS[precision]} for {share:.1%} of the time: {longest.name[:80]}"
                 return Finding("PREC", f"the label says {label}, but {seen}", severity="SUSPECT")
     return None
-
-
-def _is_coarser(precision: str, than: str) -> bool:
-    order = ("fp32", "tf32", "half")
-    return order.index(precision) > order.index(than)

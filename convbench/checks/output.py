@@ -114,10 +114,9 @@ def prove(
         takes: inputs that the output must depend on, in the order of the sets after the first.
     """
     outputs, findings = [first], [_check_finite(first)]
-    for number, inputs in enumerate(sets[1:]):
+    for inputs in sets[1:]:
         out = step(*inputs)
-        if number == 0:
-            findings += [_check_plain(out), _check_memory(out, inputs)]
+        findings += [_check_plain(out), _check_memory(out, inputs)]
         outputs.append(out.clone())
     error, tolerance = worst_error(first, reference), RELATIVE_L2[precision]
     if not error <= tolerance:
@@ -128,7 +127,7 @@ def prove(
         findings.append(_check_dependence(name, out, first))
     if first.shape[0] > 1:
         findings.append(_check_permutation(step, sets[0], first, tolerance))
-    return Proof(outputs, relative_error(first, reference), [finding for finding in findings if finding])
+    return Proof(outputs, relative_error(first, reference), [finding for finding in dict.fromkeys(findings) if finding])
 
 
 def check_inputs(sets: list[Inputs], drawn: list[Inputs]) -> Finding | None:

@@ -10,6 +10,7 @@ from convbench.checks.output import (
     Finding,
     check_during,
     check_fresh,
+    check_inputs,
     check_unchanged,
     input_sets,
     prove,
@@ -88,6 +89,38 @@ def test_every_image_depends_on_every_input(place: int, by: float, images: slice
     others[place] = off(by, images)
     expected = [f"DEP: {still} of 4 outputs do not change with {'xty'[place]}"] if still else []
     assert proved(Outputs(REFERENCE, *others)) == expected
+
+
+class Lazy(Tensor):
+    """Tensor of another class, which could compute later."""
+
+
+@pytest.mark.parametrize("lazy", [(0,), (1,), (2,), (0, 1, 2)])
+def test_every_output_is_a_plain_tensor(lazy: tuple[int, ...]) -> None:
+    """LAZY, said once."""
+    others = [each.as_subclass(Lazy) if place in lazy else each for place, each in enumerate(CHANGED)]
+    assert proved(Outputs(REFERENCE, *others)) == ["LAZY: the output is a Lazy, not a plain tensor"]
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_no_output_lies_in_the_memory_of_an_input(place: int) -> None:
+    """ALIAS."""
+    others = list(CHANGED)
+    sets = [(REFERENCE, REFERENCE.clone(), REFERENCE.clone())] * 4
+    sets[place + 1] = tuple(others[place] if name == place else v for name, v in enumerate(sets[0]))  # type: ignore
+    step = Outputs(REFERENCE, *others, permuted=REFERENCE.roll(1, 0))
+    found = [str(each) for each in prove(step, sets, REFERENCE, "fp32", REFERENCE).findings]
+    assert found == [f"ALIAS: the output shares its memory with the input {'xty'[place]}"]
+
+
+def test_inputs_are_still_those_that_were_drawn() -> None:
+    drawn = [tuple(v.clone() for v in each) for each in SETS]
+    assert check_inputs(SETS, drawn) is None  # type: ignore[arg-type]
+    for place, name in enumerate("xty"):
+        changed = [
+            tuple(v + (number == 3 and at == place) for at, v in enumerate(each)) for number, each in enumerate(SETS)
+        ]
+        assert check_inputs(changed, drawn) == Finding("ALIAS", f"the step changes its input {name}")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

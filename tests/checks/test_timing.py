@@ -1,5 +1,6 @@
 """Each check of a timing by itself: what it lets pass and what it finds, with made-up times."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -216,6 +217,51 @@ def test_a_short_cut_on_zeros_is_measured_again_before_it_counts(
 ) -> None:
     clock = Simulated(lambda first, steps, lane: (0.010, 0.010 / (1 + faster))[lane] * steps)
     assert (timing.check_zeros(1 + said, lane(), lambda: None, clock, noise) is not None) == found
+
+
+def test_each_limit_is_inclusive() -> None:
+    """What is exactly as far off as allowed passes, at the first look and at the second."""
+    clock = Simulated(lambda first, steps, lane: {4: 1.0, 8: 2.5}[steps])
+    assert timing.check_linearity(lane(steps=4), clock, "cpu", noise=0.5) is None
+    assert len(clock.order) == 2 * timing.LINEAR_PAIRS
+
+    clock = Simulated(lambda first, steps, lane: (1.25, 1.0)[lane])
+    assert timing.check_zeros(1 + timing.ZEROS, lane(), lambda: None, clock) is None
+    assert clock.order == []
+    assert timing.check_zeros(2.0, lane(), lambda: None, clock) is None
+    assert len(clock.order) == 2 * timing.CONFIRMING_PAIRS
+
+    takes = itertools.cycle([1.5, 1.0])  # first on unseen inputs
+    clock = Simulated(lambda first, steps, lane: next(takes))
+    assert timing.check_fresh(lane(), lambda: lambda: None, clock, noise=0.5) is None
+    assert len(clock.order) == 2 * timing.FRESH_PAIRS
+
+
+@pytest.mark.parametrize(("at_two", "found"), [((4, 7, 10), False), ((4, 7), True)])
+def test_an_interval_that_touches_two_is_linear(at_two: tuple[int, ...], found: bool) -> None:
+    """Of 12 pairs, 2 may lie outside on each side, so the interval begins at the third smallest ratio."""
+    pairs = iter(2.0 if number in at_two else 2.25 for number in range(12))
+    clock = Simulated(lambda first, steps, lane: 1.0 if steps == 4 else next(pairs))
+    assert (timing.check_linearity(lane(steps=4), clock, "cpu") is not None) == found
+
+
+@pytest.mark.parametrize(("step_s", "found"), [(5 / 9 - 0.001, True), (5 / 9 + 0.001, False)])
+def test_linearity_takes_at_most_five_seconds(step_s: float, found: bool) -> None:
+    """Three pairs of one block and one of twice its steps: nine steps."""
+    clock = Simulated(lambda first, steps, lane: 1.0)
+    assert (timing.check_linearity(lane([step_s] * 6), clock, "cpu") is not None) == found
+
+
+@pytest.mark.parametrize(("step_s", "found"), [(5 / 6 - 0.001, True), (5 / 6 + 0.001, False)])
+def test_speed_on_zeros_takes_at_most_five_seconds(step_s: float, found: bool) -> None:
+    assert (timing.zeros_ratio(lane([step_s] * 6), lambda: None, Simulated()) is not None) == found
+
+
+@pytest.mark.parametrize(("step_s", "pairs"), [(5 / 6 - 0.001, 3), (5 / 6 + 0.001, 1)])
+def test_unseen_inputs_take_at_most_five_seconds(step_s: float, pairs: int) -> None:
+    clock = Simulated()
+    assert timing.check_fresh(lane([step_s] * 6), lambda: lambda: None, clock) is None
+    assert len(clock.order) == 2 * pairs
 
 
 def test_a_clock_that_moves_within_its_range_is_not_throttled() -> None:

@@ -258,6 +258,8 @@ CASES = [
     Case("3x3 of stride 2", nn.Conv2d(4, 8, 3, stride=2, padding=1), [MAP], {"conv3x3_s2": 72 * 4 * 9}, 144 + 72),
     Case("depthwise 5x5", nn.Conv2d(4, 4, 5, padding=2, groups=4), [MAP], {"dwconv5x5": 144 * 25}, 288),
     Case("patches", nn.Conv2d(4, 8, 2, stride=2), [MAP], {"conv_patch": 72 * 4 * 4}, 144 + 72),
+    Case("3x3 of one channel", nn.Conv2d(1, 1, 3, padding=1), [(1, 1, 6, 6)], {"conv3x3_s1": 36 * 9}, 36 + 36),
+    Case("a row", nn.Conv2d(4, 8, (1, 3), padding=(0, 1)), [MAP], {"conv1x3": 288 * 4 * 3}, 144 + 288),
     Case("1x1", nn.Conv2d(4, 8, 1), [MAP], {"conv1x1": 288 * 4}, 144 + 288),
     Case("1x1 in groups", nn.Conv2d(4, 8, 1, groups=2), [MAP], {"conv1x1": 288 * 2}, 144 + 288),
     # Each input element meets 8 * 2 * 2 weights; torchprofile multiplies the four times larger output with them.
@@ -286,6 +288,13 @@ CASES = [
         [(1, 2, 5, 4), (1, 2, 7, 4), (1, 2, 7, 3)],
         {"attention_matmul": 2 * 5 * 7 * (4 + 3)},
         40 + 56 + 42 + 30,
+    ),
+    Case(
+        "attention with a mask",
+        F.scaled_dot_product_attention,
+        [(1, 2, 5, 4), (1, 2, 7, 4), (1, 2, 7, 3), (5, 7)],
+        {"attention_matmul": 2 * 5 * 7 * (4 + 3)},
+        40 + 56 + 42 + 35 + 30,
     ),
     Case("group norm", nn.GroupNorm(2, 4), [MAP], {"norm": 144}, 288),
     Case("group norm without affine", nn.GroupNorm(2, 4, affine=False), [MAP], {}, 288),

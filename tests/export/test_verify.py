@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from convbench.errors import UsageError
 from convbench.export import folder, verify
 
 LIMITS = {"fp32": 5e-6, "fp16": 1e-2, "bf16": 5e-2, "int8": 1e-1}  # of a pass, relative to fp32 PyTorch
@@ -64,7 +65,9 @@ Check = Any
 def check(tmp_path: Path, network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Check:
     """Check an artefact that the given engine stands for."""
 
-    def check(engine: Engine, precision: str = "fp32", takes_trajectory: bool = True) -> dict[str, Any]:
+    def check(
+        engine: Engine, precision: str = "fp32", takes_trajectory: bool = True, layer: Any = lambda *_: None
+    ) -> dict[str, Any]:
         path = tmp_path / f"artefact{len(list(tmp_path.iterdir()))}"
         with folder.making(path) as partial:
             (partial / "model.pt2").write_bytes(b"weights")
@@ -75,7 +78,7 @@ def check(tmp_path: Path, network: nn.Module, monkeypatch: pytest.MonkeyPatch) -
             yield engine
 
         monkeypatch.setattr(verify.runtimes, "open_file", opened)
-        monkeypatch.setattr(verify.locate, "first_difference", lambda *_: None)
+        monkeypatch.setattr(verify.locate, "first_difference", layer)
         return verify.check(path, network, SIZES, takes_trajectory, trust_native=True)
 
     return check
@@ -95,6 +98,111 @@ def test_a_right_engine_is_compared_in_passes_and_along_a_trajectory(check: Chec
         "ok": True,
     }
     assert engine.calls == 7 + STEPS  # the engine itself walked, not the network in its place
+
+
+COMPARED = [  # batch, height, width, the least and the greatest t and y
+    (1, 8, 8, 999.0, 999.0, 0, 0),
+    (2, 8, 8, 0.0, 610.712646484375, 1, 10),
+    (3, 8, 8, 8.860957145690918, 704.7575073242188, 4, 8),
+    (8, 8, 8, 155.9209442138672, 674.7974853515625, 4, 9),
+    (2, 8, 8, 0.0, 999.0, 0, 10),
+    (2, 8, 12, 0.0, 999.0, 0, 10),
+    (2, 12, 8, 0.0, 999.0, 0, 10),
+]
+
+
+def test_each_comparison_says_what_was_compared_and_how_far_off_it_is(check: Check, network: nn.Module) -> None:
+    rows = check(Engine(network, passes=1e-3), "fp16", takes_trajectory=False)["checks"]
+    for row, inputs, compared in zip(rows, verify.pool(SIZES), COMPARED, strict=True):
+        with torch.inference_mode():
+            largest = float(network(*inputs).abs().max())
+        keys = ("batch", "height", "width", "t_from", "t_to", "y_from", "y_to")
+        assert tuple(row.pop(key) for key in keys) == compared
+        assert row == {
+            "relative_l2": pytest.approx(1e-3, rel=1e-3),
+            "max_abs": pytest.approx(1e-3 * largest, rel=1e-3),
+            "cosine": pytest.approx(1.0),
+            "ok": True,
+        }
+
+
+@pytest.mark.parametrize(
+    ("sizes", "compared"),
+    [
+        (replace(SIZES, batch=(1, 1), sides=None), [(1, 8, 8)] * 4),
+        (replace(SIZES, batch=(4, 4), sides=None), [(4, 8, 8)] * 4),
+        (replace(SIZES, batch=(1, 2), sides=None), [(1, 8, 8), (2, 8, 8), (1, 8, 8)]),
+        (replace(SIZES, batch=(1, 1), sides=(8, 8)), [(1, 8, 8)] * 7),
+    ],
+)
+def test_every_size_that_may_vary_is_compared(sizes: Any, compared: list[tuple[int, ...]]) -> None:
+    assert [(len(x), *x.shape[2:]) for x, _, _ in verify.pool(sizes)] == compared
+
+
+class Failing(Engine):
+    """Engine that raises, or returns something else, in the given call."""
+
+    def __init__(self, network: nn.Module, call: int, what: Exception | Tensor) -> None:
+        super().__init__(network)
+        self.call, self.what = call, what
+
+    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        out = super().__call__(x, t, y)
+        if self.calls != self.call:
+            return out
+        if isinstance(self.what, Exception):
+            raise self.what
+        return self.what
+
+
+@pytest.mark.parametrize(
+    ("call", "what", "status", "reason"),
+    [
+        (3, RuntimeError("no such kernel\nat all"), "failed", "it does not run: no such kernel"),
+        (1, verify.runtimes.Unreadable("of another version"), "failed", "it does not run: of another version"),
+        (2, UsageError("it needs a GPU"), "unchecked", "it needs a GPU"),
+        (9, RuntimeError("out of memory"), "failed", "it does not run: out of memory"),
+        (
+            *(4, torch.zeros(8, 8, 8, 7), "failed"),
+            "1 of 7 comparisons are wrong: relative error not finite or of another shape at batch 8 of 8x8 exceeds "
+            "the limit of 5e-06",
+        ),
+        (
+            *(7, torch.full((2, 8, 12, 8), torch.nan), "failed"),
+            "1 of 7 comparisons are wrong: relative error not finite or of another shape at batch 2 of 12x8 exceeds "
+            "the limit of 5e-06",
+        ),
+    ],
+)
+def test_an_engine_that_fails_in_one_call(
+    check: Check, network: nn.Module, call: int, what: Exception | Tensor, status: str, reason: str
+) -> None:
+    found = check(Failing(network, call, what))
+    assert (found["status"], found["reason"]) == (status, reason)
+
+
+def test_the_layer_is_looked_for_with_the_worst_inputs_and_the_verdict_does_not_need_it(
+    check: Check, network: nn.Module
+) -> None:
+    class Worsening(Engine):
+        def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            return super().__call__(x, t, y) * (1 + 1e-3 * (self.calls if self.calls < 6 else 0))
+
+    seen: list[Any] = []
+
+    def differs(private: Path, manifest: Any, network: nn.Module, inputs: Any) -> dict[str, Any]:
+        seen.append(inputs)
+        return {"layer": "head", "relative_l2": 0.1, "text": "head differs first"}
+
+    def damaged(*_: Any) -> None:
+        raise ValueError("a damaged graph\nof two lines")
+
+    worst = "5 of 7 comparisons are wrong: relative error 5.0e-03 at batch 2 of 8x8 exceeds the limit of 5e-06; "
+    found = check(Worsening(network), layer=differs)
+    assert (found["status"], found["reason"]) == ("failed", worst + "head differs first")
+    assert torch.equal(seen[0][0], list(verify.pool(SIZES))[4][0])
+    found = check(Worsening(network), layer=damaged)
+    assert found["reason"] == worst + "which layer differs first cannot be told: a damaged graph"
 
 
 @pytest.mark.parametrize("precision", LIMITS)

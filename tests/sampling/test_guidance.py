@@ -62,6 +62,8 @@ def test_scale_one_runs_the_batch_only_once() -> None:
         return network(x, t, y)
 
     x, t, y = torch.randn(2, 4, 2, 2), torch.zeros(2), torch.tensor([1, 2])
+    assert torch.equal(guided(step, y, 10)(x, t), network(x, t, y))  # no guidance is what nothing asks for
+    shapes.clear()
     assert torch.equal(guided(step, y, 10, 1.0)(x, t), network(x, t, y))
     twice = guided(step, y, 10, 1.0 + 1e-12)(x, t)
     torch.testing.assert_close(twice, network(x, t, y))

@@ -19,7 +19,7 @@ import convbench
 from convbench.errors import UsageError
 from convbench.schema import Case, Measurement
 from convbench.schema.upgrade import SCHEMA
-from convbench.store import append, load, read, require_writable, rows_of
+from convbench.store import append, changed_conditions, load, read, require_writable, rows_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -308,6 +308,13 @@ def test_a_file_of_before_a_key_was_added_has_none_for_it(file: Path) -> None:
     (found,) = read(file)
     assert (found["ratio"], found["block_s"], found["batch"]) == (None, None, 1)
     assert list(load(file).columns) == ["schema", "kind", *Measurement.keys()]
+
+
+def test_changed_conditions_are_those_that_differ() -> None:
+    a = {"cpu": "one", "cores": 2, "torch": "2.13", "hostname": "x"}
+    assert changed_conditions(a, a) == []
+    assert changed_conditions(a, a | {"cores": 4, "hostname": "y"}) == ["cores: 2 and 4"]
+    assert changed_conditions(a, {"cpu": "one", "cores": 2}) == ["torch: 2.13 and None"]
 
 
 def test_load_of_nothing_has_the_columns_all_the_same() -> None:
