@@ -26,7 +26,7 @@ def require_gpu() -> None:
     """Raise unless this machine can run the kernels: NothingMeasured without a GPU, UsageError without Triton."""
     if not torch.cuda.is_available():
         raise NothingMeasured(
-            "convbench kernels bench needs an NVIDIA GPU, and none is available; check and compile run without one"
+            "kernels bench needs an NVIDIA GPU, and none is available; check and compile run without one"
         )
     language.require_triton()
 

@@ -71,7 +71,7 @@ def bound(cpus: list[int] | None, cores: int, gpu: str | None = None) -> Iterato
         os.sched_setaffinity(0, cpus)
     allowed = physical_cores()
     if cores > len(allowed):
-        raise UsageError(f"{cores} threads need {cores} cores of their own, and the job has {len(allowed)}")
+        raise UsageError(f"{cores} threads need as many cores of their own, and the job has {len(allowed)}")
     folder = scratch()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     require_own(folder)
@@ -90,8 +90,8 @@ def bound(cpus: list[int] | None, cores: int, gpu: str | None = None) -> Iterato
                 os.sched_setaffinity(0, [cpu for core in own for cpu in core])
                 break
         if len(own) < cores:
-            held = f"other jobs hold {len(allowed) - len(own)} of {len(allowed)}"
-            raise UsageError(f"{cores} threads would share cores: {held}")
+            held = f"other jobs of convbench hold {len(allowed) - len(own)} of {len(allowed)}"
+            raise UsageError(f"cores would be shared: the job needs {cores} of its own, and {held}")
         yield
 
 

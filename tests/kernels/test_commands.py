@@ -123,7 +123,7 @@ def test_the_bench_needs_a_gpu(convbench: Run) -> None:
     code, out, err = convbench("kernels bench")
     assert (code, out) == (NOTHING_MEASURED, "")
     assert err.count("\n") == 1
-    assert "convbench kernels bench needs an NVIDIA GPU, and none is available" in err
+    assert "convbench: kernels bench needs an NVIDIA GPU, and none is available" in err
 
 
 def test_the_plan_needs_no_gpu(convbench: Run) -> None:

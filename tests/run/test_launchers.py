@@ -98,13 +98,13 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_jobs_of_one_node_do_not_share_cores(scratch: Path) -> None:
     with node.bound(None, 1):
         first = os.sched_getaffinity(0)
-        with pytest.raises(UsageError, match="1 threads would share cores: other jobs hold 1 of 1"):
+        with pytest.raises(UsageError, match="cores would be shared: the job needs 1 of its own, and other jobs of convbench hold"):
             node.bound(None, 1).__enter__()  # it follows the affinity that it has
     with node.bound(sorted(first), 1):
         assert os.sched_getaffinity(0) == first
     with node.bound(None, 0, "GPU-1"), pytest.raises(UsageError, match="another job of convbench uses GPU GPU-1"):
         node.bound(None, 0, "GPU-1").__enter__()
-    with pytest.raises(UsageError, match="64 threads need 64 cores of their own, and the job has 1"):
+    with pytest.raises(UsageError, match="64 threads need as many cores of their own, and the job has 1"):
         node.bound(None, 64).__enter__()
 
 

@@ -45,7 +45,7 @@ def product_kernels(precision: list[str], batch: list[int], write: Path | None, 
     if any(n < 1 for n in batch):
         raise UsageError("--batch must be at least 1")
     if not torch.cuda.is_available():
-        raise NothingMeasured("convbench kernels products needs an NVIDIA GPU, and none is available")
+        raise NothingMeasured("kernels products needs an NVIDIA GPU, and none is available")
     selection.require_triton()
     from ...kernels.bench import products
     from ...kernels.product_tiles import TABLE, generation
