@@ -27,7 +27,7 @@ from ..timing.telemetry.recorder import Recorder
 from ..timing.telemetry.summary import joules_per_image
 from .annotated import with_finding, with_ratio
 from .failure import failure, wrong
-from .opening import Opened, Report, Subject, open_case, rates_of, subject_of
+from .opening import Opened, Report, Subject, confirmed_floor, open_case, rates_of, subject_of
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,13 @@ class _Bundle:
             rates = opened.rates.best(rates_of(case))
         passes, state = derived.passes(case.mode), derived.state_passes(case.mode)
         launches = len(counted.operations) if opened.backend.eager else 0
-        floor = limit(counted, passes * case.batch, rates, launches, state, opened.executed_macs)
+        with precision.applied(case.precision):
+            rates, floor, too_fast = confirmed_floor(
+                case,
+                rates,
+                lambda rates: limit(counted, passes * case.batch, rates, launches, state, opened.executed_macs),
+                median(samples),
+            )
         speed, low, high = derived.speeds(case.batch, samples)
         flops = derived.flops_per_s(case.mode, counted.macs_full, speed)
         findings = [
@@ -219,7 +225,7 @@ class _Bundle:
             linear,
             skipping,
             timing.check_clocks(lane.blocks),
-            timing.check_floor(median(samples), floor.seconds),
+            too_fast,
             timing.check_drift(samples, rules),
             timing.check_interval(lane, rules),
             *timed.seen,

@@ -14,13 +14,16 @@ from .. import backends, catalogue, precision
 from ..checks import output
 from ..checks.operators import operators_seen
 from ..checks.output import Finding, Proof
+from ..checks.timing import check_floor
 from ..counting import Count
 from ..models import create
 from ..models.counts import count_variant
 from ..schema import Backend, Case, Second, Step
-from ..timing.calibration import Rates, calibrate
+from ..timing.calibration import Limit, Rates, calibrate
 from ..timing.clock import Clock, Inputs
 from . import training
+
+FLOOR_ATTEMPTS = 3
 
 Report = Callable[[str, float], None]
 """Called with what is being done and the share of it that is done."""
@@ -171,3 +174,22 @@ def rates_of(case: Case) -> Rates:
     if case.device == "cpu" and precision.dtype_of(case.precision) != torch.float32:
         return rates.best(calibrate(case.device, "fp32"))
     return rates
+
+
+def confirmed_floor(
+    case: Case, rates: Rates, floor_at: Callable[[Rates], Limit], step_s: Second
+) -> tuple[Rates, Limit, Finding | None]:
+    """Check FLOOR. The rates are measured again before it counts: a busy machine makes them too low.
+
+    Args:
+        floor_at: the least time of a step at given rates.
+
+    Returns the highest rates, the floor that they give, and what is found.
+    """
+    for attempt in range(FLOOR_ATTEMPTS):
+        rates = rates.best(rates_of(case)) if attempt else rates
+        floor = floor_at(rates)
+        found = check_floor(step_s, floor.seconds)
+        if found is None:
+            break
+    return rates, floor, found

@@ -26,13 +26,13 @@ from ..sampling.plan import Plan
 from ..sampling.sampler import Sampler
 from ..schema import Case, SamplingMeasurement, Second
 from ..timing import compare, derived, memory
-from ..timing.calibration import limit
+from ..timing.calibration import Limit, Rates, limit
 from ..timing.clock import RULES, Clock, Lane, Rotation, Rules, clock_of, time_lanes
 from ..timing.telemetry.recorder import Recorder
 from .annotated import with_ratio
 from .engine import open_cut
 from .failure import failure, wrong
-from .opening import Opened, Report, open_case, subject_of
+from .opening import Opened, Report, confirmed_floor, open_case, subject_of
 from .trajectories import Trajectories, decoder_call, decoder_facts, has_random_decoder
 
 WHOLE_AGREES = 0.1  # a whole trajectory against the sum of its steps, as a share; a busy CPU moves one run that far
@@ -206,7 +206,8 @@ class _Bundle:
         step_s = median(each.step_s())
         whole_s, whole = None, None
         with precision.applied(case.precision):
-            floor = limit(opened.counted, opened.case.batch, opened.rates, 0, executed_macs=opened.executed_macs)
+            floor_at = functools.partial(_floor, each)
+            *_, too_fast = confirmed_floor(opened.case, opened.rates, floor_at, step_s)
             if each.made.steps * step_s <= rules.cap_s:
                 whole_s = self.clock.block(each.trajectories.whole, 1).total_s
                 whole = _whole_trajectory(each.trajectories.last, whole_s, each.made.steps * step_s, rules.noise)
@@ -216,7 +217,7 @@ class _Bundle:
                 output.check_fresh(opened.step, opened.fresh, opened.subject.fresh_reference, case.precision),
                 timing.check_linearity(step, self.clock, case.device, rules.noise),
                 timing.check_clocks(step.blocks),
-                timing.check_floor(step_s, floor.seconds * each.trajectories.share),
+                too_fast,
                 timing.check_drift(step.block_s, rules),
                 timing.check_interval(step, rules),
                 *seen,
@@ -273,6 +274,13 @@ class _Bundle:
 def planned_keys(plan: Plan) -> dict[str, Any]:
     """The keys of a row that its plan determines."""
     return {"sampler": plan.sampler, "steps": plan.steps, "cfg_scale": plan.cfg, "decode": plan.decode}
+
+
+def _floor(each: _Ready, rates: Rates) -> Limit:
+    """The least time of a step: of its share of a pass that runs."""
+    opened = each.opened
+    whole = limit(opened.counted, opened.case.batch, rates, 0, executed_macs=opened.executed_macs)
+    return replace(whole, seconds=whole.seconds * each.trajectories.share)
 
 
 def _whole_trajectory(last: Tensor, whole_s: Second, expected_s: Second, noise: float) -> Finding | None:

@@ -50,7 +50,7 @@ def calibrate(device: str, precision: str, repeats: int = 5) -> Rates:
     a, b = draw(n, n), draw(n, n)
     x, w1, w3 = draw(batch, width, side, side), draw(4 * width, width, 1, 1), draw(width, width, 3, 3)
     source = torch.randn(2**28 if big else 2**26, device=device)
-    target, one = torch.empty_like(source), torch.zeros(1, device=device)
+    target, one = source.clone(), torch.zeros(1, device=device)  # whose pages exist: the system is slow to make them
 
     def rate(amount: float, work: Callable[[], object]) -> float:
         clock = clock_of(device)

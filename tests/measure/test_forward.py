@@ -544,6 +544,23 @@ def test_switches_that_do_not_fit_the_label_are_found(made_up: None, monkeypatch
     assert result.images_per_s is None
 
 
+@pytest.mark.parametrize(("slow", "found", "measured_again"), [(3, False, 3), (4, True, 4)])
+def test_rates_are_measured_again_before_a_speed_is_called_impossible(
+    made_up: None, monkeypatch: pytest.MonkeyPatch, slow: int, found: bool, measured_again: int
+) -> None:
+    """A neighbour may take the processor meanwhile. Measured before timing, after it, then twice more."""
+    low = Rates(**{key: value / 1e6 for key, value in asdict(RATES).items()})
+    seen: list[str] = []
+
+    def calibrate(device: str, precision: str) -> Rates:
+        seen.append(precision)
+        return low if len(seen) <= slow else RATES
+
+    monkeypatch.setattr(opening, "calibrate", calibrate)
+    (row,) = measured(case(), clock=Simulated())
+    assert ("FLOOR" in codes(row), len(seen)) == (found, measured_again + 1 - found)
+
+
 def test_the_limit_is_that_of_the_products_that_were_executed(made_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A time between both limits is impossible for a step that executes every product, not for one that saves.
 

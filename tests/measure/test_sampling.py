@@ -337,14 +337,14 @@ def test_the_floor_counts_what_passed_through_the_whole_network(
 ) -> None:
     """Steps at 999, 666, 333 and 0: half of them run the inner part; or the first and the last run half the batch."""
     shares: list[float] = []
-    check = sampling.timing.check_floor
+    check = opening.check_floor
     counted = sampling.limit
 
     def seen(step_s: float, floor_s: float) -> Any:
         shares.append(floor_s)
         return check(step_s, floor_s)
 
-    monkeypatch.setattr(sampling.timing, "check_floor", seen)
+    monkeypatch.setattr(opening, "check_floor", seen)
     monkeypatch.setattr(sampling, "limit", lambda *args, **kwargs: replace(counted(*args, **kwargs), seconds=1.0))
     measured(f"steps=4,cfg=1.5,{text}", simulated(step=8.0, forward=2.0, whole=8.0))
     assert 0 < shares[0] < 1 and (share is None or shares[0] == pytest.approx(share))
