@@ -95,7 +95,7 @@ def zeros_ratio(lane: Lane, zeros: Callable[[], object], clock: Clock, longest_s
 
 
 def check_zeros(
-    ratio: float | None, lane: Lane, zeros: Callable[[], object], clock: Clock, noise: float = 0.0
+    ratio: float | None, lane: Lane, zeros: Callable[[], object], clock: Clock, noise: float
 ) -> Finding | None:
     """Check ZERO: a step does not skip work where its inputs are zeros.
 

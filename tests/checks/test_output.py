@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from convbench.checks import output
 from convbench.checks.output import (
     Finding,
     check_during,
@@ -111,6 +112,27 @@ def test_no_output_lies_in_the_memory_of_an_input(place: int) -> None:
     step = Outputs(REFERENCE, *others, permuted=REFERENCE.roll(1, 0))
     found = [str(each) for each in prove(step, sets, REFERENCE, "fp32", REFERENCE).findings]
     assert found == [f"ALIAS: the output shares its memory with the input {'xty'[place]}"]
+
+
+def test_the_first_input_of_a_shared_memory_is_named_and_there_are_three() -> None:
+    sets = [SETS[0], (CHANGED[0], CHANGED[0], SETS[1][2]), *SETS[2:]]
+    step = Outputs(REFERENCE, *CHANGED, permuted=REFERENCE.roll(1, 0))
+    found = prove(step, sets, REFERENCE, "fp32", REFERENCE).findings
+    assert found[0] == Finding("ALIAS", "the output shares its memory with the input x")
+    with pytest.raises(ValueError, match="zip"):
+        prove(lambda *_: CHANGED[0], [SETS[0], SETS[1][:2]], REFERENCE, "fp32", REFERENCE)
+    with pytest.raises(ValueError, match="zip"):
+        check_inputs([SETS[0][:2]], [SETS[0]])
+    with pytest.raises(ValueError, match="zip"):
+        check_inputs(SETS, SETS[:2])
+
+
+def test_nobody_can_guess_which_fresh_inputs_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(output.secrets, "randbits", lambda bits: asked.append(bits) or 5)
+    case = Case("dico_s", 64, 2)
+    assert all(map(torch.equal, output.fresh_inputs(case), input_sets(case, 5)[0]))
+    assert asked == [63]  # whatever a seed of torch can be
 
 
 def test_inputs_are_still_those_that_were_drawn() -> None:

@@ -226,9 +226,9 @@ def test_each_limit_is_inclusive() -> None:
     assert len(clock.order) == 2 * timing.LINEAR_PAIRS
 
     clock = Simulated(lambda first, steps, lane: (1.25, 1.0)[lane])
-    assert timing.check_zeros(1 + timing.ZEROS, lane(), lambda: None, clock) is None
+    assert timing.check_zeros(1 + timing.ZEROS, lane(), lambda: None, clock, 0.0) is None
     assert clock.order == []
-    assert timing.check_zeros(2.0, lane(), lambda: None, clock) is None
+    assert timing.check_zeros(2.0, lane(), lambda: None, clock, 0.0) is None
     assert len(clock.order) == 2 * timing.CONFIRMING_PAIRS
 
     takes = itertools.cycle([1.5, 1.0])  # first on unseen inputs

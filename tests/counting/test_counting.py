@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convbench.catalogue import families, find, find_printed, variants
-from convbench.counting import ELEMENTWISE, HIDDEN, Count, count
+from convbench.counting import ELEMENTWISE, HIDDEN, Count, Operation, count
 from convbench.errors import UsageError
 from convbench.models import create, on_meta
 from convbench.models.counts import count_row, count_variant, flops, meta_inputs
@@ -340,7 +340,15 @@ def test_an_einsum_of_one_operand_counts_its_elements() -> None:
     network = Applied(lambda x: torch.einsum("nhwpqc->nchpwq", x))
     assert count(network, (torch.empty(1, 2, 2, 3, 3, 5, device="meta"),)).by_kind() == {"einsum": 180}
     with_dots = Applied(lambda x: torch.einsum("...ab->...ba", x))
-    assert count(with_dots, (torch.empty(1, 2, 2, device="meta"),)).macs == 0
+    assert count(with_dots, (torch.empty(1, 2, 2, device="meta"),)).by_kind() == {}
+
+
+def test_samples_of_a_deformable_operator_are_in_no_sum() -> None:
+    kinds = (("linear", 5), ("dcn_samples", 7), ("norm", 3), ("dcn_samples", 7))
+    found = Count(0, 0, [Operation("head", False, kind, macs, 1) for kind, macs in kinds])
+    assert found.by_kind() == {"linear": 5, "norm": 3}
+    assert found.by_module() == {"head": 5 + 3 * ("norm" not in HIDDEN)}
+    assert (found.dcn_samples, found.activation_bytes) == (14, 4)
 
 
 # ---- the counter, on a small network by hand ----

@@ -1,7 +1,7 @@
 """What ``verify`` says of an engine that is wrong by a known amount, in a single pass or along a trajectory alone."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from convbench import catalogue
 from convbench.errors import UsageError
 from convbench.export import folder, verify
 
@@ -66,12 +67,17 @@ def check(tmp_path: Path, network: nn.Module, monkeypatch: pytest.MonkeyPatch) -
     """Check an artefact that the given engine stands for."""
 
     def check(
-        engine: Engine, precision: str = "fp32", takes_trajectory: bool = True, layer: Any = lambda *_: None
+        engine: Engine,
+        precision: str = "fp32",
+        takes_trajectory: bool = True,
+        layer: Any = lambda *_: None,
+        to: str = "aoti",
     ) -> dict[str, Any]:
         path = tmp_path / f"artefact{len(list(tmp_path.iterdir()))}"
         with folder.making(path) as partial:
-            (partial / "model.pt2").write_bytes(b"weights")
-            folder.write(partial, replace(MANIFEST, precision=precision))
+            entry = {"aoti": "model.pt2", "onnx": "model.onnx"}[to]
+            (partial / entry).write_bytes(b"weights")
+            folder.write(partial, replace(MANIFEST, precision=precision, to=to, entry=entry))
 
         @contextmanager
         def opened(*_: object, **__: object) -> Iterator[Engine]:
@@ -139,6 +145,35 @@ def test_every_size_that_may_vary_is_compared(sizes: Any, compared: list[tuple[i
     assert [(len(x), *x.shape[2:]) for x, _, _ in verify.pool(sizes)] == compared
 
 
+def test_other_sizes_have_images_of_their_own() -> None:
+    seen, *others = [
+        torch.cat([x.flatten() for x, _, _ in list(verify.pool(SIZES))[part]]) for part in (slice(4), slice(4, 5))
+    ]
+    assert not torch.isin(others[0], seen).any()
+
+
+@pytest.mark.parametrize(
+    ("to", "precision", "status"),
+    [("onnx", "bf16", "unchecked"), ("onnx", "fp16", "passed"), ("aoti", "bf16", "passed")],
+)
+def test_onnx_files_in_bf16_are_not_checked_on_a_processor(
+    check: Check, network: nn.Module, to: str, precision: str, status: str
+) -> None:
+    found = check(Engine(network), precision, to=to)
+    assert found["status"] == status
+    if status == "unchecked":
+        assert found["reason"] == "ONNX Runtime has no bf16 convolution on a processor: verify it on a GPU"
+
+
+def test_files_hold_at_least_a_quarter_byte_a_number_but_for_fixed_tables() -> None:
+    """DiCo-S has 33,137,672 numbers; 2^24 of them need no bytes."""
+    least = (33_137_672 - 2**24) // 4
+    for size, fits in ((least, True), (least - 1, False)):
+        manifest = replace(MANIFEST, model="dico_s", res=256, files={"model.pt2": {"bytes": size, "sha256": "0" * 64}})
+        with nullcontext() if fits else pytest.raises(UsageError, match=f"has {size} bytes, which cannot hold the 331"):
+            verify.require_plausible(Path("x"), manifest, catalogue.find("dico_s"))
+
+
 class Failing(Engine):
     """Engine that raises, or returns something else, in the given call."""
 
@@ -158,6 +193,7 @@ class Failing(Engine):
 @pytest.mark.parametrize(
     ("call", "what", "status", "reason"),
     [
+        (5, ValueError("x" * 400), "failed", "it does not run: " + "x" * 300),
         (3, RuntimeError("no such kernel\nat all"), "failed", "it does not run: no such kernel"),
         (1, verify.runtimes.Unreadable("of another version"), "failed", "it does not run: of another version"),
         (2, UsageError("it needs a GPU"), "unchecked", "it needs a GPU"),

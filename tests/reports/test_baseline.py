@@ -1,5 +1,7 @@
 """The row that others are compared with: the first measurement, a valid one, of the same conditions."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -72,6 +74,12 @@ def test_a_row_is_compared_under_its_own_conditions_alone(key: str) -> None:
 def test_a_row_of_another_machine_or_version_is_not_compared(key: str) -> None:
     other = CASE | {"environment": CASE["environment"] | {key: "another"}}
     assert compared(FIRST, other)[1]["baseline_note"] == NOT_COMPARABLE
+
+
+def test_importing_it_does_not_import_pandas() -> None:
+    """Which takes as long as a whole command otherwise."""
+    code = "import sys, convbench.reports.baseline; sys.exit('pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_intervals_of_both_add_in_quadrature() -> None:

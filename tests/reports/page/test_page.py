@@ -229,6 +229,25 @@ def test_a_missing_part_is_named(pattern: str, says: str, text: str) -> None:
     assert any(says in problem for problem in checked.problems), checked.problems
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "error"),
+    [
+        ("block_s", "fast", "TypeError"),
+        ("batch", "1", "TypeError"),
+        ("environment", "of another", "TypeError"),
+        ("environment", 9, "IndexError"),
+        ("rates", "fast", "TypeError"),
+    ],
+)
+def test_raw_data_of_another_kind_are_a_problem_and_no_traceback(key: str, value: Any, error: str, text: str) -> None:
+    data = re.search(r'data-sha256="\w+">(.*?)</script>', text)
+    assert data
+    read = json.loads(data.group(1))
+    read["measurements"][1][key] = value
+    checked = check_page(text.replace(data.group(1), script_json(read)), "page.html")
+    assert re.match(rf"the raw data have been changed \({error}: ", checked.problems[-1]), checked.problems
+
+
 def test_other_files_are_refused_in_words(text: str) -> None:
     with pytest.raises(UsageError, match=r"x\.html is not a page written by convbench report --html"):
         check_page("<html><table></table></html>", "x.html")
