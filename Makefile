@@ -70,7 +70,7 @@ test-all: test test-slow ## every test that needs no GPU
 test-avx2: setup ## the numerical tests, including slow ones, with AVX2 instructions only
 	$(avx2) $(pytest) -m "not gpu" -k "not ($(once))" $(ARGS) $(numeric)
 
-mutants: setup ## change lines of the program at random, and see whether its tests notice: an hour; not part of CI
+mutants: setup ## change lines of the program at random, and see whether its tests notice; not part of CI
 	test -x .venv-mutants/bin/cosmic-ray || { $(PYTHON) -m venv .venv-mutants && \
 	.venv-mutants/bin/pip install --disable-pip-version-check --quiet cosmic-ray==$(cosmic_ray); }
 	OMP_NUM_THREADS=1 .venv-mutants/bin/python scripts/mutants.py --python $(abspath $(python)) $(ARGS)

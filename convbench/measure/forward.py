@@ -20,7 +20,7 @@ from ..checks.output import Finding
 from ..errors import ConvbenchError
 from ..schema import Case, Measurement, Second
 from ..timing import compare, derived, memory
-from ..timing.calibration import limit
+from ..timing.calibration import Rates, limit
 from ..timing.clock import RULES, Clock, CudaClock, Lane, Rotation, Rules, clock_of, single_steps, time_lanes
 from ..timing.intervals import percentile
 from ..timing.telemetry.recorder import Recorder
@@ -79,6 +79,8 @@ class _Bundle:
         self.cases, self.rules, self.clock, self.report = cases, rules, clock, report
         self.device = cases[0].device
         self.known: dict[str, dict[str, Any]] = {case.id: {} for case in cases}  # keys of a row, should it fail
+        self.before: dict[str, Rates] = {}  # of this machine by precision: before timing, and after it
+        self.after: dict[str, Rates] = {}
         self.stamp: dict[str, Any] = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds")}
 
     def measure(self, stack: ExitStack) -> list[Measurement]:
@@ -117,7 +119,8 @@ class _Bundle:
         self.report("proving", 0)
         changed = case.mode != "forward" or precision.dtype_of(case.precision) != torch.float32
         model = copy.deepcopy(subject.model) if changed and len(self.cases) > 1 else subject.model
-        ready = open_case(case, subject, model, self.clock, stack)
+        ready = open_case(case, subject, model, self.clock, stack, self.before.get(case.precision))
+        self.before[case.precision] = ready.rates
         self.known[case.id] = ready.facts()
         return ready
 
@@ -205,7 +208,8 @@ class _Bundle:
             fresh = output.check_fresh(opened.step, opened.fresh, opened.subject.fresh_reference, case.precision)
             repeated = timing.check_fresh(lane, opened.on_fresh_inputs, clock, rules.noise)
             latencies = _latencies(lane, clock)
-            rates = opened.rates.best(rates_of(case))
+            self.after[case.precision] = self.after.get(case.precision) or rates_of(case)
+            rates = opened.rates.best(self.after[case.precision])
         passes, state = derived.passes(case.mode), derived.state_passes(case.mode)
         launches = len(counted.operations) if opened.backend.eager else 0
         with precision.applied(case.precision):

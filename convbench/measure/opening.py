@@ -123,12 +123,15 @@ def subject_of(case: Case, report: Report) -> Subject:
     return Subject(model, counted, sets, reference, fresh, fresh_reference, served, loaded)
 
 
-def open_case(case: Case, subject: Subject, model: nn.Module, clock: Clock, stack: ExitStack) -> Opened:
+def open_case(
+    case: Case, subject: Subject, model: nn.Module, clock: Clock, stack: ExitStack, rates: Rates | None = None
+) -> Opened:
     """Prepare the backend and prove its outputs.
 
     Args:
         model: the subject's network, or a copy; it is cast to the precision of the case in place.
         stack: leaves the backend when it is closed.
+        rates: of this machine in the precision of the case, if they were just measured.
     """
     backend, takes = backends.find(case.backend), catalogue.find(case.model).signature.takes
     trains = case.mode != "forward"
@@ -136,7 +139,7 @@ def open_case(case: Case, subject: Subject, model: nn.Module, clock: Clock, stac
     model = model.to(kind)
     sets = [(x.to(kind), t, y) for x, t, y in subject.sets]
     with precision.applied(case.precision) as flags:
-        rates = rates_of(case)
+        rates = rates or rates_of(case)
         started = time.perf_counter()
         step = forward = stack.enter_context(backend.open(model, case, sets[0]))
         if trains:

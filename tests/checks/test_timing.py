@@ -1,7 +1,7 @@
 """Each check of a timing by itself: what it lets pass and what it finds, with made-up times."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -231,10 +231,13 @@ def test_each_limit_is_inclusive() -> None:
     assert timing.check_zeros(2.0, lane(), lambda: None, clock, 0.0) is None
     assert len(clock.order) == 2 * timing.CONFIRMING_PAIRS
 
-    takes = itertools.cycle([1.5, 1.0])  # first on unseen inputs
+    takes: Iterator[float] = itertools.cycle([1.5, 1.0])  # first on unseen inputs
     clock = Simulated(lambda first, steps, lane: next(takes))
     assert timing.check_fresh(lane(), lambda: lambda: None, clock, noise=0.5) is None
     assert len(clock.order) == 2 * timing.FRESH_PAIRS
+    takes = itertools.chain([2.0, 1.0] * timing.FRESH_PAIRS, itertools.cycle([1.5, 1.0]))
+    assert timing.check_fresh(lane(), lambda: lambda: None, clock, noise=0.5) is None
+    assert len(clock.order) == 2 * (2 * timing.FRESH_PAIRS + timing.FRESH_CONFIRMING)
 
 
 @pytest.mark.parametrize(("at_two", "found"), [((4, 7, 10), False), ((4, 7), True)])
@@ -257,10 +260,15 @@ def test_speed_on_zeros_takes_at_most_five_seconds(step_s: float, found: bool) -
     assert (timing.zeros_ratio(lane([step_s] * 6), lambda: None, Simulated()) is not None) == found
 
 
-@pytest.mark.parametrize(("step_s", "pairs"), [(5 / 6 - 0.001, 3), (5 / 6 + 0.001, 1)])
-def test_unseen_inputs_take_at_most_five_seconds(step_s: float, pairs: int) -> None:
+@pytest.mark.parametrize(
+    ("step_s", "steps", "pairs"),
+    [(5 / 6 - 0.001, 1, 3), (5 / 6 + 0.001, 1, 1), (0.2, 4, 3), (0.22, 4, 1), (0.2, 99, 1)],
+)
+def test_unseen_inputs_take_at_most_five_seconds(step_s: float, steps: int, pairs: int) -> None:
+    """Blocks of at most eight steps."""
     clock = Simulated()
-    assert timing.check_fresh(lane([step_s] * 6), lambda: lambda: None, clock) is None
+    assert timing.check_fresh(lane([step_s] * 6, steps), lambda: lambda: None, clock) is None
+    assert clock.steps == 2 * pairs * min(8, steps)
     assert len(clock.order) == 2 * pairs
 
 
