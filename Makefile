@@ -28,9 +28,12 @@ pytest := OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses $(JOBS) --dist wo
 # Torch, oneDNN and MKL as on a processor that ends at AVX2, and the tests whose numbers depend on it.
 avx2    := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 numeric := tests/models tests/sampling tests/checks tests/test_precision.py
-# Run natively only: large networks whose products those of the small ones and of the large convolutional ones stand for,
-# and what computes no numbers.
-once    := diffit_xl or adm_up or _l_2 or dico_l or fcdm_l or macs or signature or per_latent_pixel or simulated_runs or dit_xl_2 or dig_xl_2 or dit_llama_xl_2 or adm_128 or dic_h or dico_xl or pixart_xl or sit_xl or uvit_h
+# Run natively only: large networks whose products those of the small ones and of fcdm_xl stand for, images of samplers, and
+# what computes no numbers.
+large   := diffit_xl or adm_up or _l_2 or dico_l or fcdm_l or dic_xl or dit_xl or dig_xl_2 or dit_llama_xl_2 or adm_128 or \
+dic_h or dico_xl or pixart_xl or sit_xl or uvit_h
+images  := digits or glyphs or right_cache or wrong_cache or swapped_halves
+once    := $(large) or $(images) or macs or signature or per_latent_pixel or simulated_runs or hostile
 
 .PHONY: help setup bench test test-slow test-all test-avx2 mutants lint wheel lock audit docs tables serving site gpu clean
 .DELETE_ON_ERROR:
