@@ -163,7 +163,7 @@ def check_monotonicity(rows: Iterable[Measurement], row: Measurement) -> Finding
         if not smaller or any(getattr(other, key) != getattr(row, key) for key in same):
             continue
         seconds, less = (each.batch / (each.images_per_s or 0.0) for each in (row, other))
-        if seconds < (1 - max(MONOTONE, row.smallest_difference or 0.0)) * less:
+        if seconds < (1 - max(MONOTONE, row.smallest_difference or MONOTONE)) * less:
             text = f"took less time than the smaller batch {other.batch}: {seconds:.3g} s against {less:.3g} s"
             return Finding("MONO", text, severity="SUSPECT")
     return None

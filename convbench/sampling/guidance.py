@@ -68,7 +68,7 @@ def combine(output: Tensor, in_channels: int, scale: float | Tensor, channels: i
         channels: None as in the papers: three of four or more channels, all of fewer.
     """
     if channels is None:
-        channels = PAPER_CHANNELS if in_channels > PAPER_CHANNELS else in_channels
+        channels = min(PAPER_CHANNELS, in_channels)
     channels = min(channels, in_channels)
     with_class, without = output.float().chunk(2)
     moved = without[:, :channels] + scale * (with_class[:, :channels] - without[:, :channels])

@@ -56,7 +56,7 @@ def difference_word(low: float, high: float, device: str | None, smallest_differ
     Noise makes a run claim fewer differences, never more equalities: those stay within DELTA.
     """
     delta = delta_of(device)
-    return decide(low, high, max(delta, smallest_difference or 0.0), delta)
+    return decide(low, high, max(delta, smallest_difference or delta), delta)
 
 
 def quality_word(low: float, high: float) -> str:

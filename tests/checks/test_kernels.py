@@ -125,6 +125,20 @@ def test_a_different_precision_is_a_finding(label: str, profile: dict[str, float
     assert found.text.startswith(f"the label says {label}, but {text}")
 
 
+def test_a_slower_path_counts_beyond_a_share_and_the_longest_is_named() -> None:
+    def product(name: str, seconds: float) -> KernelTime:
+        return KernelTime(name, seconds, operator="aten::addmm")
+
+    rest = KernelTime(LAYOUT, 49.0)
+    assert check_precision("tf32", [product(FP32_GEMM, 1.0), rest]) is None  # exactly 2 %
+    assert check_precision("tf32", [product(FP32_GEMM, 1.01), rest]) is not None
+    for tf32, half, word in ((3.0, 2.0, "TF32 for 60.0%"), (2.0, 3.0, "half precision for 60.0%")):
+        found = check_precision("fp32", [product(TF32_GEMM, tf32), product(HALF_GEMM, half)])
+        assert found and f"matrix products ran in {word}" in found.text
+    found = check_precision("fp32", [product(TF32_GEMM, 1.0), product(f"{TF32_GEMM}_longer", 2.0)])
+    assert found and found.text.endswith(f"{TF32_GEMM}_longer"[:80])
+
+
 def test_torch_default_is_checked_by_operator() -> None:
     product = KernelTime(TF32_GEMM, 1.0, operator="aten::addmm")
     pointwise = KernelTime(TF32_GEMM, 1.0, operator="aten::cudnn_convolution")

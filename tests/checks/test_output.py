@@ -16,6 +16,7 @@ from convbench.checks.output import (
     input_sets,
     prove,
     relative_error,
+    worst_error,
 )
 from convbench.schema import PRECISIONS, Case, Step
 
@@ -90,6 +91,45 @@ def test_every_image_depends_on_every_input(place: int, by: float, images: slice
     others[place] = off(by, images)
     expected = [f"DEP: {still} of 4 outputs do not change with {'xty'[place]}"] if still else []
     assert proved(Outputs(REFERENCE, *others)) == expected
+
+
+def alone(value: float) -> Tensor:
+    return torch.full((1, 1, 1, 1), value, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_error_exactly_at_the_limit_is_allowed(precision: str) -> None:
+    """REF, FRESH, SUM: off by 1 of 200,000, 100 or 20, which is the very limit as a float."""
+    whole = round(1 / LIMITS[precision])
+    right, wrong, more = alone(whole), alone(whole + 1), alone(whole + 1.001)
+    sets: Any = [tuple(torch.zeros(1, 1) for _ in "xty")] * 4
+    for out, allowed in ((wrong, True), (more, False)):
+        step = lambda x, t, y, out=out: out  # noqa: E731
+        codes = [each.code for each in prove(step, sets, right, precision, out).findings]
+        assert ("REF" not in codes) == allowed
+        assert (check_fresh(step, sets[0], right, precision) is None) == allowed
+        assert (check_unchanged(step, sets[0], right, precision) is None) == allowed
+        assert (check_during([worst_error(out, right)], precision) is None) == allowed
+        turned: Any = [torch.cat([x, x]) for x in sets[0]]
+        first, permuted = torch.cat([right, right]), torch.cat([out, right])
+        outputs = Outputs(first, *[first * 2] * 3, permuted=permuted)
+        codes = [each.code for each in prove(outputs, [tuple(turned)] * 4, first, precision, first).findings]
+        assert ("PERM" not in codes) == allowed
+
+
+def test_a_change_of_exactly_the_least_is_none() -> None:
+    """DEP: an output must change by more than 1 of 10,000."""
+    sets: Any = [tuple(torch.zeros(1, 1) for _ in "xty")] * 4
+    for change, found in ((1.0, True), (1.001, False)):
+        outputs = Outputs(alone(10_000), *[alone(10_000 + change)] * 3)
+        assert (len(prove(outputs, sets, alone(10_000), "fp32", alone(10_000)).findings) == 3) == found
+
+
+def test_every_image_of_a_large_batch_gets_another_time_and_class() -> None:
+    first, _, other_t, other_y = input_sets(Case("dico_s", 32, 4096))
+    assert bool((other_t[1] != first[1]).all()) and bool((other_y[2] != first[2]).all())
+    assert (int(first[1].max()), int(other_t[1].max()), int(first[2].max()), int(other_y[2].max())) <= (999,) * 4
+    assert (int(first[1].min()), int(other_t[1].min())) == (0, 0)
 
 
 class Lazy(Tensor):

@@ -11,6 +11,7 @@ from simulated import QUICK, Simulated
 from convbench.checks import machine, timing
 from convbench.checks.output import Finding, verdict_of
 from convbench.schema import Measurement
+from convbench.timing import trend
 from convbench.timing.clock import Block, Lane
 
 
@@ -240,6 +241,33 @@ def test_each_limit_is_inclusive() -> None:
     assert len(clock.order) == 2 * (2 * timing.FRESH_PAIRS + timing.FRESH_CONFIRMING)
 
 
+def test_the_other_limits_are_inclusive_as_well() -> None:
+    assert timing.check_clocks([block(50.0, 51.0)]) is None
+    assert timing.check_clocks([block(50.0, 51.01)]) is not None
+    assert timing.check_outside(8.0, 10.0, 0.4) is None  # a tenth of 10, 0.2, and both marks late
+    assert timing.check_outside(7.99, 10.0, 0.4) is not None
+    assert timing.check_outside(12.0, 10.0, 0.4) is None
+    assert timing.check_outside(12.01, 10.0, 0.4) is not None
+    assert timing.check_floor(0.98, 1.0) is None
+    assert timing.check_floor(0.979, 1.0) is not None
+    assert timing.check_monotonicity([row(2, 1.0)], row(4, 0.5, smallest_difference=0.5)) is None
+    assert timing.check_monotonicity([row(2, 1.0)], row(4, 0.49, smallest_difference=0.5)) is not None
+    assert timing.check_allocations(0) is None
+    assert timing.check_allocations(1) is not None
+    clock = Simulated(lambda first, steps, lane: 1.0)
+    assert timing.check_linearity(lane([0.5] * 6), clock, "cpu", longest_s=4.5) is not None
+    assert timing.zeros_ratio(lane([0.5] * 6), lambda: None, clock, longest_s=3.0) is not None
+    clock = Simulated()
+    assert timing.check_fresh(lane([0.5] * 6), lambda: lambda: None, clock, longest_s=3.0) is None
+    assert len(clock.order) == 2 * timing.FRESH_PAIRS
+    spread = lane([1.0, 1.25] * 6)
+    assert timing.check_interval(spread, replace(QUICK, half_width=spread.half_width())) is None
+    samples = [1.0] * 6 + [1.25] * 6
+    change = trend.total_change(samples)
+    assert timing.check_drift(samples, replace(QUICK, noise=change)) is None
+    assert timing.check_drift(samples, replace(QUICK, noise=change - 1e-9)) is not None
+
+
 @pytest.mark.parametrize(("at_two", "found"), [((4, 7, 10), False), ((4, 7), True)])
 def test_an_interval_that_touches_two_is_linear(at_two: tuple[int, ...], found: bool) -> None:
     """Of 12 pairs, 2 may lie outside on each side, so the interval begins at the third smallest ratio."""
@@ -277,3 +305,16 @@ def test_a_clock_that_moves_within_its_range_is_not_throttled() -> None:
     for low, found in ((top * (1 - machine.CLOCK_RANGE), False), (top * (1 - machine.CLOCK_RANGE) - 1e6, True)):
         summary = {"sm_clock_hz_min": low, "sm_clock_hz_max": top}
         assert (machine.check_throttling(summary) is not None) == found
+
+
+def test_a_machine_exactly_at_its_limits_is_quiet() -> None:
+    for key, limit in (("cores_of_others", machine.CORES_OF_OTHERS), ("cores_stolen", machine.CORES_STOLEN)):
+        assert machine.check_contention({key: limit}) is None
+        assert machine.check_contention({key: limit + 1e-9}) is not None
+    assert machine.check_contention({"cores_waited": 1.0, "cores_of_this": 9.0}) is None
+    assert machine.check_contention({"cores_waited": 1.0, "cores_of_this": 8.99}) is not None
+    assert machine.check_contention({"cores_waited": 1.0}) is None
+    found = machine.check_contention({"cores_of_others": 0.5, "cores_of_others_peak": 0.5})
+    assert found and found.text == "other processes used 0.50 cores"
+    assert machine.check_throttling({"sm_clock_hz_min": 97.0, "sm_clock_hz_max": 100.0}) is None
+    assert machine.check_throttling({"sm_clock_hz_min": 96.9, "sm_clock_hz_max": 100.0}) is not None

@@ -290,11 +290,25 @@ CASES = [
         40 + 56 + 42 + 30,
     ),
     Case(
+        "attention of one head",
+        F.scaled_dot_product_attention,
+        [(2, 5, 4), (2, 7, 4), (2, 7, 3)],
+        {"attention_matmul": 2 * 5 * 7 * (4 + 3)},
+        40 + 56 + 42 + 30,
+    ),
+    Case(
         "attention with a mask",
         F.scaled_dot_product_attention,
         [(1, 2, 5, 4), (1, 2, 7, 4), (1, 2, 7, 3), (5, 7)],
         {"attention_matmul": 2 * 5 * 7 * (4 + 3)},
         40 + 56 + 42 + 35 + 30,
+    ),
+    Case(
+        "einsum of a list",
+        lambda a, b: torch.einsum("bnk, bmk -> bnm", [a, b]),
+        [(2, 3, 4), (2, 5, 4)],
+        {"matmul": 2 * 3 * 5 * 4},
+        24 + 40 + 30,
     ),
     Case("group norm", nn.GroupNorm(2, 4), [MAP], {"norm": 144}, 288),
     Case("group norm without affine", nn.GroupNorm(2, 4, affine=False), [MAP], {}, 288),
@@ -349,6 +363,32 @@ def test_samples_of_a_deformable_operator_are_in_no_sum() -> None:
     assert found.by_kind() == {"linear": 5, "norm": 3}
     assert found.by_module() == {"head": 5 + 3 * ("norm" not in HIDDEN)}
     assert (found.dcn_samples, found.activation_bytes) == (14, 4)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "counted"),
+    [
+        (F.conv2d, [MAP, (8, 4, 3, 3)], {"conv3x3_s1": 8 * 16 * 4 * 9}),
+        (F.conv2d, [MAP, (8, 4, 3, 3), (8,)], {"conv3x3_s1": 8 * 16 * 4 * 9}),
+        (lambda x, w: F.conv2d(x, w, None, 3), [MAP, (8, 4, 3, 3)], {"conv_patch": 8 * 4 * 4 * 9}),
+        (lambda x, w: F.conv2d(x, w, stride=(2, 2)), [MAP, (8, 4, 3, 3)], {"conv3x3_s2": 8 * 4 * 4 * 9}),
+        (F.linear, [(3, 6), (10, 6)], {"linear": 30 * 6}),
+        (lambda x, w: F.layer_norm(x, (6,), w), [MAP, (6,)], {"norm": 144}),
+        (lambda x, w: F.layer_norm(x, (6,), weight=w), [MAP, (6,)], {"norm": 144}),
+        (lambda x, b: F.layer_norm(x, (6,), None, b), [MAP, (6,)], {}),
+        (lambda x, w: F.group_norm(x, 2, w), [MAP, (4,)], {"norm": 144}),
+        (lambda x, b: F.group_norm(x, 2, None, b), [MAP, (4,)], {}),
+        (lambda x, w, m, v: F.batch_norm(x, m, v, w), [MAP, (4,), (4,), (4,)], {"norm": 144}),
+        (lambda x, b, m, v: F.batch_norm(x, m, v, None, b), [MAP, (4,), (4,), (4,)], {}),
+        (lambda x, w: F.instance_norm(x, None, None, w), [MAP, (4,)], {"norm": 144}),
+        (lambda x, b: F.instance_norm(x, None, None, None, b), [MAP, (4,)], {}),
+    ],
+)
+def test_a_function_by_the_place_of_its_arguments(
+    function: Callable[..., Tensor], shapes: list[tuple[int, ...]], counted: dict[str, int]
+) -> None:
+    given = tuple(torch.empty(shape, device="meta") for shape in shapes)
+    assert count(Applied(function), given).by_kind() == counted
 
 
 # ---- the counter, on a small network by hand ----

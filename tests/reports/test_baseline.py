@@ -76,6 +76,16 @@ def test_a_row_of_another_machine_or_version_is_not_compared(key: str) -> None:
     assert compared(FIRST, other)[1]["baseline_note"] == NOT_COMPARABLE
 
 
+def test_of_two_equal_baselines_the_first_counts() -> None:
+    assert ratios(FIRST, measured(BASELINE, 5.0), CASE) == [1.0, 0.5, 4.0]
+
+
+def test_a_row_of_before_repeats_were_counted_is_a_first() -> None:
+    old = CASE | {"repeat": None}
+    assert [row["rank"] for row in compared(FIRST, old)] == [2, 1]
+    assert ratios(FIRST, measured(BASELINE, 5.0) | {"repeat": None}, CASE)[2] == 4.0
+
+
 def test_importing_it_does_not_import_pandas() -> None:
     """Which takes as long as a whole command otherwise."""
     code = "import sys, convbench.reports.baseline; sys.exit('pandas' in sys.modules)"

@@ -106,6 +106,9 @@ def test_the_scale_of_each_image_is_that_of_its_time() -> None:
     out = guided(step, y, 10, 3.0, 4, power=4)(torch.zeros(3, 4, 1, 1), t)
     assert out[:2, :, 0, 0].tolist() == [[3.0] * 4, [-11.0] * 4]
     assert out[2, 0, 0, 0].item() == pytest.approx(10 - 7 * 1.0192, abs=5e-4)
+    for at in (100.0, 1000.0):  # neither end is inside
+        ends = guided(step, y, 10, 3.0, 4, (100, 1000))(torch.zeros(3, 4, 1, 1), torch.tensor([at, at - 1, at + 1]))
+        assert (ends[:, 0, 0, 0] == -11.0).tolist() == [False, at == 1000, at == 100]
     out = guided(step, y, 10, 3.0, 4, (100, 1000), 4)(torch.zeros(3, 4, 1, 1), t)
     assert out[:2, :, 0, 0].tolist() == [[3.0] * 4, [3.0] * 4] and out[2, 0, 0, 0] < 2.9
 

@@ -298,3 +298,33 @@ def test_single_steps_are_bounded_by_number_and_by_time(step_s: float, steps: in
     found = single_steps(lambda: step_s)
     assert found == [step_s] * steps
     assert sum(found[:-1]) < LATENCY_S
+
+
+@pytest.mark.parametrize(
+    ("blocks", "step_s", "changed", "finished"),
+    [
+        (10, 0.03, {}, True),  # exactly the fewest blocks and the least time
+        (9, 0.05, {}, False),
+        (10, 0.029, {}, False),
+        (6, 0.5, {"cap_s": 3.0}, True),  # exactly the cap
+        (5, 1.0, {"cap_s": 3.0}, False),  # too few for an interval, whatever the time
+        (6, 0.49, {"cap_s": 3.0}, False),
+    ],
+)
+def test_a_lane_has_finished_exactly_at_its_limits(
+    blocks: int, step_s: float, changed: dict[str, float], finished: bool
+) -> None:
+    rules = replace(STEADY, min_blocks=10, min_s=10 * 0.03, **changed)
+    timed = [Block(step_s, step_s, step_s, [step_s])] * blocks
+    lane = Lane(lambda: None, blocks=timed)
+    assert lane.finished(replace(rules, min_s=sum([0.03] * 10))) == finished
+    assert lane.steps_per_block == 1
+
+
+def test_an_interval_exactly_as_narrow_as_asked_is_narrow_enough() -> None:
+    spread = [1.0, 1.25] * 6
+    lane = Lane(lambda: None, blocks=[Block(each, each, each, [each]) for each in spread])
+    half = lane.half_width()
+    rules = replace(STEADY, min_blocks=1, min_s=0.0, cap_s=1e9, half_width=half)
+    assert lane.finished(rules)
+    assert not lane.finished(replace(rules, half_width=math.nextafter(half, 0)))

@@ -178,3 +178,22 @@ def test_the_noise_of_a_run_is_that_of_its_repeat_or_of_its_own_halves() -> None
     assert compare.noise(blocks, blocks, "cpu") == compare.DELTA["cpu"]
     assert compare.noise(blocks[:4], None, "cpu") is None and compare.noise(blocks[:2], blocks[:2], "cpu") is None
     assert compare.noise(blocks[:3], blocks[:3], "cpu") is not None  # three pairs are enough
+
+
+def test_single_fids_exactly_the_gap_apart_are_inconclusive() -> None:
+    assert single_quality_word(1.0, 1 + FID_GAP) == single_quality_word(1 + FID_GAP, 1.0) == "inconclusive"
+    assert single_quality_word(1.0, math.nextafter(1 + FID_GAP, 2)) == "different"
+
+
+def test_unpaired_blocks_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        compare_blocks([1.0] * 6, [1.0] * 7, 0.03)
+
+
+@pytest.mark.parametrize("noise", [0.0, None])
+def test_a_run_without_noise_claims_what_its_device_allows_exactly(noise: float | None) -> None:
+    assert difference_word(1.03, 2.0, "cpu", noise) == "unclear"
+    assert difference_word(math.nextafter(1.03, 2), 2.0, "cpu", noise) == "faster"
+    assert difference_word(0.5, 0.97, "cpu", noise) == "unclear"
+    assert difference_word(0.5, math.nextafter(0.97, 0), "cpu", noise) == "slower"
+    assert difference_word(0.97, 1.03, "cpu", noise) == "same"

@@ -103,6 +103,7 @@ def test_the_widened_interval_covers_the_median_of_correlated_samples() -> None:
 @pytest.mark.parametrize(
     ("samples", "share", "at_least", "expected"),
     [
+        ([7.0], 0.9, 1, 7.0),
         ([3.0, 1.0, 2.0], 0.5, 1, 2.0),
         ([4.0, 1.0, 2.0, 3.0], 0.5, 1, 2.0),  # the lower of the two in the middle
         ([float(i) for i in range(1, 11)], 0.9, 10, 9.0),
@@ -135,3 +136,7 @@ def test_ratio_interval_cancels_common_drift() -> None:
     pairs = [(1.1 * drift, drift) for drift in np.linspace(1, 5, 20).tolist()]
     ratio, low, high = ratio_interval(pairs)
     assert (ratio, low, high) == pytest.approx((1.1, 1.1, 1.1), rel=1e-12)
+
+
+def test_one_sample_is_every_percentile_unless_more_are_asked_for() -> None:
+    assert (percentile([7.0], 0.5), percentile([7.0], 0.5, 2), percentile([], 0.5)) == (7.0, None, None)
