@@ -219,7 +219,7 @@ def _warm_up(lane: Lane, clock: Clock, rules: Rules) -> None:
     while spent < rules.warmup_s:
         latest.append(_block(lane, clock, 1).total_s)
         spent += latest[-1]
-    lane.steps_per_block = max(1, math.ceil(rules.block_s / min(latest)))
+    lane.steps_per_block = math.ceil(rules.block_s / min(latest))
 
 
 def _block(lane: Lane, clock: Clock, steps: int) -> Block:

@@ -1,6 +1,7 @@
 """Precision from kernel names: names from public profiles, simulated profiles and, on a GPU, real ones."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -202,3 +203,5 @@ def test_a_row_of_a_backend_that_python_launches_says_what_that_takes() -> None:
     assert launch_words(850, row) == (
         "850 launches a step, one by one, take the processor 4.2 ms or more of 10.0: compare triton_graphs instead"
     )
+    slow = replace(row, images_per_s=0.008, rates={"launches_per_s": 1.0})
+    assert " take the processor 850000.0 ms or more of 1000000.0: " in launch_words(850, slow)

@@ -117,6 +117,12 @@ def test_an_error_exactly_at_the_limit_is_allowed(precision: str) -> None:
         assert ("PERM" not in codes) == allowed
 
 
+def test_a_single_image_is_not_permuted() -> None:
+    step = Outputs(alone(1.0), *[alone(2.0)] * 3)
+    assert prove(step, [tuple(torch.zeros(1, 1) for _ in "xty")] * 4, alone(1.0), "fp32", alone(1.0)).findings == []  # type: ignore[list-item]
+    assert step.calls == 3
+
+
 def test_a_change_of_exactly_the_least_is_none() -> None:
     """DEP: an output must change by more than 1 of 10,000."""
     sets: Any = [tuple(torch.zeros(1, 1) for _ in "xty")] * 4

@@ -160,6 +160,13 @@ def test_a_constant_part_counts_beyond_five_percent_and_the_noise(constant: floa
     assert (timing.check_linearity(lane(), clock, "cpu", noise) is not None) == found
 
 
+@pytest.mark.parametrize("step_s", [0.01, 0.5, 1.0, 3.0])
+def test_steps_in_proportion_are_measured_three_times_only(step_s: float) -> None:
+    clock = Simulated(lambda first, steps, lane: step_s * steps)
+    assert timing.check_linearity(lane(), clock, "cpu") is None
+    assert len(clock.order) == 2 * 3
+
+
 def test_linearity_is_measured_again_before_it_counts() -> None:
     """Stalls in two of the first three pairs, then none: 3 pairs, 9 more, nothing found."""
     clock = Simulated(lambda first, steps, lane: 0.01 * steps + (0.01 if first in (0, 3) else 0.0))
@@ -318,3 +325,5 @@ def test_a_machine_exactly_at_its_limits_is_quiet() -> None:
     assert found and found.text == "other processes used 0.50 cores"
     assert machine.check_throttling({"sm_clock_hz_min": 97.0, "sm_clock_hz_max": 100.0}) is None
     assert machine.check_throttling({"sm_clock_hz_min": 96.9, "sm_clock_hz_max": 100.0}) is not None
+    found = machine.check_throttling({"throttle_bits": 0x20})
+    assert found and found.text.endswith(" in 0% of the samples")

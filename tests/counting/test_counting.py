@@ -372,6 +372,7 @@ def test_samples_of_a_deformable_operator_are_in_no_sum() -> None:
         (F.conv2d, [MAP, (8, 4, 3, 3), (8,)], {"conv3x3_s1": 8 * 16 * 4 * 9}),
         (lambda x, w: F.conv2d(x, w, None, 3), [MAP, (8, 4, 3, 3)], {"conv_patch": 8 * 4 * 4 * 9}),
         (lambda x, w: F.conv2d(x, w, stride=(2, 2)), [MAP, (8, 4, 3, 3)], {"conv3x3_s2": 8 * 4 * 4 * 9}),
+        (lambda x, w: F.conv2d(x, w, stride=(2, 1)), [MAP, (8, 4, 3, 3)], {"conv3x3_s2": 8 * 2 * 4 * 4 * 9}),
         (F.linear, [(3, 6), (10, 6)], {"linear": 30 * 6}),
         (lambda x, w: F.layer_norm(x, (6,), w), [MAP, (6,)], {"norm": 144}),
         (lambda x, w: F.layer_norm(x, (6,), weight=w), [MAP, (6,)], {"norm": 144}),

@@ -19,7 +19,7 @@ import convbench
 from convbench.errors import UsageError
 from convbench.schema import Case, Measurement
 from convbench.schema.upgrade import SCHEMA
-from convbench.store import append, changed_conditions, load, read, require_writable, rows_of
+from convbench.store import Results, append, changed_conditions, load, read, require_writable, rows_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,6 +53,19 @@ def test_round_trip(file: Path) -> None:
     assert read(file) == [{"schema": SCHEMA, **each.to_json()} for each in rows]
     assert rows_of(file) == rows
     assert file.read_bytes().count(b"\n") == 3
+
+
+def test_the_latest_row_of_a_case_is_found(file: Path) -> None:
+    held = Results(file)
+    assert held.find(("nothing", None)) is None
+    first, other, again = row(1), row(2), row(1, reason="again")
+    for each in (first, other, again):
+        assert held.add(each) is each
+    assert held.find((first.case, None)) is again and held.find((other.case, None)) is other
+    assert held.find((first.case, "x")) is None and held.find(("nothing", None)) is None
+    compared = held.add(row(1, compared_with="x"))
+    assert held.find((first.case, "x")) is compared
+    assert Results(file).find((first.case, "x")) == compared
 
 
 def test_each_line_is_json_by_itself(file: Path) -> None:
