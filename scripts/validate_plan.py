@@ -8,6 +8,11 @@ measures the seconds of each batch through the server, and offers requests of on
 capacity that these seconds give. The client is the loop of `convbench load`, with the very arrivals that the simulation
 gets, or NVIDIA's aiperf, an independent program, with a Poisson process of its own (CONVBENCH_AIPERF names its
 command; `pip install aiperf` in an environment apart). Run it alone: a neighbour is in one of both only.
+
+    python scripts/validate_plan.py ARTEFACT --server triton --stalls 30
+
+counts how often a server leaves a request waiting although it has nothing else to do: of three requests the third comes
+while the second runs.
 """
 
 import argparse
@@ -199,6 +204,28 @@ def expected(server: BatchServer, rate: float, seconds: float, seeds: int) -> li
     return sorted(found, key=lambda each: each.p99_s)
 
 
+async def count_stalls(address: str, batch_s: float, times: int) -> int:
+    """Count how often the third of three requests waits longer for its batch than two batches take."""
+    to, asked = await _prepared(address, 1, False)
+
+    async def ended(after_s: float) -> float:
+        await asyncio.sleep(after_s)
+        status, _ = await to.request("POST", asked.path, asked.body, asked.header)
+        assert status == 200
+        return time.perf_counter()
+
+    found = 0
+    try:
+        for _ in range(times):
+            started = time.perf_counter()
+            *_, last = await asyncio.gather(*(ended(share * batch_s) for share in (0.0, 0.4, 1.4)))
+            found += last - started > 5 * batch_s  # three batches, one after the other
+            await asyncio.sleep(batch_s)
+    finally:
+        to.close()
+    return found
+
+
 SERVERS = {"serve": convbench_serve, "triton": triton}
 HEADS = (
     "server",
@@ -223,9 +250,14 @@ def main() -> None:
     parser.add_argument("--client", choices=list(CLIENTS), default="load")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--max-batch", type=int, default=8)
+    parser.add_argument("--stalls", type=int, default=0, metavar="TIMES")
     asked = parser.parse_args()
     as_json = asked.client == "aiperf"
     with SERVERS[asked.server](asked.artefact, asked.max_batch) as address:
+        if asked.stalls:
+            found = asyncio.run(count_stalls(address, curve(address, 1, False)[0], asked.stalls))
+            print(f"{asked.server}: the third request waited for nothing in {found} of {asked.stalls} times")
+            return
         print(f"load of the machine before: {os.getloadavg()[0]:.2f}\n")
         print(f"| {' | '.join(HEADS)} |")
         print("| --- | --- |" + " ---: |" * 9)
