@@ -529,6 +529,18 @@ def test_a_real_slurm_with_one_job_preempted_and_others_cancelled_by_name(tmp_pa
 CASES = 40
 
 
+KEEPER_IS_LOST = """
+import pathlib, ray
+from convbench.run.launchers.job import Order
+from convbench.run.launchers.ray_cluster import RayCluster
+launcher = RayCluster(pathlib.Path("lost"))
+ray.kill(launcher.keeper)
+submitted = launcher.submit("batch", [Order("job", {}, 1, False, None, 60.0)])
+print(submitted, launcher.find("batch", ["job", "other"]))
+launcher.close(done=True)
+"""
+
+
 @pytest.mark.slow
 def test_a_real_ray_cluster_that_loses_two_nodes_and_its_driver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -574,6 +586,11 @@ def test_a_real_ray_cluster_that_loses_two_nodes_and_its_driver(
         assert driver.wait() == 0
         carried_out = done(log)
         run_page("ray.md", "ray", tmp_path, RAY_ADDRESS=cluster.address)
+        variables = {**os.environ, **VARIABLES, "RAY_ADDRESS": cluster.address}
+        lost = subprocess.run(
+            [sys.executable, "-c", KEEPER_IS_LOST], check=False, env=variables, text=True, capture_output=True
+        )
+        assert lost.stdout == "['job'] {'job': 'job'}\n", lost.stderr
     finally:
         cluster.shutdown()
         if full:

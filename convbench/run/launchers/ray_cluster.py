@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from .job import NODE, JobState, Order
 
 SHARE = 0.001  # of a custom resource that marks a kind of node: it is there or not
 ANSWER_S = 60.0
+KEEPERS = 3  # that may be lost in a row
 NAMESPACE = "convbench"
 Answers = dict[str, tuple[str, str, str]]  # state, node, and the result or the reason
 
@@ -135,6 +136,18 @@ class RayCluster:
             name=name, get_if_exists=True, lifetime="detached", num_cpus=0, scheduling_strategy=here
         ).remote()
 
+    def _asked(self, ask: Callable[[Any], Any]) -> Any:
+        """Answer of the keeper, or of a new one: Ray may place it on a node that has just died.
+
+        Raises UsageError where the cluster loses each of them.
+        """
+        for _ in range(KEEPERS):
+            try:
+                return ray.get(ask(self.keeper), timeout=ANSWER_S)
+            except RayActorError as error:
+                self.keeper, reason = self._keeper(), first_line(error)
+        raise UsageError(f"the Ray cluster lost the actor that keeps the jobs {KEEPERS} times: {reason}")
+
     def free(self) -> int:
         """Return a large number: the queue is Ray's."""
         return sys.maxsize
@@ -166,12 +179,12 @@ class RayCluster:
             )
             for order in orders
         ]
-        ray.get(self.keeper.submit.remote(self.keeper, self.program, jobs), timeout=ANSWER_S)
+        self._asked(lambda keeper: keeper.submit.remote(keeper, self.program, jobs))
         return [order.name for order in orders]
 
     def find(self, batch: str, jobs: Sequence[str]) -> dict[str, str]:
         """Ask the keeper which of the jobs it has."""
-        known: Answers = ray.get(self.keeper.poll.remote(list(jobs)), timeout=ANSWER_S)
+        known: Answers = self._asked(lambda keeper: keeper.poll.remote(list(jobs)))
         return {job: job for job, (_, _, words) in known.items() if words != "Ray does not know it any more"}
 
     def poll(self, handles: Mapping[str, str]) -> dict[str, JobState]:
