@@ -31,7 +31,7 @@ numeric := tests/models tests/sampling tests/checks tests/test_precision.py
 # Run natively only: large networks whose products those of the small ones and of fcdm_xl stand for, images of samplers, and
 # what computes no numbers.
 large   := diffit_xl or adm_up or _l_2 or dico_l or fcdm_l or dic_xl or dit_xl or dig_xl_2 or dit_llama_xl_2 or adm_128 or \
-dic_h or dico_xl or pixart_xl or sit_xl or uvit_h
+dic_h or dico_xl or pixart_xl or sit_xl or uvit_h or uvit_l or edm2 or ldm_4 or ddt_b_2 or lightningdit_b_1
 images  := digits or glyphs or right_cache or wrong_cache or swapped_halves
 once    := $(large) or $(images) or macs or signature or per_latent_pixel or simulated_runs or hostile
 
