@@ -99,6 +99,8 @@ def test_a_larger_batch_takes_no_less_time() -> None:
         "MONO", "took less time than the smaller batch 2: 0.9 s against 1 s", severity="SUSPECT"
     )
     assert timing.check_monotonicity([smaller], row(1, 0.9)) is None  # a smaller one may
+    assert timing.check_monotonicity([row(2, 4.0)], row(4, 3.0)) is not None
+    assert timing.check_monotonicity([row(2, 0.2)], row(4, 0.21)) is None
 
 
 @pytest.mark.parametrize(
@@ -327,3 +329,5 @@ def test_a_machine_exactly_at_its_limits_is_quiet() -> None:
     assert machine.check_throttling({"sm_clock_hz_min": 96.9, "sm_clock_hz_max": 100.0}) is not None
     found = machine.check_throttling({"throttle_bits": 0x20})
     assert found and found.text.endswith(" in 0% of the samples")
+    found = machine.check_throttling({"sm_clock_hz_min": 900_000_600_000.0, "sm_clock_hz_max": 1980e9})
+    assert found and found.text == "the SM clock varied from 900001 to 1980000 MHz"

@@ -20,6 +20,7 @@ from convbench.timing.clock import (
     Lane,
     Rotation,
     StoppedClock,
+    clock_of,
     single_steps,
     time_lanes,
 )
@@ -328,3 +329,8 @@ def test_an_interval_exactly_as_narrow_as_asked_is_narrow_enough() -> None:
     rules = replace(STEADY, min_blocks=1, min_s=0.0, cap_s=1e9, half_width=half)
     assert lane.finished(rules)
     assert not lane.finished(replace(rules, half_width=math.nextafter(half, 0)))
+
+
+def test_each_device_has_its_clock(device: FakeDevice) -> None:
+    assert type(clock_of("cpu")) is CpuClock
+    assert type(clock_of("cuda")) is CudaClock
