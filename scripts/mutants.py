@@ -56,10 +56,9 @@ def main() -> None:
         sys.exit(put_in_by_hand(asked.python, asked.only.split(",")))
     modules = [module for module in MODULES if any(part in module for part in asked.only.split(","))]
     if not asked.report:
-        copy_tree()
         if (seed := WORK / "seed").exists() and seed.read_text() != str(asked.seed):
             shutil.rmtree(WORK)
-            copy_tree()
+        copy_tree()
         seed.write_text(str(asked.seed))
         sessions = {module: session(module, asked.python) for module in MODULES}
         for module, count in sample_sizes(sessions).items():

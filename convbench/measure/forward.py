@@ -20,7 +20,7 @@ from ..checks.output import Finding
 from ..errors import ConvbenchError
 from ..schema import Case, Measurement, Second
 from ..timing import compare, derived, memory
-from ..timing.calibration import Rates, limit
+from ..timing.calibration import Limit, Rates, limit
 from ..timing.clock import RULES, Clock, CudaClock, Lane, Rotation, Rules, clock_of, single_steps, time_lanes
 from ..timing.intervals import percentile
 from ..timing.telemetry.recorder import Recorder
@@ -200,6 +200,12 @@ class _Bundle:
         opened, lane, clock = timed.opened, timed.lane, self.clock
         case, counted, samples = opened.case, opened.counted, lane.block_s
         zeros = opened.on_zeros()
+
+        def floor_at(rates: Rates) -> Limit:
+            images, state = derived.passes(case.mode) * case.batch, derived.state_passes(case.mode)
+            launches = len(counted.operations) if opened.backend.eager else 0
+            return limit(counted, images, rates, launches, state, opened.executed_macs)
+
         with precision.applied(case.precision):
             changed = output.check_unchanged(opened.step, opened.sets[0], opened.proof.outputs[0], case.precision)
             linear = timing.check_linearity(lane, clock, case.device, rules.noise)
@@ -209,15 +215,8 @@ class _Bundle:
             repeated = timing.check_fresh(lane, opened.on_fresh_inputs, clock, rules.noise)
             latencies = _latencies(lane, clock)
             self.after[case.precision] = self.after.get(case.precision) or rates_of(case)
-            rates = opened.rates.best(self.after[case.precision])
-        passes, state = derived.passes(case.mode), derived.state_passes(case.mode)
-        launches = len(counted.operations) if opened.backend.eager else 0
-        with precision.applied(case.precision):
             rates, floor, too_fast = confirmed_floor(
-                case,
-                rates,
-                lambda rates: limit(counted, passes * case.batch, rates, launches, state, opened.executed_macs),
-                median(samples),
+                case, opened.rates.best(self.after[case.precision]), floor_at, median(samples)
             )
         speed, low, high = derived.speeds(case.batch, samples)
         flops = derived.flops_per_s(case.mode, counted.macs_full, speed)

@@ -1,5 +1,6 @@
 """The proof of an output: both sides of each threshold, image by image, with outputs made up here."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -93,6 +94,11 @@ def test_every_image_depends_on_every_input(place: int, by: float, images: slice
     assert proved(Outputs(REFERENCE, *others)) == expected
 
 
+def returned(out: Tensor, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    """A step that returns the same whatever it is given."""
+    return out
+
+
 def alone(value: float) -> Tensor:
     return torch.full((1, 1, 1, 1), value, dtype=torch.float64)
 
@@ -104,7 +110,7 @@ def test_an_error_exactly_at_the_limit_is_allowed(precision: str) -> None:
     right, wrong, more = alone(whole), alone(whole + 1), alone(whole + 1.001)
     sets: Any = [tuple(torch.zeros(1, 1) for _ in "xty")] * 4
     for out, allowed in ((wrong, True), (more, False)):
-        step = lambda x, t, y, out=out: out  # noqa: E731
+        step = partial(returned, out)
         codes = [each.code for each in prove(step, sets, right, precision, out).findings]
         assert ("REF" not in codes) == allowed
         assert (check_fresh(step, sets[0], right, precision) is None) == allowed
@@ -119,7 +125,8 @@ def test_an_error_exactly_at_the_limit_is_allowed(precision: str) -> None:
 
 def test_a_single_image_is_not_permuted() -> None:
     step = Outputs(alone(1.0), *[alone(2.0)] * 3)
-    assert prove(step, [tuple(torch.zeros(1, 1) for _ in "xty")] * 4, alone(1.0), "fp32", alone(1.0)).findings == []  # type: ignore[list-item]
+    sets: Any = [tuple(torch.zeros(1, 1) for _ in "xty")] * 4
+    assert prove(step, sets, alone(1.0), "fp32", alone(1.0)).findings == []
     assert step.calls == 3
 
 
@@ -153,8 +160,8 @@ def test_every_output_is_a_plain_tensor(lazy: tuple[int, ...]) -> None:
 def test_no_output_lies_in_the_memory_of_an_input(place: int) -> None:
     """ALIAS."""
     others = list(CHANGED)
-    sets = [(REFERENCE, REFERENCE.clone(), REFERENCE.clone())] * 4
-    sets[place + 1] = tuple(others[place] if name == place else v for name, v in enumerate(sets[0]))  # type: ignore
+    sets: Any = [(REFERENCE, REFERENCE.clone(), REFERENCE.clone())] * 4
+    sets[place + 1] = tuple(others[place] if name == place else v for name, v in enumerate(sets[0]))
     step = Outputs(REFERENCE, *others, permuted=REFERENCE.roll(1, 0))
     found = [str(each) for each in prove(step, sets, REFERENCE, "fp32", REFERENCE).findings]
     assert found == [f"ALIAS: the output shares its memory with the input {'xty'[place]}"]
@@ -182,13 +189,13 @@ def test_nobody_can_guess_which_fresh_inputs_are_drawn(monkeypatch: pytest.Monke
 
 
 def test_inputs_are_still_those_that_were_drawn() -> None:
-    drawn = [tuple(v.clone() for v in each) for each in SETS]
-    assert check_inputs(SETS, drawn) is None  # type: ignore[arg-type]
+    drawn: Any = [tuple(v.clone() for v in each) for each in SETS]
+    assert check_inputs(SETS, drawn) is None
     for place, name in enumerate("xty"):
-        changed = [
+        changed: Any = [
             tuple(v + (number == 3 and at == place) for at, v in enumerate(each)) for number, each in enumerate(SETS)
         ]
-        assert check_inputs(changed, drawn) == Finding("ALIAS", f"the step changes its input {name}")  # type: ignore[arg-type]
+        assert check_inputs(changed, drawn) == Finding("ALIAS", f"the step changes its input {name}")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
